@@ -1,0 +1,48 @@
+//! The command line and its commands.
+
+pub mod demo;
+pub mod evaluate;
+pub mod lookup;
+pub mod texts;
+pub mod worker;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a command ends in: an exit code, or an error for `main` to print with its causes.
+pub type CommandResult = Result<ExitCode, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Keeps duplicate and intent labels of a product catalog fresh.
+#[derive(Debug, Parser)]
+#[command(name = "catalog-labels", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Label a sample catalog end to end on this machine and print the result
+    Demo(demo::Args),
+    /// Judge the shipped model, or blocking, on labelled data
+    Evaluate(evaluate::Args),
+    /// Show a product's duplicates or a query's intent
+    Lookup(lookup::Args),
+    /// Print the text that the model reads of each product (NDJSON in, NDJSON out)
+    Texts(texts::Args),
+    /// Consume events from SQS and keep the labels fresh
+    Worker(worker::Args),
+}
+
+impl Cli {
+    pub fn run(self) -> CommandResult {
+        match self.command {
+            Command::Demo(args) => demo::run(args),
+            Command::Evaluate(args) => evaluate::run(args),
+            Command::Lookup(args) => lookup::run(args),
+            Command::Texts(args) => texts::run(args),
+            Command::Worker(args) => worker::run(args),
+        }
+    }
+}

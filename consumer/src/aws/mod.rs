@@ -1,0 +1,1 @@
+//! The SDK clients and how they are configured.

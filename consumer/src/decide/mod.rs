@@ -1,0 +1,1 @@
+//! Pure decisions: what a change affects, and what the tables must say then.

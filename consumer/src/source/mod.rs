@@ -1,0 +1,1 @@
+//! Queues: receive, lease, settle, drain.

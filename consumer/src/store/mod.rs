@@ -1,0 +1,1 @@
+//! The tables, through the DynamoDB SDK, whatever engine answers.

@@ -1,0 +1,125 @@
+"""The network: one BERT encoder (MiniLM-L6 shape), a pair head and a query head.
+
+Written with plain matrix products instead of a model library's classes, so that the
+TorchScript export is small, has no version of its own, and compiles for a NeuronCore.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+INTENTS = ["product", "media", "help", "other"]
+
+
+class LockedDropout(nn.Module):
+    """Dropout with one mask for all positions of a row (Gal and Ghahramani 2016): on a
+    CPU drawing a fresh mask for every position costs as much as the matrix products."""
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = torch.rand(x.size(0), 1, x.size(2), device=x.device) >= self.rate
+        return x * (keep.to(x.dtype) / (1.0 - self.rate))
+
+
+class Layer(nn.Module):
+    def __init__(self, hidden: int, heads: int, inner: int, dropout: float, eps: float):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+        self.norm1 = nn.LayerNorm(hidden, eps=eps)
+        self.up = nn.Linear(hidden, inner)
+        self.down = nn.Linear(inner, hidden)
+        self.norm2 = nn.LayerNorm(hidden, eps=eps)
+        self.dropout = LockedDropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        batch, length, hidden = x.shape
+        split = self.qkv(x).view(batch, length, 3, self.heads, hidden // self.heads)
+        q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
+        weights = torch.matmul(q, k.transpose(-1, -2)) * (hidden // self.heads) ** -0.5
+        weights = torch.softmax(weights + mask, dim=-1)
+        context = torch.matmul(weights, v).transpose(1, 2).reshape(batch, length, hidden)
+        x = self.norm1(x + self.dropout(self.out(context)))
+        return self.norm2(x + self.dropout(self.down(F.gelu(self.up(x)))))
+
+
+class CatalogLabels(nn.Module):
+    """`forward(input_ids, attention_mask, token_type_ids)`, each int64 of shape
+    (batch, length), returns `(pair_logits, intent_logits)` of shapes (batch, 2) and
+    (batch, 4): [distinct, duplicate] and INTENTS."""
+
+    def __init__(self, config: dict, dropout: float = 0.1):
+        super().__init__()
+        hidden, eps = config["hidden_size"], config["layer_norm_eps"]
+        self.words = nn.Embedding(config["vocab_size"], hidden)
+        self.positions = nn.Embedding(config["max_position_embeddings"], hidden)
+        self.types = nn.Embedding(config["type_vocab_size"], hidden)
+        self.norm = nn.LayerNorm(hidden, eps=eps)
+        self.dropout = nn.Dropout(dropout)
+        self.locked = LockedDropout(dropout)
+        self.layers = nn.ModuleList(
+            Layer(hidden, config["num_attention_heads"], config["intermediate_size"], dropout, eps)
+            for _ in range(config["num_hidden_layers"])
+        )
+        self.pair_hidden = nn.Linear(2 * hidden, hidden)
+        self.pair_out = nn.Linear(hidden, 2)
+        self.intent_hidden = nn.Linear(2 * hidden, hidden)
+        self.intent_out = nn.Linear(hidden, len(INTENTS))
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor):
+        positions = torch.arange(input_ids.size(1), device=input_ids.device)
+        x = self.words(input_ids) + self.positions(positions) + self.types(token_type_ids)
+        x = self.locked(self.norm(x))
+        # Large and finite: a row of nothing but padding must not become NaN.
+        mask = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -10000.0
+        for layer in self.layers:
+            x = layer(x, mask)
+        real = attention_mask[:, :, None].to(x.dtype)
+        mean = (x * real).sum(1) / real.sum(1).clamp(min=1.0)
+        pooled = self.dropout(torch.cat([x[:, 0], mean], dim=-1))
+        pair = self.pair_out(self.dropout(F.gelu(self.pair_hidden(pooled))))
+        intent = self.intent_out(self.dropout(F.gelu(self.intent_hidden(pooled))))
+        return pair.float(), intent.float()
+
+
+def load_backbone(folder: Path) -> CatalogLabels:
+    """The network with the encoder weights of a Hugging Face BERT folder
+    (config.json, model.safetensors); the heads start at random."""
+    config = json.loads((folder / "config.json").read_text())
+    model = CatalogLabels(config)
+    given = load_file(str(folder / "model.safetensors"))
+    state = model.state_dict()
+    names = {
+        "words.weight": "embeddings.word_embeddings.weight",
+        "positions.weight": "embeddings.position_embeddings.weight",
+        "types.weight": "embeddings.token_type_embeddings.weight",
+        "norm.weight": "embeddings.LayerNorm.weight",
+        "norm.bias": "embeddings.LayerNorm.bias",
+    }
+    parts = {
+        "out": "attention.output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "up": "intermediate.dense",
+        "down": "output.dense",
+        "norm2": "output.LayerNorm",
+    }
+    for i in range(config["num_hidden_layers"]):
+        for kind in ("weight", "bias"):
+            for ours, theirs in parts.items():
+                names[f"layers.{i}.{ours}.{kind}"] = f"encoder.layer.{i}.{theirs}.{kind}"
+            qkv = [given[f"encoder.layer.{i}.attention.self.{n}.{kind}"] for n in ("query", "key", "value")]
+            state[f"layers.{i}.qkv.{kind}"] = torch.cat(qkv)
+    for ours, theirs in names.items():
+        state[ours] = given[theirs]
+    model.load_state_dict(state)
+    return model

