@@ -1,1 +1,117 @@
 //! The pipeline: the only file that names every stage, in order.
+
+mod error;
+mod pairs;
+mod product;
+mod query;
+mod score;
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use shared::{CatalogEvent, Event};
+
+pub use error::FlowError;
+pub use score::Score;
+
+use crate::decide::blocking::{KeyEpoch, Limits};
+use crate::decide::disposition::Outcome;
+use crate::decide::state::{Advance, Change, advance, is_labelled};
+use crate::store::Store;
+
+/// Times an event is planned again when other workers change the same products. Each
+/// conflict means that somebody else made progress.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Everything an event needs on its way to labels. One for all deliveries.
+pub struct Pipeline {
+    pub store: Store,
+    pub scorer: Box<dyn Score>,
+    pub epoch: &'static KeyEpoch,
+    pub limits: Limits,
+    /// How long an intent label lives.
+    pub intent_ttl: Duration,
+    /// How long tombstones live: the longest of queue and dead-letter retention and the
+    /// replay window.
+    pub tombstone_ttl: Duration,
+    /// The worker's clock; tests set their own.
+    pub clock: fn() -> Timestamp,
+}
+
+/// How an event ended, and what it cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Processed {
+    pub outcome: Outcome,
+    pub occurred_at: Timestamp,
+    pub tally: Tally,
+}
+
+/// What processing did, for counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub pairs_scored: u64,
+    /// Pairs that were proposed and already labelled for both texts.
+    pub pairs_skipped: u64,
+    pub queries_scored: u64,
+    pub items_written: u64,
+}
+
+impl Tally {
+    fn outcome(self) -> Outcome {
+        if self.items_written > 0 { Outcome::Written } else { Outcome::Unchanged }
+    }
+}
+
+impl Pipeline {
+    /// One message body, from bytes to written labels.
+    pub async fn process(&self, body: &str, receive_count: u32) -> Result<Processed, FlowError> {
+        let event = Event::parse(body.as_bytes(), (self.clock)())?;
+        let occurred_at = event.occurred_at();
+        let (outcome, tally) = match event {
+            Event::Query(event) => self.label_query(&event).await?,
+            Event::Catalog(CatalogEvent::ScorePairs(event)) => self.label_pairs(&event, receive_count).await?,
+            Event::Catalog(CatalogEvent::Upsert(event)) => {
+                let product = Some(event.product);
+                let change = Change { id: event.product_id, version: event.version, occurred_at, product };
+                self.change_product(&change, receive_count).await?
+            }
+            Event::Catalog(CatalogEvent::Delete(event)) => {
+                let change = Change { id: event.product_id, version: event.version, occurred_at, product: None };
+                self.change_product(&change, receive_count).await?
+            }
+        };
+        Ok(Processed { outcome, occurred_at, tally })
+    }
+
+    /// Step 1 of an upsert or delete, and the rest where it is needed.
+    async fn change_product(&self, change: &Change, receive_count: u32) -> Result<(Outcome, Tally), FlowError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let known = self.store.product(&change.id).await?;
+            let tombstone_expires_at = self.expiry(self.tombstone_ttl);
+            let state = match advance(known.as_ref(), change, tombstone_expires_at) {
+                Advance::Write(state) => {
+                    if !self.store.put_state(&state, known.as_ref()).await? {
+                        continue;
+                    }
+                    Some(*state)
+                }
+                Advance::Same => known,
+                // An earlier delivery may have died after it wrote labels of its state;
+                // looking once more at the newest one costs reads only.
+                Advance::Stale if receive_count > 1 => None,
+                Advance::Stale => return Ok((Outcome::Stale, Tally::default())),
+            };
+            if state.is_some_and(|state| is_labelled(&state, self.scorer.model_id(), self.epoch.number)) {
+                return Ok((Outcome::Unchanged, Tally::default()));
+            }
+            let tally = self.label_product(&change.id).await?;
+            return Ok((tally.outcome(), tally));
+        }
+        Err(FlowError::Contended { id: change.id.clone() })
+    }
+
+    /// Epoch second at which something that is written now expires.
+    fn expiry(&self, ttl: Duration) -> i64 {
+        (self.clock)().as_second().saturating_add(ttl.as_secs() as i64)
+    }
+}

@@ -18,6 +18,9 @@ pub struct ProductItem {
     pub text_hash: TextHash,
     /// What the model reads; empty in a tombstone.
     pub text: String,
+    /// Earlier texts whose postings may still be there; emptied with the marker.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous_texts: Vec<String>,
     /// For people who look at labels.
     pub title: String,
     pub deleted: bool,
@@ -44,8 +47,10 @@ pub struct LabelItem {
     pub model: ModelId,
     /// The owner's text that every label in this item is about.
     pub text_hash: TextHash,
-    /// Version of the owner's state.
+    /// Version of the owner's state that was labelled.
     pub version: u64,
+    /// Content hash of that state; orders states of equal version.
+    pub content_hash: TextHash,
     /// Duplicate and review pairs, by the other product's id.
     #[serde(default)]
     pub pairs: BTreeMap<ProductId, PairEntry>,

@@ -28,13 +28,46 @@ const SEPARATOR: &str = " | ";
 /// Units that are split from their number and written in one way, so that "64GB",
 /// "64 gb" and "64-GB" are the same tokens.
 const UNITS: &[(&str, &str)] = &[
-    ("gb", "gb"), ("tb", "tb"), ("mb", "mb"), ("kb", "kb"), ("ghz", "ghz"), ("mhz", "mhz"), ("hz", "hz"),
-    ("mm", "mm"), ("cm", "cm"), ("ml", "ml"), ("oz", "oz"), ("lb", "lb"), ("lbs", "lb"), ("kg", "kg"),
-    ("inch", "inch"), ("inches", "inch"), ("in", "inch"), ("ft", "ft"), ("feet", "ft"),
-    ("mp", "mp"), ("megapixel", "mp"), ("megapixels", "mp"), ("mah", "mah"), ("watt", "watt"), ("watts", "watt"),
-    ("volt", "volt"), ("volts", "volt"), ("pk", "pack"), ("pack", "pack"), ("packs", "pack"), ("ct", "count"),
-    ("count", "count"), ("pcs", "piece"), ("pc", "piece"), ("piece", "piece"), ("pieces", "piece"),
-    ("rpm", "rpm"), ("ppm", "ppm"), ("dpi", "dpi"), ("fps", "fps"),
+    ("gb", "gb"),
+    ("tb", "tb"),
+    ("mb", "mb"),
+    ("kb", "kb"),
+    ("ghz", "ghz"),
+    ("mhz", "mhz"),
+    ("hz", "hz"),
+    ("mm", "mm"),
+    ("cm", "cm"),
+    ("ml", "ml"),
+    ("oz", "oz"),
+    ("lb", "lb"),
+    ("lbs", "lb"),
+    ("kg", "kg"),
+    ("inch", "inch"),
+    ("inches", "inch"),
+    ("in", "inch"),
+    ("ft", "ft"),
+    ("feet", "ft"),
+    ("mp", "mp"),
+    ("megapixel", "mp"),
+    ("megapixels", "mp"),
+    ("mah", "mah"),
+    ("watt", "watt"),
+    ("watts", "watt"),
+    ("volt", "volt"),
+    ("volts", "volt"),
+    ("pk", "pack"),
+    ("pack", "pack"),
+    ("packs", "pack"),
+    ("ct", "count"),
+    ("count", "count"),
+    ("pcs", "piece"),
+    ("pc", "piece"),
+    ("piece", "piece"),
+    ("pieces", "piece"),
+    ("rpm", "rpm"),
+    ("ppm", "ppm"),
+    ("dpi", "dpi"),
+    ("fps", "fps"),
 ];
 
 /// What the pair model reads of one product, and its hash.
@@ -55,11 +88,9 @@ impl ProductText {
         let title: Vec<String> = words(&product.title).take(TITLE_WORDS_MAX).collect();
         seen.extend(&title);
         fields.push(title);
-        for (value, words_max) in [
-            (&product.brand, usize::MAX),
-            (&product.model_number, usize::MAX),
-            (&product.product_type, TYPE_WORDS_MAX),
-        ] {
+        for (value, words_max) in
+            [(&product.brand, usize::MAX), (&product.model_number, usize::MAX), (&product.product_type, TYPE_WORDS_MAX)]
+        {
             let said: Vec<String> = words(value.as_deref().unwrap_or_default()).take(words_max).collect();
             if !seen.contains_all(&said) {
                 seen.extend(&said);

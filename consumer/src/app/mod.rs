@@ -1,5 +1,6 @@
 //! The command line and its commands.
 
+pub mod config;
 pub mod demo;
 pub mod evaluate;
 pub mod lookup;

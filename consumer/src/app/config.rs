@@ -1,0 +1,234 @@
+//! Configuration: arguments with environment fall-backs, resolved and checked once, with
+//! every problem listed at once.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+/// SQS extends a message's visibility to 12 hours at most.
+const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+const LEASE_MIN: Duration = Duration::from_secs(5);
+const CONCURRENCY_MAX: usize = 4096;
+const REPLICAS_MAX: usize = 256;
+
+/// Where the tables are.
+#[derive(Clone, Debug, Args)]
+pub struct TableArgs {
+    /// Tables in a folder of this machine (an engine inside the process), instead of AWS
+    #[arg(long, value_name = "DIR", env = "CATALOG_LABELS_LOCAL", conflicts_with = "endpoint_url")]
+    pub local: Option<PathBuf>,
+    /// Engine other than AWS, such as http://127.0.0.1:4566
+    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_ENDPOINT_URL")]
+    pub endpoint_url: Option<String>,
+    /// AWS region; the SDK's own sources are asked where it is left out
+    #[arg(long, env = "CATALOG_LABELS_REGION")]
+    pub region: Option<String>,
+    /// Precedes every table name
+    #[arg(long, default_value = "catalog-labels-", env = "CATALOG_LABELS_TABLE_PREFIX")]
+    pub table_prefix: String,
+}
+
+/// The model and how many copies of it run.
+#[derive(Clone, Debug, Args)]
+pub struct ModelArgs {
+    /// Folder with manifest.json and the files it names
+    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v1", env = "CATALOG_LABELS_ARTIFACT")]
+    pub artifact: PathBuf,
+    /// Copies of the model, one thread each; 0 means one for each core
+    #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_REPLICAS")]
+    pub replicas: usize,
+}
+
+#[derive(Clone, Debug, Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub tables: TableArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Queue of catalog events; query events are welcome on it too
+    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_CATALOG_QUEUE_URL")]
+    pub catalog_queue_url: Option<String>,
+    /// Queue of query events, where they have one of their own
+    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_QUERY_QUEUE_URL")]
+    pub query_queue_url: Option<String>,
+    /// Where messages are parked that can never be labelled
+    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_DEAD_LETTER_QUEUE_URL")]
+    pub dead_letter_queue_url: Option<String>,
+    /// Create missing tables at start; on AWS the stack does
+    #[arg(long, env = "CATALOG_LABELS_CREATE_TABLES")]
+    pub create_tables: bool,
+    /// Events in work at once, for each queue
+    #[arg(long, default_value_t = 64, env = "CATALOG_LABELS_CONCURRENCY")]
+    pub concurrency: usize,
+    /// How long a received message stays ours without a heartbeat
+    #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_LEASE")]
+    pub lease: Duration,
+    /// How long a stop may take before what is left is released
+    #[arg(long, default_value = "25s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_DRAIN")]
+    pub drain: Duration,
+    /// How long the intent of a query stays good
+    #[arg(long, default_value = "30d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_INTENT_TTL")]
+    pub intent_ttl: Duration,
+    /// How long a deleted product is remembered: the longest of queue and dead-letter
+    /// retention and the replay window
+    #[arg(long, default_value = "28d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_TOMBSTONE_TTL")]
+    pub tombstone_ttl: Duration,
+    /// Address of /healthz, /readyz and /metrics
+    #[arg(long, default_value = "127.0.0.1:9090", env = "CATALOG_LABELS_HEALTH_ADDRESS")]
+    pub health_address: String,
+}
+
+/// A worker's configuration after every check.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    pub tables: TableArgs,
+    pub artifact: PathBuf,
+    pub replicas: usize,
+    /// At least one.
+    pub queue_urls: Vec<String>,
+    pub dead_letter_queue_url: String,
+    pub create_tables: bool,
+    pub concurrency: usize,
+    pub lease: Duration,
+    pub drain: Duration,
+    pub intent_ttl: Duration,
+    pub tombstone_ttl: Duration,
+    pub health_address: SocketAddr,
+}
+
+/// Everything that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the configuration has {} problem{}:{}", problems.len(), if problems.len() == 1 { "" } else { "s" }, list(problems))]
+pub struct ConfigError {
+    pub problems: Vec<String>,
+}
+
+fn list(problems: &[String]) -> String {
+    problems.iter().map(|problem| format!("\n  - {problem}")).collect()
+}
+
+impl WorkerArgs {
+    pub fn resolve(self) -> Result<WorkerConfig, ConfigError> {
+        let mut problems = Vec::new();
+        let queue_urls: Vec<String> = self.catalog_queue_url.into_iter().chain(self.query_queue_url).collect();
+        if queue_urls.is_empty() {
+            problems.push(
+                "--catalog-queue-url: name at least this or --query-queue-url \
+                 (CATALOG_LABELS_CATALOG_QUEUE_URL, CATALOG_LABELS_QUERY_QUEUE_URL)"
+                    .to_owned(),
+            );
+        }
+        for url in queue_urls.iter().chain(&self.dead_letter_queue_url).chain(&self.tables.endpoint_url) {
+            if !(url.starts_with("http://") || url.starts_with("https://")) {
+                problems.push(format!("{url:?} is not a URL: it must start with http:// or https://"));
+            }
+        }
+        if self.dead_letter_queue_url.is_none() {
+            problems.push(
+                "--dead-letter-queue-url: is missing; messages that can never be labelled are parked there \
+                 (CATALOG_LABELS_DEAD_LETTER_QUEUE_URL)"
+                    .to_owned(),
+            );
+        }
+        if self.dead_letter_queue_url.as_ref().is_some_and(|url| queue_urls.contains(url)) {
+            problems.push("--dead-letter-queue-url: is one of the worker's own queues; name another".to_owned());
+        }
+        if self.tables.local.is_some() {
+            problems.push("--local: a worker reads SQS; use --endpoint-url for a local engine, or `demo`".to_owned());
+        }
+        if !(1..=CONCURRENCY_MAX).contains(&self.concurrency) {
+            problems.push(format!("--concurrency: {} is not in 1..={CONCURRENCY_MAX}", self.concurrency));
+        }
+        if self.model.replicas > REPLICAS_MAX {
+            problems.push(format!("--replicas: {} is more than {REPLICAS_MAX}", self.model.replicas));
+        }
+        if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
+            problems.push(format!("--lease: {:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}", self.lease));
+        }
+        let health_address = self.health_address.parse::<SocketAddr>().map_err(|error| {
+            problems.push(format!("--health-address: {:?}: {error}; an example is 0.0.0.0:9090", self.health_address));
+        });
+        if !self.model.artifact.join("manifest.json").is_file() {
+            problems.push(format!(
+                "--artifact: {} holds no manifest.json (CATALOG_LABELS_ARTIFACT)",
+                self.model.artifact.display()
+            ));
+        }
+        match (health_address, self.dead_letter_queue_url) {
+            (Ok(health_address), Some(dead_letter_queue_url)) if problems.is_empty() => Ok(WorkerConfig {
+                tables: self.tables,
+                artifact: self.model.artifact,
+                replicas: replicas(self.model.replicas),
+                queue_urls,
+                dead_letter_queue_url,
+                create_tables: self.create_tables,
+                concurrency: self.concurrency,
+                lease: self.lease,
+                drain: self.drain,
+                intent_ttl: self.intent_ttl,
+                tombstone_ttl: self.tombstone_ttl,
+                health_address,
+            }),
+            _ => Err(ConfigError { problems }),
+        }
+    }
+}
+
+/// The number of replicas asked for, or one for each core.
+pub fn replicas(asked: usize) -> usize {
+    if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, usize::from) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: WorkerArgs,
+    }
+
+    fn resolve(arguments: &[&str]) -> Result<WorkerConfig, ConfigError> {
+        let with_name = std::iter::once("worker").chain(arguments.iter().copied());
+        Cli::try_parse_from(with_name).expect("the arguments parse").args.resolve()
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let arguments = ["--concurrency=0", "--lease=1s", "--health-address=nowhere", "--artifact=/nonexistent"];
+        let error = resolve(&arguments).expect_err("the configuration is bad");
+        for name in [
+            "--catalog-queue-url",
+            "--dead-letter-queue-url",
+            "--concurrency",
+            "--lease",
+            "--health-address",
+            "--artifact",
+        ] {
+            assert!(error.problems.iter().any(|problem| problem.contains(name)), "{name}: {error}");
+        }
+        assert!(error.to_string().starts_with("the configuration has 6 problems:"), "{error}");
+    }
+
+    #[test]
+    fn a_queue_is_not_its_own_dead_letter_queue() {
+        let arguments = ["--catalog-queue-url=http://q", "--dead-letter-queue-url=http://q"];
+        let error = resolve(&arguments).expect_err("the configuration is bad");
+        assert!(error.to_string().contains("one of the worker's own queues"), "{error}");
+    }
+
+    #[test]
+    fn a_good_configuration_resolves() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("manifest.json"), "{}").expect("written");
+        let artifact = format!("--artifact={}", folder.path().display());
+        let arguments = ["--catalog-queue-url=http://q", "--dead-letter-queue-url=http://d", "--replicas=3", &artifact];
+        let config = resolve(&arguments).expect("the configuration is good");
+        assert_eq!((config.queue_urls.len(), config.replicas), (1, 3));
+    }
+}

@@ -1,0 +1,83 @@
+//! What an upsert affects: which candidates to score, which are known, and which
+//! partners lose their entry.
+
+use shared::item::{LabelItem, ProductItem, distinct_key};
+use shared::{PairLabel, ProductId, Stage, Verdict};
+
+/// The work that one product's current state asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// Candidates whose pair with the product's text was never scored.
+    pub to_score: Vec<ProductItem>,
+    /// Pairs that the label item holds for both current texts, as they stand there.
+    pub known: Vec<PairLabel>,
+    /// Candidates whose pair is known to be distinct.
+    pub known_distinct: usize,
+    /// Partners in the label item that are no candidates, with their texts unchanged:
+    /// found from their own side, or asked for by name. Their entries stay.
+    pub carried: Vec<ProductId>,
+    /// Partners whose other side may hold an entry about another text of this product,
+    /// or that changed or left. Their entries go, unless scoring brings them back.
+    pub dropped: Vec<ProductId>,
+}
+
+/// Plans the labels of `own`. `candidates` are the states that blocking proposes,
+/// `item` the own label item as read after the own state was written, and `partners`
+/// the states of all products that the item names.
+pub fn plan(
+    own: &ProductItem,
+    candidates: Vec<ProductItem>,
+    item: Option<&LabelItem>,
+    partners: &[ProductItem],
+) -> Plan {
+    let mut plan = Plan::default();
+    let same_text = item.filter(|item| item.text_hash == own.text_hash && !item.deleted);
+    let live: Vec<ProductItem> = candidates.into_iter().filter(|c| !c.deleted && c.id != own.id).collect();
+
+    for (partner, entry) in item.iter().flat_map(|item| &item.pairs) {
+        let is_current = same_text.is_some()
+            && partners.iter().any(|p| p.id == *partner && !p.deleted && p.text_hash == entry.other_hash);
+        match (is_current, live.iter().any(|c| c.id == *partner)) {
+            (true, false) => plan.carried.push(partner.clone()),
+            (true, true) => {}
+            (false, _) => plan.dropped.push(partner.clone()),
+        }
+    }
+    for candidate in live {
+        let entry = same_text.and_then(|item| item.pairs.get(&candidate.id));
+        if let Some(entry) = entry.filter(|entry| entry.other_hash == candidate.text_hash) {
+            plan.known.push(PairLabel {
+                other: candidate.id,
+                other_hash: entry.other_hash,
+                other_version: candidate.version,
+                score: entry.score,
+                verdict: entry.verdict,
+                stage: entry.stage,
+                labelled_at: entry.labelled_at,
+            });
+        } else if is_known_distinct(same_text, &candidate) {
+            plan.known_distinct += 1;
+        } else {
+            plan.to_score.push(candidate);
+        }
+    }
+    plan
+}
+
+fn is_known_distinct(item: Option<&LabelItem>, candidate: &ProductItem) -> bool {
+    let key = distinct_key(&candidate.id, candidate.text_hash);
+    item.is_some_and(|item| item.distinct.binary_search(&key).is_ok())
+}
+
+/// The label of a scored candidate.
+pub fn label(candidate: &ProductItem, score: f32, verdict: Verdict, stage: Stage, now: jiff::Timestamp) -> PairLabel {
+    PairLabel {
+        other: candidate.id.clone(),
+        other_hash: candidate.text_hash,
+        other_version: candidate.version,
+        score,
+        verdict,
+        stage,
+        labelled_at: now,
+    }
+}

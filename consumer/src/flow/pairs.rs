@@ -1,0 +1,67 @@
+use models::TextPair;
+use shared::ProductId;
+use shared::event::ScorePairs;
+use shared::item::ProductItem;
+
+use super::product::Step;
+use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
+use crate::decide::disposition::Outcome;
+use crate::decide::plan;
+
+impl Pipeline {
+    /// Labels the pairs that somebody asked for by name, on both sides.
+    pub(super) async fn label_pairs(
+        &self,
+        event: &ScorePairs,
+        receive_count: u32,
+    ) -> Result<(Outcome, Tally), FlowError> {
+        let mut tally = Tally::default();
+        for (left, right) in &event.pairs {
+            self.label_pair(left, right, receive_count, &mut tally).await?;
+        }
+        Ok((tally.outcome(), tally))
+    }
+
+    async fn label_pair(
+        &self,
+        left: &ProductId,
+        right: &ProductId,
+        receive_count: u32,
+        tally: &mut Tally,
+    ) -> Result<(), FlowError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let states = self.store.products(&[left.clone(), right.clone()]).await?;
+            let live = |id: &ProductId| {
+                let unknown = FlowError::UnknownProduct { id: id.clone(), receive_count };
+                states.iter().find(|state| state.id == *id && !state.deleted).ok_or(unknown)
+            };
+            let (left, right) = (live(left)?, live(right)?);
+            if self.is_known(left, right).await? {
+                tally.pairs_skipped += 1;
+                return Ok(());
+            }
+            let text_pair = TextPair { left: left.text.as_str().into(), right: right.text.as_str().into() };
+            let scores = self.scorer.score_pairs(vec![text_pair]).await?;
+            tally.pairs_scored += scores.len() as u64;
+            let now = (self.clock)();
+            let mut is_settled = true;
+            for score in scores {
+                let label = plan::label(right, score.probability, score.verdict, score.stage, now);
+                let mirrored = plan::label(left, score.probability, score.verdict, score.stage, now);
+                is_settled = self.add_entry(left, right, &label, tally).await? == Step::Done
+                    && self.add_entry(right, left, &mirrored, tally).await? == Step::Done;
+            }
+            if is_settled {
+                return Ok(());
+            }
+        }
+        Err(FlowError::Contended { id: left.clone() })
+    }
+
+    async fn is_known(&self, left: &ProductItem, right: &ProductItem) -> Result<bool, FlowError> {
+        let item = self.store.label_item(&left.id, self.scorer.model_id()).await?;
+        let partners = [right.clone()];
+        let plan = plan::plan(left, partners.to_vec(), item.as_ref(), &partners);
+        Ok(plan.to_score.is_empty())
+    }
+}

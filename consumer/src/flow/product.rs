@@ -1,0 +1,239 @@
+//! Steps 2 to 6: the labels of a product as a function of its current state.
+//!
+//! Nothing here looks at the event: a worker that is late, or a second delivery, plans
+//! from what the tables say now, so that repeating the work never does harm.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use models::TextPair;
+use shared::item::{LabelItem, ProductItem};
+use shared::{PairLabel, ProductId, TextHash, Verdict};
+
+use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
+use crate::decide::merge::{self, Merged, Owner};
+use crate::decide::plan::{self, plan};
+use crate::decide::{blocking, state};
+use crate::store::{Posting, StateCheck, WriteOutcome};
+
+/// Scores of this run, by own text, other product and other text: a conflict plans
+/// again, but pays for no pair twice.
+type Scored = HashMap<(TextHash, ProductId, TextHash), PairLabel>;
+
+/// Whether a step found the tables as it had read them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Done,
+    /// Something changed meanwhile: read again, plan again.
+    Conflict,
+}
+
+impl Pipeline {
+    pub(super) async fn label_product(&self, id: &ProductId) -> Result<Tally, FlowError> {
+        let (mut tally, mut scored) = (Tally::default(), Scored::new());
+        for _ in 0..ATTEMPTS_MAX {
+            let Some(own) = self.store.product(id).await? else { return Ok(tally) };
+            let step = if own.deleted {
+                self.retract(&own, &mut tally).await?
+            } else {
+                self.label_state(&own, &mut scored, &mut tally).await?
+            };
+            if step == Step::Done {
+                return Ok(tally);
+            }
+        }
+        Err(FlowError::Contended { id: id.clone() })
+    }
+
+    /// Steps 2 to 6 for a product that is in the catalog.
+    async fn label_state(&self, own: &ProductItem, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
+        let model = self.scorer.model_id();
+        let keys = blocking::posting_keys(&own.text, self.epoch);
+        self.store.put_postings(&own.id, &self.postings_of(&own.text, &keys)).await?;
+
+        let candidates = self.candidates(own).await?;
+        let item = self.store.label_item(&own.id, model).await?;
+        let partners = self.partners(item.as_ref()).await?;
+        let plan = plan(own, candidates.clone(), item.as_ref(), &partners);
+        tally.pairs_skipped += (plan.known.len() + plan.known_distinct) as u64;
+        let mut labels = plan.known;
+        labels.extend(self.score(own, &plan.to_score, scored, tally).await?);
+
+        let stays = |id: &ProductId| labels.iter().any(|l| l.other == *id && l.verdict != Verdict::Distinct);
+        for partner in plan.dropped.iter().filter(|partner| !stays(partner)) {
+            if self.remove_entry(partner, own, tally).await? == Step::Conflict {
+                return Ok(Step::Conflict);
+            }
+        }
+        match merge::own(item.as_ref(), &Owner::of(own, model), &labels, &plan.carried) {
+            Merged::Write(item) if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict => {
+                return Ok(Step::Conflict);
+            }
+            Merged::Write(_) => tally.items_written += 1,
+            Merged::Unchanged => {}
+            Merged::Stale => return Ok(Step::Conflict),
+        }
+        for label in labels.iter().filter(|label| label.verdict != Verdict::Distinct) {
+            let Some(other) = candidates.iter().find(|c| c.id == label.other) else { continue };
+            if self.add_entry(own, other, label, tally).await? == Step::Conflict {
+                return Ok(Step::Conflict);
+            }
+        }
+        self.finish(own, &keys).await
+    }
+
+    /// The same for a deleted product: nothing of it may be left that a reader returns.
+    async fn retract(&self, own: &ProductItem, tally: &mut Tally) -> Result<Step, FlowError> {
+        let expires_at = own.expires_at.unwrap_or_else(|| self.expiry(self.tombstone_ttl));
+        let mut slots = self.store.label_slots(&own.id).await?;
+        if slots.iter().all(|slot| slot.model != *self.scorer.model_id()) {
+            // A tombstone where no labels are yet: a late worker may still bring some.
+            let owner = Owner::of(own, self.scorer.model_id());
+            if let Merged::Write(item) = merge::tombstone(None, &owner, expires_at) {
+                if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict {
+                    return Ok(Step::Conflict);
+                }
+                tally.items_written += 1;
+            }
+        }
+        for slot in slots.drain(..) {
+            for partner in slot.pairs.keys() {
+                self.remove_deleted(partner, own, &slot, tally).await?;
+            }
+            match merge::tombstone(Some(&slot), &Owner::of(own, &slot.model), expires_at) {
+                Merged::Write(item) if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict => {
+                    return Ok(Step::Conflict);
+                }
+                Merged::Write(_) => tally.items_written += 1,
+                Merged::Unchanged | Merged::Stale => {}
+            }
+        }
+        self.finish(own, &[]).await
+    }
+
+    /// Step 3: what blocking proposes, as it stands in the table now. A posting may be
+    /// left over from an earlier text, so a candidate has to hold a key that was asked for.
+    async fn candidates(&self, own: &ProductItem) -> Result<Vec<ProductItem>, FlowError> {
+        let keys = blocking::query_keys(&own.text, self.epoch, &self.limits);
+        let postings = self.store.postings(&keys, self.limits.limit_per_key()).await?;
+        let ids = blocking::rank(&own.id, &own.text, self.epoch, &postings, &self.limits);
+        let mut candidates = self.store.products(&ids).await?;
+        candidates.retain(|candidate| {
+            !candidate.deleted && {
+                let held = blocking::posting_keys(&candidate.text, self.epoch);
+                keys.iter().any(|key| held.contains(key))
+            }
+        });
+        Ok(candidates)
+    }
+
+    async fn partners(&self, item: Option<&LabelItem>) -> Result<Vec<ProductItem>, FlowError> {
+        let ids: Vec<ProductId> = item.iter().flat_map(|item| item.pairs.keys().cloned()).collect();
+        Ok(self.store.products(&ids).await?)
+    }
+
+    /// Step 4. Labels of `to_score`, scored now or earlier in this run.
+    async fn score(
+        &self,
+        own: &ProductItem,
+        to_score: &[ProductItem],
+        scored: &mut Scored,
+        tally: &mut Tally,
+    ) -> Result<Vec<PairLabel>, FlowError> {
+        let key = |other: &ProductItem| (own.text_hash, other.id.clone(), other.text_hash);
+        let fresh: Vec<&ProductItem> = to_score.iter().filter(|other| !scored.contains_key(&key(other))).collect();
+        let own_text: Arc<str> = own.text.as_str().into();
+        let texts = fresh.iter().map(|other| TextPair { left: own_text.clone(), right: other.text.as_str().into() });
+        let scores = self.scorer.score_pairs(texts.collect()).await?;
+        tally.pairs_scored += scores.len() as u64;
+        let now = (self.clock)();
+        for (other, score) in fresh.into_iter().zip(scores) {
+            scored.insert(key(other), plan::label(other, score.probability, score.verdict, score.stage, now));
+        }
+        let label = |other: &ProductItem| {
+            scored.get(&key(other)).map(|label| PairLabel { other_version: other.version, ..label.clone() })
+        };
+        Ok(to_score.iter().filter_map(label).collect())
+    }
+
+    /// Step 5a, one partner: its entry about an earlier text of `own` goes.
+    async fn remove_entry(&self, partner: &ProductId, own: &ProductItem, tally: &mut Tally) -> Result<Step, FlowError> {
+        let current = self.store.label_item(partner, self.scorer.model_id()).await?;
+        let Merged::Write(item) = merge::without(current.as_ref(), &own.id, own.version, Some(own.text_hash)) else {
+            return Ok(Step::Done);
+        };
+        Ok(counted(self.store.put_label_item(&item, &[StateCheck::exact(own)]).await?, tally))
+    }
+
+    /// Step 5a for a deleted product, in the slot that named the partner.
+    async fn remove_deleted(
+        &self,
+        partner: &ProductId,
+        own: &ProductItem,
+        slot: &LabelItem,
+        tally: &mut Tally,
+    ) -> Result<(), FlowError> {
+        for _ in 0..ATTEMPTS_MAX {
+            let current = self.store.label_item(partner, &slot.model).await?;
+            let Merged::Write(item) = merge::without(current.as_ref(), &own.id, own.version, None) else {
+                return Ok(());
+            };
+            if counted(self.store.put_label_item(&item, &[]).await?, tally) == Step::Done {
+                return Ok(());
+            }
+        }
+        Err(FlowError::Contended { id: partner.clone() })
+    }
+
+    /// Step 5c, one pair: the other product's item gets the mirrored label, if both
+    /// products still have the texts that were scored.
+    pub(super) async fn add_entry(
+        &self,
+        own: &ProductItem,
+        other: &ProductItem,
+        label: &PairLabel,
+        tally: &mut Tally,
+    ) -> Result<Step, FlowError> {
+        let mirrored =
+            PairLabel { other: own.id.clone(), other_hash: own.text_hash, other_version: own.version, ..label.clone() };
+        let owner = Owner::of(other, self.scorer.model_id());
+        let current = self.store.label_item(&other.id, self.scorer.model_id()).await?;
+        match merge::other_side(current.as_ref(), &owner, &mirrored) {
+            Merged::Write(item) => {
+                let checks = [StateCheck::exact(own), StateCheck::text(other)];
+                Ok(counted(self.store.put_label_item(&item, &checks).await?, tally))
+            }
+            Merged::Unchanged => Ok(Step::Done),
+            Merged::Stale => Ok(Step::Conflict),
+        }
+    }
+
+    /// Step 6: postings that only earlier texts had go, then the marker is set. A state
+    /// that moved on meanwhile is planned again, since it may have wanted those postings.
+    async fn finish(&self, own: &ProductItem, keys: &[String]) -> Result<Step, FlowError> {
+        let mut obsolete: Vec<String> =
+            own.previous_texts.iter().flat_map(|text| blocking::posting_keys(text, self.epoch)).collect();
+        obsolete.retain(|key| !keys.contains(key));
+        obsolete.sort();
+        obsolete.dedup();
+        self.store.delete_postings(&own.id, &obsolete).await?;
+        let marker = state::marker(own, self.scorer.model_id(), self.epoch.number);
+        let is_current = self.store.mark_labelled(own, &marker).await?;
+        Ok(if is_current { Step::Done } else { Step::Conflict })
+    }
+
+    fn postings_of(&self, text: &str, keys: &[String]) -> Vec<Posting> {
+        let sketch = blocking::sketch(text, self.epoch);
+        keys.iter().map(|key| Posting { key: key.clone(), sketch: sketch.clone() }).collect()
+    }
+}
+
+fn counted(outcome: WriteOutcome, tally: &mut Tally) -> Step {
+    match outcome {
+        WriteOutcome::Written => {
+            tally.items_written += 1;
+            Step::Done
+        }
+        WriteOutcome::Conflict => Step::Conflict,
+    }
+}

@@ -1,0 +1,29 @@
+use async_trait::async_trait;
+use models::{IntentScore, PairScore, ScoreError, Scorer, TextPair};
+use shared::ModelId;
+
+/// Texts in, scores out. The worker's is [`models::Scorer`]; fault tests put a function
+/// of the texts in its place, so that a reference model can foretell each label.
+#[async_trait]
+pub trait Score: Send + Sync + 'static {
+    fn model_id(&self) -> &ModelId;
+    /// One score for each pair, in order. The direction of a pair makes no difference.
+    async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError>;
+    /// One score for each normalised query, in order.
+    async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError>;
+}
+
+#[async_trait]
+impl Score for Scorer {
+    fn model_id(&self) -> &ModelId {
+        self.model_id()
+    }
+
+    async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
+        self.score_pairs(pairs).await
+    }
+
+    async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
+        self.score_queries(queries).await
+    }
+}

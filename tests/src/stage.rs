@@ -1,0 +1,136 @@
+//! One engine, one worker and one reader, ready for events.
+
+use std::collections::HashMap;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use aws_sdk_sqs::types::QueueAttributeName;
+use reader::LabelReader;
+use serde_json::Value;
+
+use crate::ministack::Ministack;
+use crate::worker::{Worker, WorkerTarget};
+
+/// Longest wait for any condition; far more than a slow machine needs.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Stage {
+    pub sqs: aws_sdk_sqs::Client,
+    pub reader: LabelReader,
+    pub target: WorkerTarget,
+    worker: Option<Worker>,
+    _engine: Ministack,
+}
+
+impl Stage {
+    /// An engine with a queue, its dead-letter queue and a worker on them.
+    pub async fn start(worker_arguments: &[&str]) -> Self {
+        let engine = Ministack::start().await;
+        let endpoint_url = engine.endpoint_url();
+        let config = consumer::aws::client::sdk_config(&consumer::aws::client::AwsOptions {
+            region: Some("us-east-1".to_owned()),
+            endpoint_url: Some(endpoint_url.clone()),
+        })
+        .await;
+        let sqs = aws_sdk_sqs::Client::new(&config);
+        let dead_letter_queue_url = create_queue(&sqs, "catalog-dead", None).await;
+        let catalog_queue_url = create_queue(&sqs, "catalog", Some(&dead_letter_queue_url)).await;
+        let table_prefix = "e2e-".to_owned();
+        let target = WorkerTarget { endpoint_url, catalog_queue_url, dead_letter_queue_url, table_prefix };
+        let worker = Worker::start(&target, worker_arguments).await;
+        let reader = LabelReader::new(aws_sdk_dynamodb::Client::new(&config), &target.table_prefix, Default::default());
+        Self { sqs, reader, target, worker: Some(worker), _engine: engine }
+    }
+
+    pub async fn send(&self, bodies: impl IntoIterator<Item = String>) {
+        for body in bodies {
+            let request = self.sqs.send_message().queue_url(&self.target.catalog_queue_url).message_body(body);
+            request.send().await.expect("the queue takes the message");
+        }
+    }
+
+    pub async fn send_events(&self, events: impl IntoIterator<Item = Value>) {
+        self.send(events.into_iter().map(|event| event.to_string())).await;
+    }
+
+    /// Waits until nothing is visible or in flight on the worker's queue.
+    pub async fn drained(&self) {
+        self.backlog_below(1).await;
+    }
+
+    /// Waits until fewer than `count` messages are visible or in flight. The clock starts
+    /// again with each message that is gone.
+    pub async fn backlog_below(&self, count: u64) {
+        let (mut least, mut since) = (u64::MAX, tokio::time::Instant::now());
+        loop {
+            let (visible, in_flight) = counts(&self.sqs, &self.target.catalog_queue_url).await;
+            if visible + in_flight < count {
+                return;
+            }
+            if visible + in_flight < least {
+                (least, since) = (visible + in_flight, tokio::time::Instant::now());
+            }
+            assert!(since.elapsed() < PATIENCE, "the queue is stuck at {visible} visible, {in_flight} in flight");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The bodies of parked messages, as JSON, once `count` of them are there.
+    pub async fn parked(&self, count: usize) -> Vec<Value> {
+        let mut bodies = Vec::new();
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while bodies.len() < count {
+                let request = self.sqs.receive_message().queue_url(&self.target.dead_letter_queue_url);
+                let got = request.max_number_of_messages(10).wait_time_seconds(1).send().await.expect("it answers");
+                for message in got.messages() {
+                    let body = message.body().expect("a parked message has a body");
+                    bodies.push(serde_json::from_str(body).expect("a parked message is JSON"));
+                }
+            }
+        });
+        waited.await.expect("the messages are parked");
+        assert_eq!(counts(&self.sqs, &self.target.dead_letter_queue_url).await.0, 0, "more was parked than was sent");
+        bodies
+    }
+
+    pub fn worker(&self) -> &Worker {
+        self.worker.as_ref().expect("the worker was not stopped")
+    }
+
+    pub async fn stop(mut self) -> ExitStatus {
+        self.worker.take().expect("the worker was not stopped").stop().await
+    }
+
+    /// Replaces the worker by a new one, after a kill -9 of the old.
+    pub async fn kill_and_restart(&mut self, worker_arguments: &[&str]) {
+        self.worker.take().expect("the worker was not stopped").kill().await;
+        self.worker = Some(Worker::start(&self.target, worker_arguments).await);
+    }
+}
+
+/// (visible, in flight), as the queue says.
+async fn counts(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> (u64, u64) {
+    let names = [
+        QueueAttributeName::ApproximateNumberOfMessages,
+        QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+    ];
+    let request = sqs.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
+    let answer = request.send().await.expect("the queue has attributes");
+    let attributes = answer.attributes().cloned().unwrap_or_default();
+    let [visible, in_flight] =
+        names.map(|name| attributes.get(&name).and_then(|n| n.parse().ok()).expect("the queue counts its messages"));
+    (visible, in_flight)
+}
+
+async fn create_queue(sqs: &aws_sdk_sqs::Client, name: &str, dead_letter_queue_url: Option<&str>) -> String {
+    let mut attributes = HashMap::from([(QueueAttributeName::VisibilityTimeout, "30".to_owned())]);
+    if let Some(url) = dead_letter_queue_url {
+        let request = sqs.get_queue_attributes().queue_url(url).attribute_names(QueueAttributeName::QueueArn);
+        let answer = request.send().await.expect("the queue has attributes");
+        let arn = answer.attributes().and_then(|a| a.get(&QueueAttributeName::QueueArn)).expect("an ARN").clone();
+        let policy = serde_json::json!({"deadLetterTargetArn": arn, "maxReceiveCount": 5});
+        attributes.insert(QueueAttributeName::RedrivePolicy, policy.to_string());
+    }
+    let request = sqs.create_queue().queue_name(name).set_attributes(Some(attributes));
+    request.send().await.expect("the queue is created").queue_url.expect("a queue has a URL")
+}
