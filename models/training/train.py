@@ -23,19 +23,31 @@ from model import load_backbone
 
 PAIR_TOKENS_MAX = 128
 QUERY_TOKENS_MAX = 32
-BATCH_TOKENS = 3072
+EVALUATION_BATCH_TOKENS = 3072
 POOL_ROWS = 4096
 
 # Times each set is drawn in each epoch. Corpora of the same kind come first, the sets
-# whose labels are cleanest come last (intermediate training: Peeters, Bizer, Glavaš 2020).
+# whose labels are cleanest come last, in smaller batches (intermediate training:
+# Peeters, Bizer, Glavaš 2020).
 TARGETS = ["abt-buy", "amazon-google", "walmart-amazon", "walmart-amazon-dirty"]
 LSPC = ["lspc-cameras", "lspc-shoes", "lspc-computers", "lspc-watches"]
 WDC = ["wdc-products-titles", "wdc-products-medium", "wdc-products-small"]
-EPOCHS = [
-    {**dict.fromkeys(LSPC, 0.3), **dict.fromkeys(WDC, 1), **dict.fromkeys(TARGETS, 1), "synthetic": 9000, "intent": 1},
-    {**dict.fromkeys(WDC, 0.6), **dict.fromkeys(TARGETS, 1), "synthetic": 8000, "intent": 0.5},
-    {**dict.fromkeys(WDC, 0.3), **dict.fromkeys(TARGETS, 1), "synthetic": 8000, "intent": 0.5},
-]
+PHASES = {
+    "intermediate": {
+        "batch_tokens": 3072, "learning_rate": 1e-4, "average_decay": 0.999,
+        # The third epoch is cut at this step: the targets' own phase gains more.
+        "steps_max": 2529,
+        "epochs": [
+            {**dict.fromkeys(LSPC, 0.3), **dict.fromkeys(WDC, 1), **dict.fromkeys(TARGETS, 1), "synthetic": 9000, "intent": 1},
+            {**dict.fromkeys(WDC, 0.6), **dict.fromkeys(TARGETS, 1), "synthetic": 8000, "intent": 0.5},
+            {**dict.fromkeys(WDC, 0.3), **dict.fromkeys(TARGETS, 1), "synthetic": 8000, "intent": 0.5},
+        ],
+    },
+    "targets": {
+        "batch_tokens": 1536, "learning_rate": 8e-5, "average_decay": 0.998, "steps_max": None,
+        "epochs": [{**dict.fromkeys(TARGETS, 1), "synthetic": 4000, "intent": 0.2}] * 2,
+    },
+}
 
 
 def read(folder: Path, name: str) -> list:
@@ -54,10 +66,10 @@ def make_tokenizer(folder: Path) -> Tokenizer:
     return tokenizer
 
 
-def epoch_rows(sets: dict, epoch: int, seed: int) -> list:
-    rng = random.Random(f"{seed}-{epoch}")
+def epoch_rows(sets: dict, shares: dict, seed: str) -> list:
+    rng = random.Random(seed)
     rows = []
-    for name, share in EPOCHS[epoch].items():
+    for name, share in shares.items():
         if name == "synthetic":
             texts = [row[side] for target in TARGETS + WDC for row in sets[target] for side in ("a", "b")]
             rows += synthetic_pairs(texts, share, rng)
@@ -82,8 +94,8 @@ def encode(rows: list, tokenizer: Tokenizer, rng=None) -> list:
     return tokenizer.encode_batch(inputs)
 
 
-def batches(rows: list, tokenizer: Tokenizer, rng=None):
-    """Batches of about BATCH_TOKENS tokens of rows of one task and like length."""
+def batches(rows: list, tokenizer: Tokenizer, batch_tokens: int, rng=None):
+    """Batches of at most `batch_tokens` tokens of rows of one task and like length."""
     for start in range(0, len(rows), POOL_ROWS):
         pool = rows[start:start + POOL_ROWS]
         encodings = encode(pool, tokenizer, rng)
@@ -91,7 +103,7 @@ def batches(rows: list, tokenizer: Tokenizer, rng=None):
         made, batch = [], []
         for i in order:
             length = max(len(encodings[i]), 1)
-            if batch and ((len(batch) + 1) * length > BATCH_TOKENS or ("text" in pool[i]) != ("text" in pool[batch[0]])):
+            if batch and ((len(batch) + 1) * length > batch_tokens or ("text" in pool[i]) != ("text" in pool[batch[0]])):
                 made.append(batch)
                 batch = []
             batch.append(i)
@@ -123,7 +135,7 @@ def predict(model, rows: list, tokenizer: Tokenizer, bf16: bool) -> list:
     order of `rows`, all of one task."""
     model.eval()
     scores = {}
-    for batch, inputs in batches(rows, tokenizer):
+    for batch, inputs in batches(rows, tokenizer, EVALUATION_BATCH_TOKENS):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             pair, intent = model(*inputs)
         out = intent.argmax(-1) if "text" in batch[0] else pair.softmax(-1)[:, 1]
@@ -157,10 +169,11 @@ def main():
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--run", type=Path, default=Path("models/training/runs/main"))
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--phase", choices=PHASES, default="intermediate")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--checkpoint-minutes", type=float, default=4)
     args = parser.parse_args()
+    phase, folder = PHASES[args.phase], args.run / args.phase
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
@@ -169,10 +182,15 @@ def main():
     names = TARGETS + LSPC + WDC + ["intent"]
     train_sets = {name: read(args.prepared, f"{name}.train") for name in names}
     valid_sets = {name: read(args.prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium", "intent"]}
-    epochs = [list(batches(epoch_rows(train_sets, e, args.seed), tokenizer, random.Random(e))) for e in range(len(EPOCHS))]
+    epochs = []
+    for number, shares in enumerate(phase["epochs"]):
+        rows = epoch_rows(train_sets, shares, f"{args.seed}-{args.phase}-{number}")
+        epochs.append(list(batches(rows, tokenizer, phase["batch_tokens"], random.Random(number))))
     steps_total = sum(map(len, epochs))
 
     model = load_backbone(backbone_folder())
+    if args.phase == "targets":
+        model.load_state_dict(torch.load(args.run / "intermediate" / "averaged.pt"))
     model.train()
     # Half of all weights are word vectors. They were learnt on far more text than is
     # here, and leaving them alone saves a sixth of each step.
@@ -181,14 +199,14 @@ def main():
     decayed = [p for p in trained.values() if p.dim() > 1]
     plain = [p for p in trained.values() if p.dim() <= 1]
     groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=args.learning_rate)
+    optimizer = torch.optim.AdamW(groups, lr=phase["learning_rate"])
     warmup = steps_total // 20
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda s: min(s / warmup, 0.5 + 0.5 * math.cos(math.pi * min(1.0, s / steps_total)) + 0.02))
     average = {n: p.detach().clone() for n, p in trained.items()}
 
-    args.run.mkdir(parents=True, exist_ok=True)
-    checkpoint, step = args.run / "checkpoint.pt", 0
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, step = folder / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)
         step = saved["step"]
@@ -209,7 +227,7 @@ def main():
     for epoch, epoch_batches in enumerate(epochs):
         for rows, inputs in epoch_batches:
             position += 1
-            if position <= step:
+            if position <= step or position > (phase["steps_max"] or steps_total):
                 continue
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
                 loss = loss_of(model, rows, inputs)
@@ -219,7 +237,7 @@ def main():
             optimizer.zero_grad(set_to_none=True)
             rate.step()
             step += 1
-            decay = min(0.999, (1 + step) / (10 + step))
+            decay = min(phase["average_decay"], (1 + step) / (10 + step))
             with torch.no_grad():
                 for name, parameter in trained.items():
                     average[name].lerp_(parameter, 1 - decay)
@@ -234,12 +252,12 @@ def main():
             model.load_state_dict(average, strict=False)
             report = {"step": step, "epoch": epoch, "loss": round(shown, 4), **validate(model, valid_sets, tokenizer, bf16)}
             model.load_state_dict(current, strict=False)
-            with open(args.run / "log.ndjson", "a", encoding="utf-8") as log:
+            with open(folder / "log.ndjson", "a", encoding="utf-8") as log:
                 log.write(json.dumps(report) + "\n")
             bar.write(json.dumps(report))
             save()
     model.load_state_dict(average, strict=False)
-    torch.save(model.state_dict(), args.run / "averaged.pt")
+    torch.save(model.state_dict(), folder / "averaged.pt")
 
 
 if __name__ == "__main__":
