@@ -54,8 +54,9 @@ pub struct LabelItem {
     /// Duplicate and review pairs, by the other product's id.
     #[serde(default)]
     pub pairs: BTreeMap<ProductId, PairEntry>,
-    /// Pairs that were scored and are distinct, as [`distinct_key`]s, sorted.
-    #[serde(default)]
+    /// Pairs that were scored and are distinct, as [`distinct_key`]s, sorted. One Binary
+    /// of 8 bytes each, big-endian; absent when empty.
+    #[serde(default, with = "packed_u64", skip_serializing_if = "Vec::is_empty")]
     pub distinct: Vec<u64>,
     /// True when pairs were dropped to keep the item small.
     #[serde(default)]
@@ -93,6 +94,22 @@ impl From<&PairLabel> for PairEntry {
         }
     }
 }
+
+/// `postings`: "product `id` has the blocking key `key`".
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Posting {
+    /// Blocking key and shard, 1 to 2,048 bytes.
+    pub key: String,
+    pub id: ProductId,
+    /// What ranks the candidate before its text is read, at most [`SKETCH_BYTES_MAX`]
+    /// bytes; blocking decides the content.
+    #[serde(default, with = "optional_bytes", skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<Vec<u8>>,
+}
+
+/// Longest [`Posting::sketch`], in bytes. With id and key it keeps a posting within half
+/// a KB: one write unit, and eight or more to a read unit.
+pub const SKETCH_BYTES_MAX: usize = 200;
 
 /// `intents`: what kind of query this is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -140,4 +157,77 @@ pub fn distinct_key(other: &ProductId, other_hash: TextHash) -> u64 {
     use sha2::{Digest, Sha256};
     let digest = Sha256::new().chain_update(other_hash.0).chain_update(other.as_str()).finalize();
     u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"))
+}
+
+/// `Vec<u64>` as one byte string: 8 bytes each, big-endian. A list of numbers would take
+/// up to 21 bytes each in DynamoDB.
+mod packed_u64 {
+    use serde::{Deserializer, Serializer, de::Error};
+
+    use super::bytes::ByteString;
+
+    pub fn serialize<S: Serializer>(values: &[u64], serializer: S) -> Result<S::Ok, S::Error> {
+        let packed: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
+        serializer.serialize_bytes(&packed)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u64>, D::Error> {
+        let packed = deserializer.deserialize_byte_buf(ByteString)?;
+        let (whole, rest) = packed.as_chunks::<8>();
+        if !rest.is_empty() {
+            return Err(D::Error::invalid_length(packed.len(), &"a multiple of 8 bytes"));
+        }
+        Ok(whole.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect())
+    }
+}
+
+/// `Option<Vec<u8>>` as a byte string; derived code would write a list of numbers.
+mod optional_bytes {
+    use serde::{Deserializer, Serializer};
+
+    use super::bytes::ByteString;
+
+    pub fn serialize<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match bytes {
+            Some(bytes) => serializer.serialize_bytes(bytes),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
+        deserializer.deserialize_byte_buf(ByteString).map(Some)
+    }
+}
+
+mod bytes {
+    use std::fmt;
+
+    use serde::de::{Error, SeqAccess, Visitor};
+
+    /// Accepts a byte string, or the list of numbers that JSON has in its place.
+    pub struct ByteString;
+
+    impl<'de> Visitor<'de> for ByteString {
+        type Value = Vec<u8>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a byte string")
+        }
+
+        fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+            Ok(bytes.to_vec())
+        }
+
+        fn visit_byte_buf<E: Error>(self, bytes: Vec<u8>) -> Result<Vec<u8>, E> {
+            Ok(bytes)
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<u8>, A::Error> {
+            let mut bytes = Vec::new();
+            while let Some(byte) = list.next_element()? {
+                bytes.push(byte);
+            }
+            Ok(bytes)
+        }
+    }
 }

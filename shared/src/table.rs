@@ -37,4 +37,14 @@ pub const INTENTS: Table = Table {
 pub const CONTROL: Table =
     Table { name: "control", partition_key: "name", sort_key: None, ttl_attribute: None, stream: false };
 
+/// Prefix of the table names unless one is configured.
+pub const PREFIX_DEFAULT: &str = "catalog-labels-";
+
+impl Table {
+    /// The table's name in DynamoDB.
+    pub fn physical_name(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.name)
+    }
+}
+
 pub const ALL: [Table; 5] = [PRODUCTS, POSTINGS, LABELS, INTENTS, CONTROL];

@@ -1,1 +1,3 @@
 //! The SDK clients and how they are configured.
+
+pub mod dynamo;

@@ -1,0 +1,90 @@
+//! `intents` and `control`: what kind of query this is, and which model readers take.
+
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
+use shared::ModelId;
+use shared::item::{ACTIVE_MODEL, ActiveModelItem, IntentItem};
+use shared::table::{CONTROL, INTENTS};
+
+use super::codec::{Item, encode, number, string};
+use super::{IntentOutcome, Store, StoreError, WriteOutcome};
+
+impl Store {
+    /// The intent of a normalised query, read consistently. It may have expired: DynamoDB
+    /// removes items days after their time.
+    pub async fn intent(&self, query: &str, model: &ModelId) -> Result<Option<IntentItem>, StoreError> {
+        let key = Item::from([("query".to_owned(), string(query)), ("model".to_owned(), string(model))]);
+        self.get(&INTENTS, key).await
+    }
+
+    /// Writes an intent if there is none, or one of an older version, or one that had
+    /// expired when this one was labelled.
+    pub async fn put_intent(&self, item: &IntentItem) -> Result<IntentOutcome, StoreError> {
+        let call = self.call("PutItem", &INTENTS);
+        let request = self
+            .client
+            .put_item()
+            .table_name(&call.table)
+            .set_item(Some(encode(&call, item)?))
+            .condition_expression("attribute_not_exists(#query) OR #version < :version OR #expires_at <= :now")
+            .expression_attribute_names("#query", "query")
+            .expression_attribute_names("#version", "version")
+            .expression_attribute_names("#expires_at", "expires_at")
+            .expression_attribute_values(":version", number(item.version))
+            .expression_attribute_values(":now", number(item.labelled_at.as_second()))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        self.meter.request(&INTENTS);
+        match request.send().await {
+            Ok(answer) => {
+                self.meter.wrote(&INTENTS, answer.consumed_capacity());
+                Ok(IntentOutcome::Written)
+            }
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(IntentOutcome::Stale),
+                _ => Err(StoreError::of(call, &item.query, error)),
+            },
+        }
+    }
+
+    /// Which slot readers take; none before the first activation.
+    pub async fn active_model(&self) -> Result<Option<ActiveModelItem>, StoreError> {
+        self.get(&CONTROL, Item::from([("name".to_owned(), string(ACTIVE_MODEL))])).await
+    }
+
+    /// Switches readers to `model` if the activation epoch is still `expected_epoch` (none:
+    /// if no model is active yet). The epoch grows by one and starts at 1.
+    pub async fn set_active_model(
+        &self,
+        model: &ModelId,
+        expected_epoch: Option<u64>,
+    ) -> Result<WriteOutcome, StoreError> {
+        let call = self.call("PutItem", &CONTROL);
+        let activation_epoch = expected_epoch.unwrap_or_default() + 1;
+        let item = ActiveModelItem { name: ACTIVE_MODEL.to_owned(), model: model.clone(), activation_epoch };
+        let condition = match expected_epoch {
+            None => "attribute_not_exists(#epoch)",
+            Some(_) => "#epoch = :epoch",
+        };
+        let values = expected_epoch.map(|epoch| Item::from([(":epoch".to_owned(), number(epoch))]));
+        let request = self
+            .client
+            .put_item()
+            .table_name(&call.table)
+            .set_item(Some(encode(&call, &item)?))
+            .condition_expression(condition)
+            .expression_attribute_names("#epoch", "activation_epoch")
+            .set_expression_attribute_values(values)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        self.meter.request(&CONTROL);
+        match request.send().await {
+            Ok(answer) => {
+                self.meter.wrote(&CONTROL, answer.consumed_capacity());
+                Ok(WriteOutcome::Written)
+            }
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
+                _ => Err(StoreError::of(call, ACTIVE_MODEL, error)),
+            },
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! `postings`: which products have which blocking keys.
+
+use std::collections::{HashMap, HashSet};
+
+use aws_sdk_dynamodb::types::{DeleteRequest, PutRequest, ReturnConsumedCapacity, WriteRequest};
+use futures::{StreamExt, TryStreamExt, stream};
+use shared::ProductId;
+use shared::item::{Posting, SKETCH_BYTES_MAX};
+use shared::table::POSTINGS;
+
+use super::codec::{Item, decode, encode, string};
+use super::{Call, Store, StoreError};
+
+/// Longest partition key of DynamoDB, in bytes.
+const KEY_BYTES_MAX: usize = 2048;
+/// Queries of one call under way at once.
+const CONCURRENT_QUERIES: usize = 16;
+
+impl Store {
+    /// Puts postings, replacing those of the same key and product. Not atomic: on an error
+    /// some may have been written, and putting them again is harmless.
+    pub async fn put_postings(&self, postings: &[Posting]) -> Result<(), StoreError> {
+        let call = self.call("BatchWriteItem", &POSTINGS);
+        // A batch that names an item twice is refused as a whole; the last one wins.
+        let distinct: HashMap<_, _> = postings.iter().map(|posting| ((&posting.key, &posting.id), posting)).collect();
+        let mut requests = Vec::with_capacity(distinct.len());
+        for posting in distinct.into_values() {
+            check_key(&call, &posting.key)?;
+            check_sketch(&call, posting)?;
+            let put = PutRequest::builder().set_item(Some(encode(&call, posting)?)).build();
+            let put = put.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
+            requests.push(WriteRequest::builder().put_request(put).build());
+        }
+        self.batch_write(&POSTINGS, requests).await
+    }
+
+    /// Deletes a product's postings under these keys; those that do not exist are no error.
+    pub async fn delete_postings(&self, id: &ProductId, keys: &[String]) -> Result<(), StoreError> {
+        let call = self.call("BatchWriteItem", &POSTINGS);
+        let distinct: HashSet<&String> = keys.iter().collect();
+        let mut requests = Vec::with_capacity(distinct.len());
+        for key in distinct {
+            check_key(&call, key)?;
+            let delete = DeleteRequest::builder().key("key", string(key)).key("id", string(id)).build();
+            let delete = delete.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
+            requests.push(WriteRequest::builder().delete_request(delete).build());
+        }
+        self.batch_write(&POSTINGS, requests).await
+    }
+
+    /// The postings of each key, read consistently: by key in the order given (each key
+    /// once), then by product id, at most `limit_per_key` of each. A key that returns the
+    /// limit may have more: ask for one more than is used to tell.
+    pub async fn postings(&self, keys: &[String], limit_per_key: usize) -> Result<Vec<Posting>, StoreError> {
+        let mut seen = HashSet::new();
+        let keys: Vec<&String> = keys.iter().filter(|key| seen.insert(*key)).collect();
+        let postings: Vec<Vec<Posting>> = stream::iter(keys)
+            .map(|key| self.postings_of(key, limit_per_key))
+            .buffered(CONCURRENT_QUERIES)
+            .try_collect()
+            .await?;
+        Ok(postings.into_iter().flatten().collect())
+    }
+
+    async fn postings_of(&self, key: &str, limit: usize) -> Result<Vec<Posting>, StoreError> {
+        let call = self.call("Query", &POSTINGS);
+        check_key(&call, key)?;
+        let mut postings = Vec::new();
+        let mut from: Option<Item> = None;
+        // A page ends at the limit or at 1 MB, whichever comes first.
+        while postings.len() < limit {
+            let page = i32::try_from(limit - postings.len()).unwrap_or(i32::MAX);
+            let request = self
+                .client
+                .query()
+                .table_name(&call.table)
+                .key_condition_expression("#key = :key")
+                .expression_attribute_names("#key", "key")
+                .expression_attribute_values(":key", string(key))
+                .consistent_read(true)
+                .limit(page)
+                .set_exclusive_start_key(from)
+                .return_consumed_capacity(ReturnConsumedCapacity::Total);
+            self.meter.request(&POSTINGS);
+            let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), key, error))?;
+            self.meter.read(&POSTINGS, answer.items().len(), answer.consumed_capacity());
+            for item in answer.items.unwrap_or_default() {
+                postings.push(decode(&call, item)?);
+            }
+            from = answer.last_evaluated_key.filter(|key| !key.is_empty());
+            if from.is_none() {
+                break;
+            }
+        }
+        Ok(postings)
+    }
+}
+
+fn check_key(call: &Call, key: &str) -> Result<(), StoreError> {
+    if (1..=KEY_BYTES_MAX).contains(&key.len()) {
+        return Ok(());
+    }
+    let reason = format!("has {} bytes; a blocking key has 1 to {KEY_BYTES_MAX}", key.len());
+    Err(StoreError::Invalid { call: call.clone(), field: "key", reason })
+}
+
+fn check_sketch(call: &Call, posting: &Posting) -> Result<(), StoreError> {
+    let length = posting.sketch.as_ref().map_or(0, Vec::len);
+    if length <= SKETCH_BYTES_MAX {
+        return Ok(());
+    }
+    let reason = format!("has {length} bytes; a sketch has at most {SKETCH_BYTES_MAX}");
+    Err(StoreError::Invalid { call: call.clone(), field: "sketch", reason })
+}
