@@ -1,1 +1,16 @@
+//! Text in, scores out: `encode -> batch -> replica -> engine`, behind [`Scorer`].
+//!
+//! An artifact (see [`manifest`]) is believed only after its hashes, its text version and
+//! its golden outputs were checked, on every replica.
 
+pub mod batch;
+pub mod encode;
+mod engine;
+pub mod golden;
+pub mod manifest;
+mod replica;
+pub mod scorer;
+
+pub use engine::{Logits, Numeric};
+pub use manifest::{Artifact, Manifest};
+pub use scorer::{IntentScore, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

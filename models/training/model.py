@@ -30,16 +30,36 @@ class LockedDropout(nn.Module):
         return x * (keep.to(x.dtype) / (1.0 - self.rate))
 
 
+class Linear(nn.Linear):
+    """Multiplies in the type of its weights and answers in that of its input: a module
+    whose weights were cast to bfloat16 keeps residuals, norms and softmax in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:  # autocast chooses the types
+            return F.linear(x, self.weight, self.bias)
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Normalises in the type of its input, see Linear."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps)
+        weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
 class Layer(nn.Module):
     def __init__(self, hidden: int, heads: int, inner: int, dropout: float, eps: float):
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(hidden, 3 * hidden)
-        self.out = nn.Linear(hidden, hidden)
-        self.norm1 = nn.LayerNorm(hidden, eps=eps)
-        self.up = nn.Linear(hidden, inner)
-        self.down = nn.Linear(inner, hidden)
-        self.norm2 = nn.LayerNorm(hidden, eps=eps)
+        self.qkv = Linear(hidden, 3 * hidden)
+        self.out = Linear(hidden, hidden)
+        self.norm1 = LayerNorm(hidden, eps=eps)
+        self.up = Linear(hidden, inner)
+        self.down = Linear(inner, hidden)
+        self.norm2 = LayerNorm(hidden, eps=eps)
         self.dropout = LockedDropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -64,21 +84,21 @@ class CatalogLabels(nn.Module):
         self.words = nn.Embedding(config["vocab_size"], hidden)
         self.positions = nn.Embedding(config["max_position_embeddings"], hidden)
         self.types = nn.Embedding(config["type_vocab_size"], hidden)
-        self.norm = nn.LayerNorm(hidden, eps=eps)
+        self.norm = LayerNorm(hidden, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.locked = LockedDropout(dropout)
         self.layers = nn.ModuleList(
             Layer(hidden, config["num_attention_heads"], config["intermediate_size"], dropout, eps)
             for _ in range(config["num_hidden_layers"])
         )
-        self.pair_hidden = nn.Linear(2 * hidden, hidden)
-        self.pair_out = nn.Linear(hidden, 2)
-        self.intent_hidden = nn.Linear(2 * hidden, hidden)
-        self.intent_out = nn.Linear(hidden, len(INTENTS))
+        self.pair_hidden = Linear(2 * hidden, hidden)
+        self.pair_out = Linear(hidden, 2)
+        self.intent_hidden = Linear(2 * hidden, hidden)
+        self.intent_out = Linear(hidden, len(INTENTS))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor):
         positions = torch.arange(input_ids.size(1), device=input_ids.device)
-        x = self.words(input_ids) + self.positions(positions) + self.types(token_type_ids)
+        x = self.words(input_ids).float() + self.positions(positions).float() + self.types(token_type_ids).float()
         x = self.locked(self.norm(x))
         # Large and finite: a row of nothing but padding must not become NaN.
         mask = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -10000.0

@@ -1,0 +1,210 @@
+//! libtorch: the only file that knows `tch`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
+
+use crate::encode::Encoded;
+
+/// In which type the linear layers multiply. Norms, softmax and residuals are fp32 in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Numeric {
+    /// The faster one of those that this CPU computes in hardware.
+    #[default]
+    Auto,
+    Fp32,
+    /// Emulated, and about ten times slower than fp32, on CPUs without `avx512_bf16`.
+    Bf16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{given:?} is not a numeric path; use auto, fp32 or bf16")]
+pub struct UnknownNumeric {
+    given: String,
+}
+
+impl FromStr for Numeric {
+    type Err = UnknownNumeric;
+
+    fn from_str(given: &str) -> Result<Self, UnknownNumeric> {
+        match given {
+            "auto" => Ok(Self::Auto),
+            "fp32" => Ok(Self::Fp32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(UnknownNumeric { given: given.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for Numeric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Fp32 => "fp32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl Numeric {
+    /// What `Auto` means on this CPU; never `Auto`.
+    pub fn resolve(self) -> Self {
+        match self {
+            Self::Auto if has_bf16() => Self::Bf16,
+            Self::Auto => Self::Fp32,
+            chosen => chosen,
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_bf16() -> bool {
+    // oneDNN's bf16 kernels need the other AVX-512 parts as well.
+    std::arch::is_x86_feature_detected!("avx512bf16")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512vl")
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has_bf16() -> bool {
+    false
+}
+
+/// The device failed, or the module is not what the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("libtorch: {reason}")]
+pub struct EngineError {
+    pub reason: String,
+}
+
+impl From<TchError> for EngineError {
+    fn from(error: TchError) -> Self {
+        // libtorch appends its C++ stack; the first line says what happened.
+        let text = error.to_string();
+        Self { reason: text.lines().next().unwrap_or_default().to_owned() }
+    }
+}
+
+/// One loaded module. Calls run on the calling thread alone, see [`use_one_thread`].
+pub struct Engine {
+    module: CModule,
+}
+
+/// What the network says of a batch, row by row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logits {
+    /// `[distinct, duplicate]`.
+    pub pair: Vec<[f32; 2]>,
+    /// In the order of [`shared::Intent::ALL`].
+    pub intent: Vec<[f32; 4]>,
+}
+
+/// Limits libtorch to one thread for calls from this thread: N replicas of one thread
+/// each score more than one replica of N threads.
+pub fn use_one_thread() {
+    tch::set_num_threads(1);
+}
+
+impl Engine {
+    /// Loads TorchScript from memory and casts its weights to the numeric path's type.
+    pub fn load(mut torchscript: &[u8], numeric: Numeric) -> Result<Self, EngineError> {
+        let mut module = CModule::load_data_on_device(&mut torchscript, Device::Cpu)?;
+        module.f_set_eval()?;
+        let kind = match numeric.resolve() {
+            Numeric::Bf16 => Kind::BFloat16,
+            Numeric::Fp32 | Numeric::Auto => Kind::Float,
+        };
+        module.to(Device::Cpu, kind, false);
+        Ok(Self { module })
+    }
+
+    /// Scores rows padded to `length` tokens, which no row may exceed. Both heads are
+    /// answered; the caller knows which one it asked. No rows give no logits.
+    pub fn forward(&self, rows: &[Encoded], length: usize) -> Result<Logits, EngineError> {
+        if rows.is_empty() {
+            return Ok(Logits::default());
+        }
+        if let Some(row) = rows.iter().find(|row| row.ids.len() > length) {
+            let reason = format!("a row of {} tokens is in a batch of rows of {length}", row.ids.len());
+            return Err(EngineError { reason });
+        }
+        let cells = rows.len() * length;
+        let (mut ids, mut mask, mut types) = (vec![0i64; cells], vec![0i64; cells], vec![0i64; cells]);
+        for (i, row) in rows.iter().enumerate() {
+            let (start, end) = (i * length, i * length + row.ids.len());
+            ids[start..end].copy_from_slice(&row.ids);
+            mask[start..end].fill(1);
+            types[start + row.second_from..end].fill(1);
+        }
+        let shape = [rows.len() as i64, length as i64];
+        let input = |values: &[i64]| -> Result<IValue, TchError> {
+            Ok(IValue::Tensor(Tensor::f_of_slice(values)?.f_view(&shape[..])?))
+        };
+        let inputs = [input(&ids)?, input(&mask)?, input(&types)?];
+        let output = tch::no_grad(|| self.module.forward_is(&inputs))?;
+        let (pair, intent) = <(Tensor, Tensor)>::try_from(output)?;
+        Ok(Logits { pair: rows_of(&pair, rows.len())?, intent: rows_of(&intent, rows.len())? })
+    }
+}
+
+/// The rows of an fp32 tensor of shape (rows, N).
+fn rows_of<const N: usize>(tensor: &Tensor, rows: usize) -> Result<Vec<[f32; N]>, EngineError> {
+    if tensor.size() != [rows as i64, N as i64] {
+        let reason = format!("the module answered a tensor of shape {:?} where [{rows}, {N}] is due", tensor.size());
+        return Err(EngineError { reason });
+    }
+    let mut values = vec![0f32; rows * N];
+    tensor.f_contiguous()?.f_copy_data(&mut values, rows * N)?;
+    let (chunks, _) = values.as_chunks::<N>();
+    Ok(chunks.to_vec())
+}
+
+/// TorchScript of a module without weights, for tests: of the sum S of a row's ids it
+/// answers `[S, ln S]` and `[S, 0, 0, 0]`, so that a row of zeros has a score that is not
+/// finite, and any other tells which row it was.
+#[cfg(test)]
+pub(crate) fn summing_module() -> Vec<u8> {
+    let inputs = [(); 3].map(|()| Tensor::ones(&[2, 4], (Kind::Int64, Device::Cpu)));
+    let mut forward = |inputs: &[Tensor]| {
+        let sum = inputs[0].sum_dim_intlist(Some(&[1i64][..]), false, Kind::Float);
+        let touched = &inputs[1].sum(Kind::Float) * 0.0 + &inputs[2].sum(Kind::Float) * 0.0;
+        let zero = &sum * 0.0;
+        vec![Tensor::stack(&[&sum + touched, sum.log()], 1), Tensor::stack(&[&sum, &zero, &zero, &zero], 1)]
+    };
+    let module = CModule::create_by_tracing("Summing", "forward", &inputs, &mut forward).expect("the module is traced");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("summing.ts");
+    module.save(&path).expect("the module is saved");
+    std::fs::read(path).expect("the module is read")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_different_length_share_a_batch() {
+        let engine = Engine::load(&summing_module(), Numeric::Fp32).expect("the module loads");
+        let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { second_from: ids.len(), ids });
+        let logits = engine.forward(&rows, 8).expect("the rows are scored");
+        assert_eq!(logits.pair, [[6.0, 6f32.ln()], [5.0, 5f32.ln()]]);
+        assert_eq!(logits.intent, [[6.0, 0.0, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0]]);
+        assert_eq!(engine.forward(&[], 8), Ok(Logits::default()));
+    }
+
+    #[test]
+    fn bytes_that_are_no_module_are_refused_in_one_line() {
+        let error = Engine::load(b"PK not TorchScript", Numeric::Fp32).err().expect("not a module");
+        assert!(!error.reason.is_empty() && !error.reason.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn numeric_paths_have_names() {
+        for numeric in [Numeric::Auto, Numeric::Fp32, Numeric::Bf16] {
+            assert_eq!(numeric.to_string().parse(), Ok(numeric));
+            assert_ne!(numeric.resolve(), Numeric::Auto);
+        }
+        assert!("int8".parse::<Numeric>().is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! Golden outputs: what the exported network said of known texts, checked at every load.
+
+use serde::Deserialize;
+
+use crate::TextPair;
+use crate::encode::{EncodeError, Encoded, Encoder};
+use crate::engine::{Engine, EngineError};
+
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Goldens {
+    pub cases: Vec<GoldenCase>,
+}
+
+/// Rows of one head that are scored as one batch.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct GoldenCase {
+    pub name: String,
+    pub kind: Kind,
+    /// Tokens of each row after padding.
+    pub length: usize,
+    /// Two texts a row for pairs, one for queries.
+    pub texts: Vec<Vec<String>>,
+    /// Token ids of each row, without padding.
+    pub input_ids: Vec<Vec<i64>>,
+    /// Two logits a row for pairs, four for queries.
+    pub logits: Vec<Vec<f32>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Pairs,
+    Queries,
+}
+
+/// How a loaded artifact differs from what was exported.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    #[error("there are no golden cases for {kind:?}")]
+    Missing { kind: Kind },
+    #[error("golden case {case:?}: a row has the wrong number of texts or logits")]
+    Shape { case: String },
+    #[error("golden case {case:?}, row {row}: this tokenizer gives other token ids than the export's")]
+    Tokens { case: String, row: usize },
+    #[error(
+        "golden case {case:?}, row {row}: logits are {found:?}, the export gave {expected:?} \
+         (tolerance {tolerance}); this CPU, libtorch or numeric path does not compute this model"
+    )]
+    Logits { case: String, row: usize, expected: Vec<f32>, found: Vec<f32>, tolerance: f32 },
+    #[error("golden case {case:?} cannot be tokenised")]
+    Encode { case: String, source: EncodeError },
+    #[error("golden case {case:?} cannot be scored")]
+    Engine { case: String, source: EngineError },
+}
+
+impl Goldens {
+    /// Tokenises the texts of every case with `encoder` and compares the ids; the encoded
+    /// cases are what [`check`] scores.
+    pub(crate) fn encode(&self, encoder: &Encoder) -> Result<Vec<EncodedCase>, GoldenError> {
+        for kind in [Kind::Pairs, Kind::Queries] {
+            if !self.cases.iter().any(|case| case.kind == kind && !case.texts.is_empty()) {
+                return Err(GoldenError::Missing { kind });
+            }
+        }
+        self.cases.iter().map(|case| case.encode(encoder)).collect()
+    }
+}
+
+impl GoldenCase {
+    fn encode(&self, encoder: &Encoder) -> Result<EncodedCase, GoldenError> {
+        let case = || self.name.clone();
+        let (texts, logits) = match self.kind {
+            Kind::Pairs => (2, 2),
+            Kind::Queries => (1, 4),
+        };
+        let shaped =
+            self.texts.iter().all(|row| row.len() == texts) && self.logits.iter().all(|row| row.len() == logits);
+        if !shaped || self.texts.len() != self.logits.len() || self.texts.len() != self.input_ids.len() {
+            return Err(GoldenError::Shape { case: case() });
+        }
+        let encoded = match self.kind {
+            Kind::Pairs => {
+                let pairs: Vec<TextPair> = self
+                    .texts
+                    .iter()
+                    .map(|row| TextPair { left: row[0].as_str().into(), right: row[1].as_str().into() })
+                    .collect();
+                encoder.pairs(&pairs)
+            }
+            Kind::Queries => encoder.queries(&self.texts.concat()),
+        };
+        let rows = encoded.map_err(|source| GoldenError::Encode { case: case(), source })?;
+        if let Some(row) = rows.iter().zip(&self.input_ids).position(|(found, expected)| found.ids != *expected) {
+            return Err(GoldenError::Tokens { case: case(), row });
+        }
+        if rows.iter().any(|row| row.ids.len() > self.length) {
+            return Err(GoldenError::Shape { case: case() });
+        }
+        Ok(EncodedCase {
+            name: self.name.clone(),
+            kind: self.kind,
+            length: self.length,
+            rows,
+            logits: self.logits.clone(),
+        })
+    }
+}
+
+/// A golden case whose token ids were found right.
+#[derive(Clone, Debug)]
+pub(crate) struct EncodedCase {
+    name: String,
+    kind: Kind,
+    length: usize,
+    rows: Vec<Encoded>,
+    logits: Vec<Vec<f32>>,
+}
+
+/// Scores every case on `engine`; each logit must be within `tolerance` of the export's.
+pub(crate) fn check(cases: &[EncodedCase], engine: &Engine, tolerance: f32) -> Result<(), GoldenError> {
+    for case in cases {
+        let logits = engine
+            .forward(&case.rows, case.length)
+            .map_err(|source| GoldenError::Engine { case: case.name.clone(), source })?;
+        let found: Vec<Vec<f32>> = match case.kind {
+            Kind::Pairs => logits.pair.iter().map(|row| row.to_vec()).collect(),
+            Kind::Queries => logits.intent.iter().map(|row| row.to_vec()).collect(),
+        };
+        // Written so that a NaN fails.
+        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(x, y)| (x - y).abs() <= tolerance);
+        if let Some(row) = (0..found.len()).find(|&row| !close(&found[row], &case.logits[row])) {
+            let (expected, found) = (case.logits[row].clone(), found[row].clone());
+            return Err(GoldenError::Logits { case: case.name.clone(), row, expected, found, tolerance });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,223 @@
+//! The artifact on disk: a folder of files and the manifest that vouches for them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use shared::{Intent, ModelId, TEXT_VERSION};
+
+use crate::golden::Goldens;
+
+/// The only manifest schema this build reads.
+pub const SCHEMA_VERSION: u32 = 1;
+pub const MANIFEST_FILE: &str = "manifest.json";
+pub const MODULE_FILE: &str = "model.ts";
+pub const TOKENIZER_FILE: &str = "tokenizer.json";
+pub const GOLDENS_FILE: &str = "goldens.json";
+
+/// Logits of the pair head, in their order.
+const PAIR_LABELS: [&str; 2] = ["distinct", "duplicate"];
+/// `[CLS] a [SEP] b [SEP]` with one token on either side; a model without room for that
+/// reads nothing.
+const TOKENS_MIN: usize = 5;
+/// Rows of the position table of every BERT.
+const TOKENS_MAX: usize = 512;
+
+/// What an artifact says of itself. Training provenance and other fields that a worker
+/// has no use for are left unread.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Manifest {
+    pub schema_version: u32,
+    pub model_id: ModelId,
+    /// [`shared::TEXT_VERSION`] of the texts that the model was trained on.
+    pub text_version: u32,
+    /// Longest pair, in tokens, `[CLS]` and both `[SEP]` included.
+    pub pair_tokens_max: usize,
+    /// Longest query, in tokens, `[CLS]` and `[SEP]` included.
+    pub query_tokens_max: usize,
+    pub labels: LogitOrder,
+    /// Pair logits are divided by it before the softmax.
+    pub temperature: f32,
+    pub thresholds: Thresholds,
+    pub golden_tolerance: Tolerance,
+    /// By name, without folders.
+    pub files: BTreeMap<String, FileEntry>,
+}
+
+/// Which label each logit stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct LogitOrder {
+    pub pair: Vec<String>,
+    pub intent: Vec<String>,
+}
+
+/// Calibrated probabilities of `duplicate` from which on a verdict holds.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Thresholds {
+    pub duplicate: f32,
+    pub review: f32,
+}
+
+/// Largest difference of any logit from the goldens, for each numeric path.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct Tolerance {
+    pub fp32: f32,
+    pub bf16: f32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct FileEntry {
+    /// Lower-case hexadecimal.
+    pub sha256: String,
+    pub bytes: u64,
+}
+
+/// An artifact whose files are the ones that its manifest names, held in memory so that
+/// what was hashed is what is used.
+pub struct Artifact {
+    pub manifest: Manifest,
+    pub module: Vec<u8>,
+    pub tokenizer: Vec<u8>,
+    pub goldens: Goldens,
+}
+
+/// One reason not to use an artifact.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    #[error("{file}: cannot be read: {reason}")]
+    Unreadable { file: String, reason: String },
+    #[error("{file}: sha256 is {found}, the manifest says {expected}; restore the file or export the artifact again")]
+    Hash { file: String, expected: String, found: String },
+    #[error("{file}: is not what its name says: {reason}")]
+    Malformed { file: String, reason: String },
+    #[error("{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION}")]
+    SchemaVersion { found: u32 },
+    #[error(
+        "{MANIFEST_FILE}: text_version: the model was trained on version {found}, this build writes {TEXT_VERSION}; \
+         use an artifact of that version"
+    )]
+    TextVersion { found: u32 },
+    #[error("{MANIFEST_FILE}: {field}: {reason}")]
+    Field { field: &'static str, reason: String },
+}
+
+/// All problems of one artifact.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub folder: PathBuf,
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let problems: Vec<String> = self.problems.iter().map(Problem::to_string).collect();
+        write!(f, "the artifact in {} was refused: {}", self.folder.display(), problems.join("; "))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl Artifact {
+    /// Reads the artifact in `folder` and checks all of it except the outputs, which need
+    /// a loaded module. The error lists every problem found.
+    pub fn open(folder: &Path) -> Result<Self, Refused> {
+        let refused = |problems| Refused { folder: folder.to_owned(), problems };
+        let manifest = Manifest::read(folder).map_err(|problem| refused(vec![problem]))?;
+        let mut problems = manifest.problems();
+        let mut contents = BTreeMap::new();
+        for (name, entry) in &manifest.files {
+            match read_verified(folder, name, entry) {
+                Ok(bytes) => {
+                    contents.insert(name.as_str(), bytes);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        let goldens = contents.remove(GOLDENS_FILE).map(|bytes| parse(GOLDENS_FILE, &bytes));
+        let goldens = match goldens {
+            Some(Err(problem)) => {
+                problems.push(problem);
+                None
+            }
+            other => other.and_then(Result::ok),
+        };
+        let files = (contents.remove(MODULE_FILE), contents.remove(TOKENIZER_FILE), goldens);
+        match files {
+            (Some(module), Some(tokenizer), Some(goldens)) if problems.is_empty() => {
+                Ok(Self { manifest, module, tokenizer, goldens })
+            }
+            _ => Err(refused(problems)),
+        }
+    }
+}
+
+impl Manifest {
+    /// Reads `folder`'s manifest; an unknown schema is refused before anything else of it
+    /// is believed.
+    pub fn read(folder: &Path) -> Result<Self, Problem> {
+        #[derive(Deserialize)]
+        struct Version {
+            schema_version: u32,
+        }
+        let bytes = read(folder, MANIFEST_FILE)?;
+        let Version { schema_version } = parse(MANIFEST_FILE, &bytes)?;
+        if schema_version != SCHEMA_VERSION {
+            return Err(Problem::SchemaVersion { found: schema_version });
+        }
+        parse(MANIFEST_FILE, &bytes)
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut field = |bad: bool, field, reason: String| {
+            if bad {
+                problems.push(Problem::Field { field, reason });
+            }
+        };
+        for (name, tokens) in [("pair_tokens_max", self.pair_tokens_max), ("query_tokens_max", self.query_tokens_max)] {
+            let reason = format!("{tokens} is not between {TOKENS_MIN} and {TOKENS_MAX}");
+            field(!(TOKENS_MIN..=TOKENS_MAX).contains(&tokens), name, reason);
+        }
+        let intents = Intent::ALL.map(Intent::as_str);
+        field(self.labels.pair != PAIR_LABELS, "labels.pair", format!("must be {PAIR_LABELS:?} in this order"));
+        field(self.labels.intent != intents, "labels.intent", format!("must be {intents:?} in this order"));
+        let positive = |x: f32| x.is_finite() && x > 0.0;
+        field(!positive(self.temperature), "temperature", format!("{} is not above 0", self.temperature));
+        let Thresholds { duplicate, review } = self.thresholds;
+        let ordered = 0.0 < review && review <= duplicate && duplicate < 1.0;
+        field(!ordered, "thresholds", format!("0 < review ({review}) <= duplicate ({duplicate}) < 1 does not hold"));
+        let Tolerance { fp32, bf16 } = self.golden_tolerance;
+        field(!(positive(fp32) && positive(bf16)), "golden_tolerance", "must be above 0".to_owned());
+        for name in [MODULE_FILE, TOKENIZER_FILE, GOLDENS_FILE] {
+            field(!self.files.contains_key(name), "files", format!("{name} is missing"));
+        }
+        if self.text_version != TEXT_VERSION {
+            problems.push(Problem::TextVersion { found: self.text_version });
+        }
+        problems
+    }
+}
+
+fn read(folder: &Path, name: &str) -> Result<Vec<u8>, Problem> {
+    fs::read(folder.join(name)).map_err(|e| Problem::Unreadable { file: name.to_owned(), reason: e.to_string() })
+}
+
+fn read_verified(folder: &Path, name: &str, entry: &FileEntry) -> Result<Vec<u8>, Problem> {
+    // A manifest speaks for its own folder only.
+    if Path::new(name).file_name().is_none_or(|file_name| file_name != name) {
+        return Err(Problem::Field { field: "files", reason: format!("{name:?} is not a plain file name") });
+    }
+    let bytes = read(folder, name)?;
+    let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    if found != entry.sha256 {
+        return Err(Problem::Hash { file: name.to_owned(), expected: entry.sha256.clone(), found });
+    }
+    Ok(bytes)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|e| Problem::Malformed { file: file.to_owned(), reason: e.to_string() })
+}

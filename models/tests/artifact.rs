@@ -1,0 +1,268 @@
+//! The shipped artifact: what is refused, and what its scores do not depend on.
+
+use std::error::Error;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use models::manifest::{GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
+use models::{Artifact, LoadError, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use shared::{Intent, Product, ProductText, Verdict};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const ONE_FP32: ScorerOptions = ScorerOptions { replicas: 1, numeric: Numeric::Fp32 };
+
+fn shipped() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v1")
+}
+
+/// The shipped model with two replicas, loaded once for all tests that only ask it.
+fn scorer() -> &'static Scorer {
+    static SCORER: OnceLock<Scorer> = OnceLock::new();
+    SCORER.get_or_init(|| {
+        Scorer::start(&shipped(), ScorerOptions { replicas: 2, ..ONE_FP32 }).expect("the shipped artifact loads")
+    })
+}
+
+fn block_on<F: Future>(work: F) -> F::Output {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| Runtime::new().expect("a runtime starts")).block_on(work)
+}
+
+/// A copy of the shipped artifact for a test to spoil; the module is linked, not copied.
+struct Copy {
+    folder: TempDir,
+}
+
+impl Copy {
+    fn new() -> Self {
+        let folder = TempDir::new().expect("a temporary folder");
+        for name in [MANIFEST_FILE, TOKENIZER_FILE, GOLDENS_FILE] {
+            fs::copy(shipped().join(name), folder.path().join(name)).expect("the file is copied");
+        }
+        symlink(shipped().join(MODULE_FILE), folder.path().join(MODULE_FILE)).expect("the module is linked");
+        Self { folder }
+    }
+
+    fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        let path = self.folder.path().join(name);
+        let mut value: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("JSON");
+        change(&mut value);
+        fs::write(path, serde_json::to_vec(&value).expect("JSON")).expect("writable");
+    }
+
+    /// Changes a file and lets the manifest vouch for the change.
+    fn change_vouched(&self, name: &str, change: impl FnOnce(&mut Value)) {
+        self.change(name, change);
+        let digest = Sha256::digest(fs::read(self.folder.path().join(name)).expect("readable"));
+        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.change(MANIFEST_FILE, |manifest| manifest["files"][name]["sha256"] = json!(hex));
+    }
+
+    fn problems(&self) -> Vec<Problem> {
+        Artifact::open(self.folder.path()).err().expect("the artifact is refused").problems
+    }
+
+    /// The error of a start and all of its causes, in one line.
+    fn refusal(&self) -> String {
+        let error = Scorer::start(self.folder.path(), ONE_FP32).err().expect("the artifact is refused");
+        let mut said = error.to_string();
+        let mut cause: Option<&dyn Error> = error.source();
+        while let Some(error) = cause {
+            said = format!("{said}: {error}");
+            cause = error.source();
+        }
+        said
+    }
+}
+
+fn pair(left: &str, right: &str) -> TextPair {
+    TextPair { left: left.into(), right: right.into() }
+}
+
+fn probabilities(pairs: Vec<TextPair>) -> Vec<f32> {
+    block_on(scorer().score_pairs(pairs)).expect("the pairs are scored").iter().map(|score| score.probability).collect()
+}
+
+#[test]
+fn a_tampered_file_is_refused_by_name() {
+    let copy = Copy::new();
+    let path = copy.folder.path().join(TOKENIZER_FILE);
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes.push(b' ');
+    fs::write(&path, bytes).expect("writable");
+    let problems = copy.problems();
+    assert!(matches!(&problems[..], [Problem::Hash { file, .. }] if file == TOKENIZER_FILE), "{problems:?}");
+    assert!(copy.refusal().contains("tokenizer.json: sha256 is"));
+}
+
+#[test]
+fn all_problems_are_listed_at_once() {
+    let copy = Copy::new();
+    fs::remove_file(copy.folder.path().join(GOLDENS_FILE)).expect("removable");
+    copy.change(MANIFEST_FILE, |manifest| {
+        manifest["text_version"] = json!(99);
+        manifest["thresholds"] = json!({"duplicate": 0.2, "review": 0.4});
+        manifest["labels"]["intent"] = json!(["media", "product", "help", "other"]);
+        manifest["files"]["../model.ts"] = json!({"sha256": "", "bytes": 1});
+    });
+    let refusal = copy.refusal();
+    for part in [
+        "text_version",
+        "version 99",
+        "goldens.json: cannot be read",
+        "thresholds: 0 <",
+        "labels.intent",
+        "\"../model.ts\"",
+    ] {
+        assert!(refusal.contains(part), "{part} is not in: {refusal}");
+    }
+    assert_eq!(copy.problems().len(), 5);
+}
+
+#[test]
+fn another_text_version_is_refused() {
+    let copy = Copy::new();
+    copy.change(MANIFEST_FILE, |manifest| manifest["text_version"] = json!(shared::TEXT_VERSION + 1));
+    assert_eq!(copy.problems(), [Problem::TextVersion { found: shared::TEXT_VERSION + 1 }]);
+}
+
+#[test]
+fn an_unknown_schema_is_refused_before_its_fields_are_read() {
+    let copy = Copy::new();
+    copy.change(MANIFEST_FILE, |manifest| *manifest = json!({"schema_version": 2}));
+    assert_eq!(copy.problems(), [Problem::SchemaVersion { found: 2 }]);
+}
+
+#[test]
+fn other_outputs_than_the_goldens_are_refused() {
+    let copy = Copy::new();
+    let tolerance = Manifest::read(&shipped()).expect("the manifest reads").golden_tolerance.fp32;
+    copy.change_vouched(GOLDENS_FILE, |goldens| {
+        let logit = &mut goldens["cases"][1]["logits"][2][0];
+        *logit = json!(logit.as_f64().expect("a number") + 3.0 * f64::from(tolerance));
+    });
+    let refusal = copy.refusal();
+    assert!(refusal.contains("row 2: logits are") && refusal.contains("mixed lengths"), "{refusal}");
+}
+
+#[test]
+fn another_tokenisation_than_the_goldens_is_refused() {
+    let copy = Copy::new();
+    copy.change_vouched(GOLDENS_FILE, |goldens| goldens["cases"][0]["input_ids"][0][1] = json!(7));
+    let error = Scorer::start(copy.folder.path(), ONE_FP32).err().expect("the artifact is refused");
+    assert!(matches!(error, LoadError::Golden(_)), "{error}");
+}
+
+#[test]
+fn an_artifact_without_goldens_for_a_head_is_refused() {
+    let copy = Copy::new();
+    copy.change_vouched(GOLDENS_FILE, |goldens| {
+        goldens["cases"].as_array_mut().expect("a list").retain(|case| case["kind"] == "pairs");
+    });
+    assert!(copy.refusal().contains("no golden cases for Queries"));
+}
+
+#[test]
+fn both_numeric_paths_pass_the_goldens() {
+    for numeric in [Numeric::Fp32, Numeric::Bf16] {
+        let scorer = Scorer::start(&shipped(), ScorerOptions { replicas: 1, numeric }).expect("the goldens pass");
+        assert_eq!(scorer.numeric(), numeric);
+        assert_eq!(scorer.model_id(), &scorer.manifest().model_id);
+    }
+}
+
+#[test]
+fn a_pair_has_one_score_whatever_its_direction() {
+    let texts = ["kettle 1.7 l | norvik", "Zebra kettle", "", "é kettle | norvik kt17", "~ 1.7 l"];
+    let (mut there, mut back) = (Vec::new(), Vec::new());
+    for a in texts {
+        for b in texts {
+            there.push(pair(a, b));
+            back.push(pair(b, a));
+        }
+    }
+    assert_eq!(probabilities(there), probabilities(back));
+}
+
+#[test]
+fn results_keep_the_order_of_their_rows() {
+    let words = "norvik kettle stainless steel 1.7 l cordless boil dry protection auto off blue light filter lid";
+    let words: Vec<&str> = words.split(' ').collect();
+    let pairs: Vec<TextPair> = (0..60)
+        .map(|i| pair(&words[..1 + (i * 7) % words.len()].join(" "), &words[i % 5..].join(" ").repeat(1 + i % 4)))
+        .collect();
+    let together = probabilities(pairs.clone());
+    for (i, alone) in pairs.into_iter().enumerate() {
+        let alone = probabilities(vec![alone])[0];
+        assert!((alone - together[i]).abs() < 1e-4, "row {i}: {alone} alone, {} together", together[i]);
+    }
+}
+
+#[test]
+fn truncation_keeps_both_texts() {
+    let long = "stand mixer with planetary gear and splash guard ".repeat(60);
+    let scores = probabilities(vec![
+        pair(&long, "cordless kettle 1.7 l"),
+        pair(&long, "stand mixer with planetary gear and splash guard"),
+        pair(&format!("a {long}"), &format!("a {long}")),
+        pair(&format!("a {long}"), &"wool scarf grey hand knitted ".repeat(60)),
+    ]);
+    assert!(scores[0] < 0.1, "the short text counts: {scores:?}");
+    assert!(scores[1] > scores[0] + 0.1, "and is told from another: {scores:?}");
+    assert!(scores[2] > 0.5 && scores[3] < 0.1, "two long texts count both: {scores:?}");
+}
+
+#[test]
+fn odd_texts_are_scored() {
+    let odd = [
+        String::new(),
+        " \t\n".to_owned(),
+        "🎧👩‍👩‍👧‍👦🇳🇴".to_owned(),
+        "<p>kettle &amp; <b>toaster</b></p>".to_owned(),
+        "[CLS] [SEP] [PAD] [MASK] [UNK]".to_owned(),
+        "x".repeat(500_000),
+        "a-".repeat(200_000),
+        "日本語のタイトル \u{200b}\u{feff}\u{0}\u{301}".to_owned(),
+    ];
+    let pairs = odd.iter().flat_map(|a| odd.iter().map(|b| pair(a, b))).collect();
+    assert!(probabilities(pairs).iter().all(|p| (0.0..=1.0).contains(p)));
+    let intents = block_on(scorer().score_queries(odd.to_vec())).expect("the queries are scored");
+    assert!(intents.iter().all(|score| (score.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5));
+}
+
+#[test]
+fn nothing_in_nothing_out() {
+    assert_eq!(block_on(scorer().score_pairs(Vec::new())).expect("no rows"), []);
+    assert_eq!(block_on(scorer().score_queries(Vec::new())).expect("no rows"), []);
+}
+
+#[test]
+fn the_model_is_of_use() {
+    let text = |title: &str, brand: &str| -> TextPair {
+        let product = Product { title: title.to_owned(), brand: Some(brand.to_owned()), ..Product::default() };
+        let twin = Product { title: format!("{brand} {title}"), ..Product::default() };
+        pair(&ProductText::of(&product).text, &ProductText::of(&twin).text)
+    };
+    let pairs =
+        vec![text("DW-1180 Dishwasher 60 cm stainless", "Norvik"), pair("kettle 1.7 l | norvik", "wool scarf grey")];
+    let scores = block_on(scorer().score_pairs(pairs)).expect("the pairs are scored");
+    assert_eq!(scores[0].verdict, Verdict::Duplicate);
+    assert_eq!(scores[1].verdict, Verdict::Distinct);
+    let queries =
+        ["Running shoes women size 8", "play some jazz music", "where is my order", "what is the weather tomorrow"];
+    let scores = block_on(scorer().score_queries(queries.map(str::to_owned).to_vec())).expect("the queries are scored");
+    let intents: Vec<Intent> = scores.iter().map(|score| score.intent).collect();
+    assert_eq!(intents, Intent::ALL);
+}
+
+#[test]
+fn queries_that_are_one_query_have_one_score() {
+    let same = ["USB  C hub", " usb c HUB\n", "ｕｓｂ c hub"].map(str::to_owned).to_vec();
+    let scores = block_on(scorer().score_queries(same)).expect("the queries are scored");
+    assert!(scores.iter().all(|score| *score == scores[0]), "{scores:?}");
+}

