@@ -3,6 +3,7 @@
 pub mod demo;
 pub mod evaluate;
 pub mod lookup;
+pub mod sample;
 pub mod texts;
 pub mod worker;
 
