@@ -4,6 +4,7 @@ pub mod config;
 pub mod demo;
 pub mod evaluate;
 pub mod lookup;
+pub mod sample;
 pub mod texts;
 pub mod worker;
 

@@ -1,0 +1,43 @@
+# One command for each thing a person does here. `make help` lists them.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint models build libtorch test-env
+
+# Replicas bring their own threads; two levels of them halve the speed.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+BINARY := $(TARGET_DIR)/release/catalog-labels
+MINISTACK := $(CURDIR)/.venv-ministack/bin/ministack
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: build ## label the sample catalog end to end on this machine
+	$(BINARY) demo
+
+test: build test-env ## run every test
+	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace
+
+bench: build ## measure events/s and pairs/s on the sample catalog
+	$(BINARY) demo --quiet --local .local/bench
+
+lint: libtorch ## check format, lints, and licences where cargo-deny is installed
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; \
+	else echo "cargo-deny is not installed: deny.toml was not checked (cargo install --locked cargo-deny)"; fi
+
+models: ## print the commands that train and export the shipped model
+	@sed -n '/^## Train it again/,/^## /p' docs/MODELS.md | sed -n '/^```sh/,/^```/p' | grep -v '^```'
+
+build: libtorch
+	cargo build --release --locked --workspace --bins
+
+libtorch:
+	@scripts/install-libtorch.sh
+
+test-env: ## make the virtual environment that the tests start ministack from
+	@scripts/install-ministack.sh
