@@ -17,7 +17,7 @@ pub use score::Score;
 use crate::decide::blocking::{KeyEpoch, Limits};
 use crate::decide::disposition::Outcome;
 use crate::decide::state::{Advance, Change, advance, is_labelled};
-use crate::store::Store;
+use crate::store::{Store, WriteOutcome};
 
 /// Times an event is planned again when other workers change the same products. Each
 /// conflict means that somebody else made progress.
@@ -90,7 +90,7 @@ impl Pipeline {
             let tombstone_expires_at = self.expiry(self.tombstone_ttl);
             let state = match advance(known.as_ref(), change, tombstone_expires_at) {
                 Advance::Write(state) => {
-                    if !self.store.put_state(&state, known.as_ref()).await? {
+                    if self.store.put_state(&state, known.as_ref()).await? == WriteOutcome::Conflict {
                         continue;
                     }
                     Some(*state)

@@ -7,14 +7,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use models::TextPair;
-use shared::item::{LabelItem, ProductItem};
+use shared::item::{LabelItem, Posting, ProductItem};
 use shared::{PairLabel, ProductId, TextHash, Verdict};
 
 use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
 use crate::decide::merge::{self, Merged, Owner};
 use crate::decide::plan::{self, plan};
 use crate::decide::{blocking, state};
-use crate::store::{Posting, StateCheck, WriteOutcome};
+use crate::store::{StateCheck, WriteOutcome};
 
 /// Scores of this run, by own text, other product and other text: a conflict plans
 /// again, but pays for no pair twice.
@@ -49,7 +49,7 @@ impl Pipeline {
     async fn label_state(&self, own: &ProductItem, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
         let model = self.scorer.model_id();
         let keys = blocking::posting_keys(&own.text, self.epoch);
-        self.store.put_postings(&own.id, &self.postings_of(&own.text, &keys)).await?;
+        self.store.put_postings(&self.postings_of(own, &keys)).await?;
 
         let candidates = self.candidates(own).await?;
         let item = self.store.label_item(&own.id, model).await?;
@@ -218,13 +218,16 @@ impl Pipeline {
         obsolete.dedup();
         self.store.delete_postings(&own.id, &obsolete).await?;
         let marker = state::marker(own, self.scorer.model_id(), self.epoch.number);
-        let is_current = self.store.mark_labelled(own, &marker).await?;
-        Ok(if is_current { Step::Done } else { Step::Conflict })
+        Ok(match self.store.mark_labelled(own, &marker).await? {
+            WriteOutcome::Written => Step::Done,
+            WriteOutcome::Conflict => Step::Conflict,
+        })
     }
 
-    fn postings_of(&self, text: &str, keys: &[String]) -> Vec<Posting> {
-        let sketch = blocking::sketch(text, self.epoch);
-        keys.iter().map(|key| Posting { key: key.clone(), sketch: sketch.clone() }).collect()
+    fn postings_of(&self, own: &ProductItem, keys: &[String]) -> Vec<Posting> {
+        let sketch = blocking::sketch(&own.text, self.epoch);
+        let posting = |key: &String| Posting { key: key.clone(), id: own.id.clone(), sketch: Some(sketch.clone()) };
+        keys.iter().map(posting).collect()
     }
 }
 

@@ -4,6 +4,7 @@ use shared::text::normalise_query;
 
 use super::{FlowError, Pipeline, Tally};
 use crate::decide::disposition::Outcome;
+use crate::store::IntentOutcome;
 
 impl Pipeline {
     /// A query is scored when no live label exists for its normalised text under the
@@ -28,7 +29,7 @@ impl Pipeline {
                 labelled_at: now,
                 expires_at: self.expiry(self.intent_ttl),
             };
-            if !self.store.put_intent(&item, now).await? {
+            if self.store.put_intent(&item).await? == IntentOutcome::Stale {
                 return Ok((Outcome::Stale, tally));
             }
             tally.items_written += 1;

@@ -1,16 +1,15 @@
 //! `labels`: all labels of one product under one model, in one item.
 
-use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, ConditionCheck, Put, ReturnConsumedCapacity, TransactWriteItem,
 };
-use shared::item::LabelItem;
+use shared::item::{LabelItem, ProductItem};
 use shared::table::{LABELS, PRODUCTS};
 use shared::{ModelId, ProductId, TextHash};
 
-use super::codec::{Item, encode, number, string};
+use super::codec::{Item, decode, encode, number, string};
 use super::error::is_about_size;
 use super::{Call, Store, StoreError, WriteOutcome};
 
@@ -37,18 +36,17 @@ impl Store {
         self.batch_get(&LABELS, distinct.into_iter().map(|(id, model)| label_key(id, model)).collect()).await
     }
 
-    /// Replaces a label item if its revision is still `expected_revision` (none: if there
-    /// is no item) and every check holds. `item.revision` is written as it is, so the
-    /// caller grows it.
+    /// Writes a label item if the one before it, `item.revision - 1`, is still there (for
+    /// revision 1: if there is none) and every check holds.
     ///
     /// Without checks this is one conditional put, with them a transaction, which costs
     /// twice the write units. At most 99 checks, of distinct products.
     pub async fn put_label_item(
         &self,
         item: &LabelItem,
-        expected_revision: Option<u64>,
         checks: &[StateCheck],
     ) -> Result<WriteOutcome, StoreError> {
+        let expected_revision = item.revision.checked_sub(1).filter(|revision| *revision > 0);
         if checks.is_empty() {
             self.put_label_alone(item, expected_revision).await
         } else {
@@ -136,38 +134,46 @@ impl Store {
         }
     }
 
-    /// Removes a label item if its revision is still this one.
-    pub async fn delete_label_item(
-        &self,
-        id: &ProductId,
-        model: &ModelId,
-        expected_revision: u64,
-    ) -> Result<WriteOutcome, StoreError> {
-        let call = self.call("DeleteItem", &LABELS);
-        let request = self
-            .client
-            .delete_item()
-            .table_name(&call.table)
-            .set_key(Some(label_key(id, model)))
-            .condition_expression(revision_condition(Some(expected_revision)))
-            .expression_attribute_names("#revision", "revision")
-            .set_expression_attribute_values(revision_value(Some(expected_revision)))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        self.meter.request(&LABELS);
-        match request.send().await {
-            Ok(answer) => {
-                self.meter.wrote(&LABELS, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
+    /// The label items of one product under every model, read consistently.
+    pub async fn label_slots(&self, id: &ProductId) -> Result<Vec<LabelItem>, StoreError> {
+        let call = self.call("Query", &LABELS);
+        let (mut slots, mut from) = (Vec::new(), None);
+        loop {
+            let request = self
+                .client
+                .query()
+                .table_name(&call.table)
+                .key_condition_expression("#id = :id")
+                .expression_attribute_names("#id", "id")
+                .expression_attribute_values(":id", string(id))
+                .consistent_read(true)
+                .set_exclusive_start_key(from)
+                .return_consumed_capacity(ReturnConsumedCapacity::Total);
+            self.meter.request(&LABELS);
+            let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), id, error))?;
+            self.meter.read(&LABELS, answer.items().len(), answer.consumed_capacity());
+            for item in answer.items.unwrap_or_default() {
+                slots.push(decode(&call, item)?);
             }
-            Err(error) => match error.as_service_error() {
-                Some(DeleteItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
-                _ => Err(StoreError::of(call, id, error)),
-            },
+            from = answer.last_evaluated_key.filter(|key| !key.is_empty());
+            if from.is_none() {
+                return Ok(slots);
+            }
         }
     }
 }
 
 impl StateCheck {
+    /// The state is exactly this one.
+    pub fn exact(state: &ProductItem) -> Self {
+        Self { id: state.id.clone(), version: Some(state.version), text_hash: state.text_hash }
+    }
+
+    /// The product still has the text of this state.
+    pub fn text(state: &ProductItem) -> Self {
+        Self { id: state.id.clone(), version: None, text_hash: state.text_hash }
+    }
+
     fn to_condition_check(&self, table: String) -> Result<ConditionCheck, aws_sdk_dynamodb::error::BuildError> {
         let mut check = ConditionCheck::builder()
             .table_name(table)

@@ -24,7 +24,6 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use error::{Call, StoreError};
 pub use labels::StateCheck;
 pub use meter::{Meter, MeterSnapshot, Usage};
-pub use products::StateOutcome;
 pub use tables::TablesError;
 
 /// How a conditional write went, where the caller has to read again after losing.
