@@ -147,10 +147,18 @@ impl<'a> Rounds<'a> {
         Self { call, asked, left: None, idle: 0 }
     }
 
-    /// Returns at once before the first request, and after a back-off before each further
-    /// one; an error once [`IDLE_ROUNDS_MAX`] requests in a row have got nothing done.
+    /// Waits before every request but the first; see [`Rounds::back_off`].
     async fn before_next(&mut self, left: usize) -> Result<(), StoreError> {
-        let Some(before) = self.left.replace(left) else { return Ok(()) };
+        if let Some(pause) = self.back_off(left)? {
+            tokio::time::sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// How long to wait before the next request, and none before the first; an error once
+    /// [`IDLE_ROUNDS_MAX`] requests in a row have got nothing done.
+    fn back_off(&mut self, left: usize) -> Result<Option<Duration>, StoreError> {
+        let Some(before) = self.left.replace(left) else { return Ok(None) };
         self.idle = if left < before { 0 } else { self.idle + 1 };
         if self.idle >= IDLE_ROUNDS_MAX {
             return Err(StoreError::Unprocessed {
@@ -160,8 +168,7 @@ impl<'a> Rounds<'a> {
                 rounds: self.idle,
             });
         }
-        tokio::time::sleep(delay(self.idle)).await;
-        Ok(())
+        Ok(Some(delay(self.idle)))
     }
 }
 
@@ -175,17 +182,18 @@ fn delay(idle_rounds: u32) -> Duration {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn rounds_end_only_without_progress() {
+    #[test]
+    fn rounds_end_only_without_progress() {
         let call = Call { operation: "BatchGetItem", table: "products".to_owned() };
         let mut rounds = Rounds::new(&call, 100);
-        for left in (1..=100).rev() {
-            rounds.before_next(left).await.expect("every round but the first made progress");
+        assert_eq!(rounds.back_off(100).expect("the first request"), None);
+        for left in (1..100).rev() {
+            assert!(rounds.back_off(left).expect("every round made progress").is_some());
         }
         for _ in 1..IDLE_ROUNDS_MAX {
-            rounds.before_next(1).await.expect("not yet at the limit");
+            assert!(rounds.back_off(1).expect("not yet at the limit").is_some());
         }
-        let error = rounds.before_next(1).await.expect_err("at the limit");
+        let error = rounds.back_off(1).expect_err("at the limit");
         assert!(matches!(error, StoreError::Unprocessed { left: 1, asked: 100, rounds: IDLE_ROUNDS_MAX, .. }));
     }
 

@@ -140,7 +140,7 @@ pub(super) fn is_about_size(message: &str) -> bool {
 }
 
 fn lacks_credentials(error: &(dyn Error + 'static)) -> bool {
-    let causes = std::iter::successors(Some(error), |error| error.source());
+    let causes = std::iter::successors(Some(error), |&error| error.source());
     causes.filter_map(|cause| cause.downcast_ref::<CredentialsError>()).any(|cause| {
         matches!(cause, CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_))
     })

@@ -11,7 +11,7 @@ use shared::{ModelId, ProductId, TextHash};
 
 use super::codec::{Item, decode, encode, number, string};
 use super::error::is_about_size;
-use super::{Call, Store, StoreError, WriteOutcome};
+use super::{Store, StoreError, WriteOutcome};
 
 /// A product state that has to hold for a label to be written: it exists, is not deleted,
 /// and has this text.

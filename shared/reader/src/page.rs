@@ -1,0 +1,107 @@
+//! The labels of one page, from the label items of its products. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use shared::item::{LabelItem, PairEntry};
+use shared::{ModelId, ProductId, Stage, Verdict};
+
+/// What is known about the products of one results page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageLabels {
+    /// Whose labels these are.
+    pub model: ModelId,
+    /// The page's products in rank order, each once.
+    pub products: Vec<ProductId>,
+    /// Pairs on this page that are duplicates or under review, by the ranks of both.
+    pub pairs: Vec<PagePair>,
+    /// Products without labels: not labelled yet, or not answered within the deadline.
+    pub missing: Vec<ProductId>,
+}
+
+/// Two products of the page that look alike.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PagePair {
+    /// The one of better rank.
+    pub first: ProductId,
+    pub second: ProductId,
+    /// Calibrated probability of `duplicate`, 0 to 1.
+    pub score: f32,
+    /// Duplicate or review.
+    pub verdict: Verdict,
+    pub stage: Stage,
+    /// When the pair was scored.
+    pub labelled_at: Timestamp,
+}
+
+/// A product to show, and those to fold under it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    pub kept: ProductId,
+    /// In rank order; each is a direct duplicate of `kept`.
+    pub collapsed: Vec<ProductId>,
+}
+
+impl PageLabels {
+    /// `products` in rank order without repetition; `items` in any order, at most one a
+    /// product.
+    pub(crate) fn of(model: ModelId, products: Vec<ProductId>, items: Vec<LabelItem>) -> Self {
+        let items: HashMap<ProductId, LabelItem> = items.into_iter().map(|item| (item.id.clone(), item)).collect();
+        let mut pairs = Vec::new();
+        for (rank, first) in products.iter().enumerate() {
+            let Some(own) = items.get(first) else { continue };
+            for second in &products[rank + 1..] {
+                let Some(entry) = items.get(second).and_then(|other| newest_entry(own, other)) else { continue };
+                pairs.push(PagePair {
+                    first: first.clone(),
+                    second: second.clone(),
+                    score: entry.score,
+                    verdict: entry.verdict,
+                    stage: entry.stage,
+                    labelled_at: entry.labelled_at,
+                });
+            }
+        }
+        let missing = products.iter().filter(|id| !items.contains_key(id)).cloned().collect();
+        Self { model, products, pairs, missing }
+    }
+
+    /// Groups the page greedily by rank: a product collapses into the best-ranked *kept*
+    /// product that is its direct duplicate. A like B and B like C does not make A like C,
+    /// so with A kept and B folded under it, C stays.
+    pub fn groups(&self) -> Vec<Group> {
+        let duplicates: HashSet<(&ProductId, &ProductId)> = self
+            .pairs
+            .iter()
+            .filter(|pair| pair.verdict == Verdict::Duplicate)
+            .map(|pair| (&pair.first, &pair.second))
+            .collect();
+        let mut groups: Vec<Group> = Vec::new();
+        for product in &self.products {
+            match groups.iter_mut().find(|group| duplicates.contains(&(&group.kept, product))) {
+                Some(group) => group.collapsed.push(product.clone()),
+                None => groups.push(Group { kept: product.clone(), collapsed: Vec::new() }),
+            }
+        }
+        groups
+    }
+}
+
+/// What either side says of the pair now; the later word where both do. One side is
+/// enough: the other may have dropped the entry to stay small.
+fn newest_entry<'a>(a: &'a LabelItem, b: &'a LabelItem) -> Option<&'a PairEntry> {
+    let entries = [current_entry(a, b), current_entry(b, a)];
+    entries.into_iter().flatten().max_by_key(|entry| entry.labelled_at)
+}
+
+/// `own`'s entry about `other`, unless it is about another text of `other`, or one of the
+/// two is gone.
+pub(crate) fn current_entry<'a>(own: &'a LabelItem, other: &LabelItem) -> Option<&'a PairEntry> {
+    if own.deleted || other.deleted {
+        return None;
+    }
+    own.pairs
+        .get(&other.id)
+        .filter(|entry| entry.other_hash == other.text_hash)
+        .filter(|entry| entry.verdict != Verdict::Distinct)
+}
