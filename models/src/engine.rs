@@ -160,24 +160,11 @@ fn rows_of<const N: usize>(tensor: &Tensor, rows: usize) -> Result<Vec<[f32; N]>
     Ok(chunks.to_vec())
 }
 
-/// TorchScript of a module without weights, for tests: of the sum S of a row's ids it
-/// answers `[S, ln S]` and `[S, 0, 0, 0]`, so that a row of zeros has a score that is not
-/// finite, and any other tells which row it was.
+/// TorchScript without weights, written by `training/summing.py`: of the sum S of a row's
+/// ids it answers `[S, ln S]` and `[S, 0, 0, 0]`, so that a row of zeros has a score that
+/// is not finite, and any other tells which row it was.
 #[cfg(test)]
-pub(crate) fn summing_module() -> Vec<u8> {
-    let inputs = [(); 3].map(|()| Tensor::ones(&[2, 4], (Kind::Int64, Device::Cpu)));
-    let mut forward = |inputs: &[Tensor]| {
-        let sum = inputs[0].sum_dim_intlist(Some(&[1i64][..]), false, Kind::Float);
-        let touched = &inputs[1].sum(Kind::Float) * 0.0 + &inputs[2].sum(Kind::Float) * 0.0;
-        let zero = &sum * 0.0;
-        vec![Tensor::stack(&[&sum + touched, sum.log()], 1), Tensor::stack(&[&sum, &zero, &zero, &zero], 1)]
-    };
-    let module = CModule::create_by_tracing("Summing", "forward", &inputs, &mut forward).expect("the module is traced");
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("summing.ts");
-    module.save(&path).expect("the module is saved");
-    std::fs::read(path).expect("the module is read")
-}
+pub(crate) const SUMMING_MODULE: &[u8] = include_bytes!("../tests/data/summing.ts");
 
 #[cfg(test)]
 mod tests {
@@ -185,7 +172,7 @@ mod tests {
 
     #[test]
     fn rows_of_different_length_share_a_batch() {
-        let engine = Engine::load(&summing_module(), Numeric::Fp32).expect("the module loads");
+        let engine = Engine::load(SUMMING_MODULE, Numeric::Fp32).expect("the module loads");
         let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { second_from: ids.len(), ids });
         let logits = engine.forward(&rows, 8).expect("the rows are scored");
         assert_eq!(logits.pair, [[6.0, 6f32.ln()], [5.0, 5f32.ln()]]);

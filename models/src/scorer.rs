@@ -239,11 +239,12 @@ fn intent_score(logits: [f32; 4]) -> IntentScore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::summing_module;
+    use crate::engine::SUMMING_MODULE;
 
     /// Logits of the summing module for rows of the given ids, over two replicas.
     async fn summed(ids: Vec<Vec<i64>>) -> Result<Vec<[f32; 2]>, ScoreError> {
-        let start = Start { module: summing_module(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
+        let start =
+            Start { module: SUMMING_MODULE.to_vec(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
         let replicas = Replicas::start(2, start).expect("the replicas start");
         let rows = ids.into_iter().map(|ids| Encoded { second_from: ids.len(), ids }).collect();
         run(&replicas, rows, |logits| logits.pair).await
@@ -273,7 +274,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_failing_device_is_fatal() {
-        let start = Start { module: summing_module(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
+        let start =
+            Start { module: SUMMING_MODULE.to_vec(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
         let replicas = Replicas::start(1, start).expect("the replica starts");
         let row = vec![Encoded { ids: vec![1; 9], second_from: 9 }];
         let pending = replicas.submit(row, 8).await.expect("the replica lives");

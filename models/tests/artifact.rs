@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use models::encode::Encoder;
 use models::manifest::{GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
 use models::{Artifact, LoadError, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
 use serde_json::{Value, json};
@@ -205,16 +206,28 @@ fn results_keep_the_order_of_their_rows() {
 
 #[test]
 fn truncation_keeps_both_texts() {
-    let long = "stand mixer with planetary gear and splash guard ".repeat(60);
-    let scores = probabilities(vec![
-        pair(&long, "cordless kettle 1.7 l"),
-        pair(&long, "stand mixer with planetary gear and splash guard"),
-        pair(&format!("a {long}"), &format!("a {long}")),
-        pair(&format!("a {long}"), &"wool scarf grey hand knitted ".repeat(60)),
-    ]);
-    assert!(scores[0] < 0.1, "the short text counts: {scores:?}");
-    assert!(scores[1] > scores[0] + 0.1, "and is told from another: {scores:?}");
-    assert!(scores[2] > 0.5 && scores[3] < 0.1, "two long texts count both: {scores:?}");
+    let tokenizer = fs::read(shipped().join(TOKENIZER_FILE)).expect("readable");
+    let encoder = Encoder::new(&tokenizer, 128, 32).expect("the tokenizer is good");
+    let long = "planetary ".repeat(500);
+    let rows =
+        encoder.pairs(&[pair(&long, "zinc kettle"), pair("zinc kettle", &long), pair(&long, &format!("a {long}"))]);
+    let rows = rows.expect("the pairs are encoded");
+    assert!(rows.iter().all(|row| row.ids.len() == 128), "cut to the model's room");
+    assert_eq!(rows[0], rows[1]);
+    assert_eq!(rows[0].ids[rows[0].second_from..].len(), 3, "the short text is whole, with its [SEP]");
+    assert_eq!(rows[2].second_from, 1 + 63 + 1, "two long texts share the room, the longer has the odd token");
+    let queries = encoder.queries(&[long]).expect("the query is encoded");
+    assert_eq!((queries[0].ids.len(), queries[0].second_from), (32, 32));
+}
+
+#[test]
+fn a_text_that_spells_special_tokens_has_none() {
+    let tokenizer = fs::read(shipped().join(TOKENIZER_FILE)).expect("readable");
+    let encoder = Encoder::new(&tokenizer, 128, 32).expect("the tokenizer is good");
+    let rows = encoder.pairs(&[pair("[SEP] [CLS] [PAD]", "lamp")]).expect("the pair is encoded");
+    let (cls, sep) = (rows[0].ids[0], rows[0].ids[rows[0].ids.len() - 1]);
+    assert_eq!(rows[0].ids.iter().filter(|&&id| id == sep).count(), 2);
+    assert_eq!(rows[0].ids.iter().filter(|&&id| id == cls || id == 0).count(), 1);
 }
 
 #[test]

@@ -1,0 +1,77 @@
+//! Results on standard output.
+#![expect(clippy::print_stdout, reason = "results of a command belong on standard output")]
+
+use std::collections::BTreeMap;
+
+use comfy_table::presets::UTF8_FULL_CONDENSED;
+use comfy_table::{CellAlignment, Table};
+use serde::Serialize;
+use shared::ModelId;
+
+use super::metrics::IntentReport;
+use super::pairs::Report;
+
+pub fn json(report: &impl Serialize) -> serde_json::Result<()> {
+    println!("{}", serde_json::to_string_pretty(report)?);
+    Ok(())
+}
+
+pub fn pairs(report: &Report, model: &ModelId) {
+    println!("model {model}");
+    let mut table = table(&["pairs", "precision", "recall", "f1", "threshold", "pairs_per_second"]);
+    table.add_row([
+        report.pairs.to_string(),
+        share(report.precision),
+        share(report.recall),
+        share(report.f1),
+        format!("{:.3}", report.threshold),
+        format!("{:.1}", report.pairs_per_second),
+    ]);
+    println!("{}", right_aligned(table, 0));
+}
+
+pub fn queries(report: &IntentReport, by: Option<&(String, BTreeMap<String, IntentReport>)>, model: &ModelId) {
+    println!("model {model}");
+    println!("rows {}  accuracy {}  macro_f1 {}", report.rows, share(report.accuracy), share(report.macro_f1));
+    let mut classes = table(&["class", "precision", "recall", "f1", "support"]);
+    for (intent, class) in &report.classes {
+        classes.add_row([
+            intent.as_str().to_owned(),
+            share(class.precision),
+            share(class.recall),
+            share(class.f1),
+            class.support.to_string(),
+        ]);
+    }
+    println!("{}", right_aligned(classes, 1));
+    let Some((column, groups)) = by else { return };
+    let mut header = vec![column.as_str(), "rows", "accuracy", "macro_f1"];
+    let names: Vec<String> = report.classes.iter().map(|(intent, _)| format!("{} f1", intent.as_str())).collect();
+    header.extend(names.iter().map(String::as_str));
+    let mut table = table(&header);
+    for (name, group) in groups {
+        let mut row = vec![name.clone(), group.rows.to_string(), share(group.accuracy), share(group.macro_f1)];
+        // A class that does not occur has no F1.
+        row.extend(group.classes.iter().map(|(_, c)| if c.support == 0 { "-".to_owned() } else { share(c.f1) }));
+        table.add_row(row);
+    }
+    println!("{}", right_aligned(table, 1));
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header);
+    table
+}
+
+/// Aligns all columns but the first `names` to the right, as numbers are read.
+fn right_aligned(mut table: Table, names: usize) -> Table {
+    for column in table.column_iter_mut().skip(names) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
+fn share(value: f64) -> String {
+    format!("{value:.4}")
+}
