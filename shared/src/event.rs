@@ -83,6 +83,7 @@ pub struct QueryEvent {
     #[serde(rename = "type")]
     pub kind: QueryEventKind,
     /// 1 to 512 characters.
+    #[schemars(length(min = 1, max = QUERY_CHARS_MAX))]
     pub query: String,
     /// Set by the source; grows with each sighting.
     pub version: u64,

@@ -79,27 +79,34 @@ impl fmt::Debug for ProductId {
 #[serde(deny_unknown_fields)]
 pub struct Product {
     /// What the shopper reads first. 1 to 2,000 characters.
+    #[schemars(length(min = 1, max = TITLE_CHARS_MAX))]
     pub title: String,
     /// For example "headphones". At most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = ATTRIBUTE_CHARS_MAX))]
     pub product_type: Option<String>,
     /// At most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = ATTRIBUTE_CHARS_MAX))]
     pub brand: Option<String>,
     /// The maker's number. At most 500 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = ATTRIBUTE_CHARS_MAX))]
     pub model_number: Option<String>,
     /// Plain text or HTML. At most 50,000 characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = DESCRIPTION_CHARS_MAX))]
     pub description: Option<String>,
     /// At most 50, each at most 50,000 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = BULLET_POINTS_MAX), inner(length(max = DESCRIPTION_CHARS_MAX)))]
     pub bullet_points: Vec<String>,
     /// Not read by the model: a price change costs no inference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub price: Option<Price>,
     /// BCP 47 tag such as "en-GB". Not read by the model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = ATTRIBUTE_CHARS_MAX))]
     pub language: Option<String>,
 }
 
@@ -107,8 +114,10 @@ pub struct Product {
 #[serde(deny_unknown_fields)]
 pub struct Price {
     /// In units of the currency; finite and not negative.
+    #[schemars(range(min = 0))]
     pub amount: f64,
     /// ISO 4217 code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = ATTRIBUTE_CHARS_MAX))]
     pub currency: Option<String>,
 }
