@@ -115,8 +115,9 @@ impl Pipeline {
     /// left over from an earlier text, so a candidate has to hold a key that was asked for.
     async fn candidates(&self, own: &ProductItem) -> Result<Vec<ProductItem>, FlowError> {
         let keys = blocking::query_keys(&own.text, self.epoch, &self.limits);
-        let postings = self.store.postings(&keys, self.limits.limit_per_key()).await?;
-        let ids = blocking::rank(&own.id, &own.text, self.epoch, &postings, &self.limits);
+        let postings = self.store.postings(&keys, self.limits.limit_per_key(keys.len())).await?;
+        let sketches = postings.into_iter().map(|posting| (posting.id, posting.sketch.unwrap_or_default()));
+        let ids = blocking::rank(&own.id, &own.text, self.epoch, sketches, &self.limits);
         let mut candidates = self.store.products(&ids).await?;
         candidates.retain(|candidate| {
             !candidate.deleted && {
