@@ -1,1 +1,3 @@
 //! Pure decisions: what a change affects, and what the tables must say then.
+
+pub mod blocking;
