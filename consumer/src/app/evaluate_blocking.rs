@@ -1,0 +1,307 @@
+//! `evaluate blocking`: how many known duplicates the worker's own look-ups find, and
+//! what they cost.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::rc::Rc;
+
+use serde::Serialize;
+use shared::{Product, ProductId, ProductText};
+
+use super::CommandResult;
+use crate::decide::blocking::{KeyEpoch, Limits, posting_keys, query_keys, rank, sketch};
+
+/// Measure blocking on two product tables with known matches
+///
+/// Runs the worker's own planner over an index in memory that answers like the postings
+/// table. Case a: the right table is indexed, each left product looks up. Case b (`one
+/// catalog`): both tables arrive in random order, each product is indexed, then looks up.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// CSV of products: `id`, `title` or `name`, and any of `brand` or `manufacturer`,
+    /// `modelno`, `category`, `description`
+    #[arg(long)]
+    left: PathBuf,
+    /// CSV of products, as `--left`
+    #[arg(long)]
+    right: PathBuf,
+    /// CSV with `ltable_id` and `rtable_id`; rows whose `label` is not 1 are left out. May
+    /// be repeated
+    #[arg(long, required = true)]
+    matches: Vec<PathBuf>,
+    /// Candidates for each product
+    #[arg(long, default_value_t = Limits::default().candidates_max)]
+    limit: usize,
+    /// Seed of the random order of case b
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum InputError {
+    #[error("{} is no table that can be read", path.display())]
+    Csv { path: PathBuf, source: csv::Error },
+    #[error("{}: column `{column}` is missing", path.display())]
+    NoColumn { path: PathBuf, column: &'static str },
+    #[error("{}, row {row}: {reason}", path.display())]
+    Row { path: PathBuf, row: usize, reason: String },
+    #[error("no row of --matches has label 1, so there is nothing to measure")]
+    NoMatches,
+}
+
+/// What the look-ups of one case found and cost. Means and maxima are over products that
+/// looked up.
+#[derive(Debug, Default, Serialize)]
+struct Measured {
+    /// Share of the matches that a look-up proposed.
+    pair_completeness: f64,
+    matches: usize,
+    products: usize,
+    candidates_per_product: f64,
+    candidates_max: usize,
+    requests_per_product: f64,
+    requests_max: usize,
+    items_read_per_product: f64,
+    items_read_max: usize,
+    keys_written_per_product: f64,
+    postings_per_key_max: usize,
+    commonest_key: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    right_indexed: Measured,
+    one_catalog: Measured,
+    key_epoch: u32,
+}
+
+type Pair = (ProductId, ProductId);
+
+pub fn run(args: Args) -> CommandResult {
+    let left = read_products(&args.left, "l:")?;
+    let right = read_products(&args.right, "r:")?;
+    let matches = read_matches(&args.matches, &left, &right)?;
+    let planner =
+        Planner { epoch: KeyEpoch::shipped(), limits: Limits { candidates_max: args.limit, ..Limits::default() } };
+    let report = Report {
+        right_indexed: right_indexed(&planner, &left, &right, &matches),
+        one_catalog: one_catalog(&planner, &left, &right, &matches, args.seed),
+        key_epoch: planner.epoch.number,
+    };
+    let mut out = stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{}", table(&report))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Case a.
+fn right_indexed(planner: &Planner, left: &Texts, right: &Texts, matches: &HashSet<Pair>) -> Measured {
+    let mut run = Run::default();
+    for (id, text) in right {
+        run.index(planner, id, text);
+    }
+    for (id, text) in left {
+        run.look_up(planner, id, text);
+    }
+    run.measured(matches)
+}
+
+/// Case b, in the order of the worker: a product's postings are there when it looks up.
+fn one_catalog(planner: &Planner, left: &Texts, right: &Texts, matches: &HashSet<Pair>, seed: u64) -> Measured {
+    let mut arrivals: Vec<(&ProductId, &String)> = left.iter().chain(right).collect();
+    fastrand::Rng::with_seed(seed).shuffle(&mut arrivals);
+    let mut run = Run::default();
+    for (id, text) in arrivals {
+        run.index(planner, id, text);
+        run.look_up(planner, id, text);
+    }
+    run.measured(matches)
+}
+
+struct Planner {
+    epoch: &'static KeyEpoch,
+    limits: Limits,
+}
+
+/// The postings table, and what look-ups in it gave.
+#[derive(Default)]
+struct Run {
+    /// By key, then by id, as DynamoDB sorts them.
+    postings: HashMap<String, BTreeMap<ProductId, Rc<[u8]>>>,
+    indexed: usize,
+    keys_written: usize,
+    proposed: HashSet<Pair>,
+    candidates: Series,
+    requests: Series,
+    items: Series,
+}
+
+impl Run {
+    fn index(&mut self, planner: &Planner, id: &ProductId, text: &str) {
+        let sketch: Rc<[u8]> = sketch(text, planner.epoch).into();
+        self.indexed += 1;
+        for key in posting_keys(text, planner.epoch) {
+            self.keys_written += 1;
+            self.postings.entry(key).or_default().insert(id.clone(), Rc::clone(&sketch));
+        }
+    }
+
+    fn look_up(&mut self, planner: &Planner, id: &ProductId, text: &str) {
+        let keys = query_keys(text, planner.epoch, &planner.limits);
+        let limit = planner.limits.limit_per_key(keys.len());
+        let found: Vec<(ProductId, &Rc<[u8]>)> = keys
+            .iter()
+            .filter_map(|key| self.postings.get(key))
+            .flat_map(|postings| postings.iter().take(limit))
+            .map(|(id, sketch)| (id.clone(), sketch))
+            .collect();
+        let postings_read = found.len();
+        let candidates = rank(id, text, planner.epoch, found, &planner.limits);
+        // The candidates' texts come by one BatchGetItem.
+        self.requests.push(keys.len() + usize::from(!candidates.is_empty()));
+        self.items.push(postings_read + candidates.len());
+        self.candidates.push(candidates.len());
+        self.proposed.extend(candidates.into_iter().map(|candidate| ordered(id.clone(), candidate)));
+    }
+
+    fn measured(self, matches: &HashSet<Pair>) -> Measured {
+        let found = matches.iter().filter(|pair| self.proposed.contains(pair)).count();
+        let sizes = self.postings.iter().map(|(key, postings)| (postings.len(), key));
+        let (postings_per_key_max, commonest_key) = sizes.max().map_or((0, ""), |(size, key)| (size, key));
+        Measured {
+            pair_completeness: found as f64 / matches.len() as f64,
+            matches: matches.len(),
+            products: self.requests.count,
+            candidates_per_product: self.candidates.mean(),
+            candidates_max: self.candidates.max,
+            requests_per_product: self.requests.mean(),
+            requests_max: self.requests.max,
+            items_read_per_product: self.items.mean(),
+            items_read_max: self.items.max,
+            keys_written_per_product: self.keys_written as f64 / self.indexed.max(1) as f64,
+            postings_per_key_max,
+            commonest_key: commonest_key.to_owned(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct Series {
+    sum: usize,
+    count: usize,
+    max: usize,
+}
+
+impl Series {
+    fn push(&mut self, value: usize) {
+        self.sum += value;
+        self.count += 1;
+        self.max = self.max.max(value);
+    }
+
+    fn mean(&self) -> f64 {
+        self.sum as f64 / self.count.max(1) as f64
+    }
+}
+
+fn ordered(a: ProductId, b: ProductId) -> Pair {
+    if a <= b { (a, b) } else { (b, a) }
+}
+
+fn table(report: &Report) -> comfy_table::Table {
+    let mut table = comfy_table::Table::new();
+    table.set_header(["", "right table indexed", "one catalog"]);
+    let (a, b) = (&report.right_indexed, &report.one_catalog);
+    let mut mean = |name: &str, value: fn(&Measured) -> f64| {
+        table.add_row([name.to_owned(), format!("{:.4}", value(a)), format!("{:.4}", value(b))]);
+    };
+    mean("pair completeness", |m| m.pair_completeness);
+    mean("candidates per product", |m| m.candidates_per_product);
+    mean("requests per product", |m| m.requests_per_product);
+    mean("items read per product", |m| m.items_read_per_product);
+    mean("keys written per product", |m| m.keys_written_per_product);
+    let mut count = |name: &str, value: fn(&Measured) -> usize| {
+        table.add_row([name.to_owned(), value(a).to_string(), value(b).to_string()]);
+    };
+    count("candidates, most", |m| m.candidates_max);
+    count("requests, most", |m| m.requests_max);
+    count("items read, most", |m| m.items_read_max);
+    count("postings under one key, most", |m| m.postings_per_key_max);
+    count("matches", |m| m.matches);
+    count("products that looked up", |m| m.products);
+    table
+}
+
+type Texts = BTreeMap<ProductId, String>;
+
+/// Product texts by id; `prefix` keeps the ids of two tables apart.
+fn read_products(path: &Path, prefix: &str) -> Result<Texts, InputError> {
+    let mut texts = Texts::new();
+    let (columns, rows) = read_csv(path)?;
+    for (index, row) in rows.iter().enumerate() {
+        let bad = |reason: String| InputError::Row { path: path.to_owned(), row: index + 1, reason };
+        let mut product = Product::default();
+        let mut id = None;
+        for (column, value) in columns.iter().zip(row).filter(|(_, value)| !value.is_empty()) {
+            let value = value.to_owned();
+            match column.as_str() {
+                "id" => id = Some(value),
+                "name" | "title" => product.title = value,
+                "brand" | "manufacturer" => product.brand = Some(value),
+                "modelno" => product.model_number = Some(value),
+                "category" => product.product_type = Some(value),
+                "description" => product.description = Some(value),
+                _ => {}
+            }
+        }
+        let id = id.ok_or_else(|| bad("has no id".to_owned()))?;
+        let id = ProductId::new(format!("{prefix}{id}")).map_err(|error| bad(error.to_string()))?;
+        if texts.insert(id.clone(), ProductText::of(&product).text).is_some() {
+            return Err(bad(format!("id {id} occurs twice")));
+        }
+    }
+    Ok(texts)
+}
+
+fn read_matches(paths: &[PathBuf], left: &Texts, right: &Texts) -> Result<HashSet<Pair>, InputError> {
+    let mut matches = HashSet::new();
+    for path in paths {
+        let (columns, rows) = read_csv(path)?;
+        let place = |column: &'static str| {
+            let found = columns.iter().position(|name| name == column);
+            found.ok_or_else(|| InputError::NoColumn { path: path.clone(), column })
+        };
+        let (left_at, right_at, label_at) = (place("ltable_id")?, place("rtable_id")?, place("label").ok());
+        for (index, row) in rows.iter().enumerate() {
+            if label_at.is_some_and(|at| &row[at] != "1") {
+                continue;
+            }
+            let known = |prefix: &str, id: &str, texts: &Texts| {
+                let known = ProductId::new(format!("{prefix}{id}")).ok().filter(|id| texts.contains_key(id));
+                let reason = format!("product {id} is in no table");
+                known.ok_or_else(|| InputError::Row { path: path.clone(), row: index + 1, reason })
+            };
+            matches.insert(ordered(known("l:", &row[left_at], left)?, known("r:", &row[right_at], right)?));
+        }
+    }
+    if matches.is_empty() { Err(InputError::NoMatches) } else { Ok(matches) }
+}
+
+/// Column names and rows; every row has as many fields as there are columns.
+fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), InputError> {
+    let failed = |source| InputError::Csv { path: path.to_owned(), source };
+    let mut reader = csv::Reader::from_path(path).map_err(failed)?;
+    let columns = reader.headers().map_err(failed)?.iter().map(str::to_owned).collect();
+    let rows = reader.records().collect::<Result<_, _>>().map_err(failed)?;
+    Ok((columns, rows))
+}
