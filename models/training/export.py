@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 
 from model import INTENTS, CatalogLabels
-from train import PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, backbone_folder, batches, make_tokenizer, read, tensors
+from train import (EVALUATION_BATCH_TOKENS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, backbone_folder, batches,
+                   make_tokenizer, read, tensors)
 
 NAME = "minilm-l6-v1"
 SCHEMA_VERSION = 1
@@ -60,7 +61,7 @@ def load_weights(path: Path, backbone: Path) -> CatalogLabels:
 def pair_logits(model, rows: list, tokenizer: Tokenizer) -> torch.Tensor:
     """Logits (rows, 2) in the order of `rows`."""
     found = {}
-    for batch, inputs in batches(rows, tokenizer):
+    for batch, inputs in batches(rows, tokenizer, EVALUATION_BATCH_TOKENS):
         found.update((id(row), logits) for row, logits in zip(batch, model(*inputs)[0]))
     return torch.stack([found[id(row)] for row in rows])
 
@@ -147,7 +148,7 @@ def model_id(weights: dict, chosen: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/averaged.pt"))
+    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/targets/averaged.pt"))
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--out", type=Path, default=Path("models/artifacts") / NAME)
     args = parser.parse_args()

@@ -14,11 +14,10 @@ use super::{ModelArgs, ROWS_PER_STEP, printing, progress, runtime};
 use crate::app::CommandResult;
 
 #[derive(Debug, clap::Args)]
-#[group(id = "input", required = true, multiple = true)]
 pub struct Args {
     /// CSV table of products: id, title or name, and any of brand or manufacturer, model_number or
     /// modelno, product_type or category, description, price
-    #[arg(long, value_name = "CSV", requires = "right", requires = "pairs")]
+    #[arg(long, value_name = "CSV", required_unless_present = "file", requires = "right", requires = "pairs")]
     left: Option<PathBuf>,
     /// CSV table with the other sides
     #[arg(long, value_name = "CSV", requires = "left")]
