@@ -25,7 +25,7 @@ pub struct Stage {
 impl Stage {
     /// An engine with a queue, its dead-letter queue and a worker on them.
     pub async fn start(worker_arguments: &[&str]) -> Self {
-        let engine = Ministack::start().await;
+        let engine = Ministack::start();
         let endpoint_url = engine.endpoint_url();
         let config = consumer::aws::client::sdk_config(&consumer::aws::client::AwsOptions {
             region: Some("us-east-1".to_owned()),
