@@ -3,9 +3,11 @@
 pub mod config;
 pub mod demo;
 pub mod evaluate;
+pub mod health;
 pub mod key_epoch;
 pub mod lookup;
 pub mod sample;
+pub mod telemetry;
 pub mod texts;
 pub mod worker;
 
