@@ -72,6 +72,18 @@ metrics_list! {
         "Entries of deletes, delays and parkings that failed and were tried again, by queue and operation.";
     DROPPED = "queue_deliveries_dropped_total", Counter, Count, Stable,
         "Deliveries dropped without a disposition, as by a panic, by queue; they are retried.";
+    EVENTS = "events_total", Counter, Count, Stable,
+        "Events processed, by lane (catalog, queries) and outcome (written, unchanged, stale).";
+    EVENT_FAILURES = "event_failures_total", Counter, Count, Stable,
+        "Events that failed, by stage (parse, plan, score, store) and fault (retry, poison, fatal); retries count again.";
+    PAIRS_SCORED = "pairs_scored_total", Counter, Count, Stable,
+        "Pairs that the model scored.";
+    PAIRS_SKIPPED = "pairs_skipped_total", Counter, Count, Stable,
+        "Pairs proposed again that were labelled already for both texts, and so cost no inference.";
+    QUERIES_SCORED = "queries_scored_total", Counter, Count, Stable,
+        "Queries that the model scored.";
+    LABEL_ITEMS_WRITTEN = "label_items_written_total", Counter, Count, Stable,
+        "Label and intent items written.";
     EVENT_FRESHNESS = "event_freshness_seconds", Histogram, Seconds, Stable,
         "From an event's occurrence to its labels being written, by lane: what the fleet scales on and is paged for.";
 }

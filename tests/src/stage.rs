@@ -5,6 +5,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
+use consumer::aws::{AwsOptions, sdk_config};
 use reader::LabelReader;
 use serde_json::Value;
 
@@ -27,11 +28,8 @@ impl Stage {
     pub async fn start(worker_arguments: &[&str]) -> Self {
         let engine = Ministack::start();
         let endpoint_url = engine.endpoint_url();
-        let config = consumer::aws::client::sdk_config(&consumer::aws::client::AwsOptions {
-            region: Some("us-east-1".to_owned()),
-            endpoint_url: Some(endpoint_url.clone()),
-        })
-        .await;
+        let options = AwsOptions { region: Some("us-east-1".to_owned()), endpoint_url: Some(endpoint_url.clone()) };
+        let config = sdk_config(&options).await;
         let sqs = aws_sdk_sqs::Client::new(&config);
         let dead_letter_queue_url = create_queue(&sqs, "catalog-dead", None).await;
         let catalog_queue_url = create_queue(&sqs, "catalog", Some(&dead_letter_queue_url)).await;

@@ -64,11 +64,6 @@ pub fn sqs_client(config: &SdkConfig) -> aws_sdk_sqs::Client {
     aws_sdk_sqs::Client::new(config)
 }
 
-/// A client for DynamoDB, or any engine that speaks its protocol.
-pub fn dynamodb_client(config: &SdkConfig) -> aws_sdk_dynamodb::Client {
-    aws_sdk_dynamodb::Client::new(config)
-}
-
 /// The instance's own region is not asked for next to a local engine: off AWS the
 /// question takes seconds to fail.
 fn region(options: &AwsOptions) -> RegionProviderChain {

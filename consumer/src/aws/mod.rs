@@ -1,5 +1,8 @@
 //! The SDK clients and how they are configured.
 
-pub mod client;
+mod client;
 pub mod dynamo;
-pub mod sqs;
+mod sqs;
+
+pub use client::{AwsOptions, ErrorClass, classify, sdk_config, sqs_client};
+pub use sqs::{CreatedQueue, SqsQueue, create_queue_with_dead_letter};
