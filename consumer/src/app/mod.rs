@@ -2,7 +2,9 @@
 
 pub mod demo;
 pub mod evaluate;
+pub mod health;
 pub mod lookup;
+pub mod telemetry;
 pub mod texts;
 pub mod worker;
 
