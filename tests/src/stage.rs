@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
 use consumer::aws::{AwsOptions, sdk_config};
-use reader::LabelReader;
+use reader::{LabelReader, Options};
 use serde_json::Value;
 
 use crate::ministack::Ministack;
@@ -36,7 +36,8 @@ impl Stage {
         let table_prefix = "e2e-".to_owned();
         let target = WorkerTarget { endpoint_url, catalog_queue_url, dead_letter_queue_url, table_prefix };
         let worker = Worker::start(&target, worker_arguments).await;
-        let reader = LabelReader::new(aws_sdk_dynamodb::Client::new(&config), &target.table_prefix, Default::default());
+        let options = Options { deadline: PATIENCE, consistent: true, ..Options::default() };
+        let reader = LabelReader::new(aws_sdk_dynamodb::Client::new(&config), &target.table_prefix, options);
         Self { sqs, reader, target, worker: Some(worker), _engine: engine }
     }
 
@@ -108,10 +109,8 @@ impl Stage {
 
 /// (visible, in flight), as the queue says.
 async fn counts(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> (u64, u64) {
-    let names = [
-        QueueAttributeName::ApproximateNumberOfMessages,
-        QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
-    ];
+    let names =
+        [QueueAttributeName::ApproximateNumberOfMessages, QueueAttributeName::ApproximateNumberOfMessagesNotVisible];
     let request = sqs.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
     let answer = request.send().await.expect("the queue has attributes");
     let attributes = answer.attributes().cloned().unwrap_or_default();

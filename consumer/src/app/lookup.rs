@@ -15,6 +15,7 @@ use shared::{Intent, ModelId, ProductId};
 
 use super::CommandResult;
 use crate::aws::dynamo::{self, Limits};
+use crate::aws::{AwsOptions, sdk_config};
 use crate::store::{Embedded, Store};
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -82,7 +83,8 @@ async fn answer(args: &Args) -> Result<Answer, Error> {
     let store = match &embedded {
         Some(embedded) => embedded.store(&args.table_prefix),
         None => {
-            let sdk = dynamo::sdk_config(args.region.clone(), args.endpoint_url.clone()).await;
+            let aws = AwsOptions { region: args.region.clone(), endpoint_url: args.endpoint_url.clone() };
+            let sdk = sdk_config(&aws).await;
             Store::new(dynamo::client(&sdk, &Limits::default()), &args.table_prefix)
         }
     };

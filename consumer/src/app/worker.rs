@@ -46,10 +46,7 @@ async fn work(config: WorkerConfig) -> CommandResult {
     let health_stop = CancellationToken::new();
     let server = tokio::spawn(health::serve(listener, health.clone(), metrics, health_stop.clone()));
 
-    let options = AwsOptions {
-        region: config.tables.region.clone(),
-        endpoint_url: config.tables.endpoint_url.clone(),
-    };
+    let options = AwsOptions { region: config.tables.region.clone(), endpoint_url: config.tables.endpoint_url.clone() };
     let sdk = sdk_config(&options).await;
     let pipeline = Arc::new(start_pipeline(&config, &sdk, &health).await?);
     let probe = tokio::spawn(probe(pipeline.clone(), shutdown.clone()));
@@ -61,7 +58,9 @@ async fn work(config: WorkerConfig) -> CommandResult {
     health_stop.cancel();
     server.await??;
     match shutdown.reason() {
-        Some(StopReason::Fatal(reason)) => Err(format!("stopped for a fault that every event would meet: {reason}").into()),
+        Some(StopReason::Fatal(reason)) => {
+            Err(format!("stopped for a fault that every event would meet: {reason}").into())
+        }
         _ if drained.iter().all(|drained| drained.is_clean()) => Ok(ExitCode::SUCCESS),
         _ => Err("the drain deadline passed with events in work; they were released".into()),
     }
@@ -86,7 +85,12 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
 }
 
 /// A pipeline with the shipped key epoch and limits.
-pub(super) fn pipeline(store: Store, scorer: Box<dyn Score>, intent_ttl: Duration, tombstone_ttl: Duration) -> Pipeline {
+pub(super) fn pipeline(
+    store: Store,
+    scorer: Box<dyn Score>,
+    intent_ttl: Duration,
+    tombstone_ttl: Duration,
+) -> Pipeline {
     Pipeline {
         store,
         scorer,

@@ -41,10 +41,8 @@ impl AwsOptions {
 /// without one a hung connection holds its caller for ever.
 pub async fn sdk_config(options: &AwsOptions) -> SdkConfig {
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIME_MAX)
-        .operation_attempt_timeout(ATTEMPT_TIME_MAX)
-        .build();
+    let timeouts =
+        TimeoutConfig::builder().connect_timeout(CONNECT_TIME_MAX).operation_attempt_timeout(ATTEMPT_TIME_MAX).build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .http_client(http)
         .timeout_config(timeouts)

@@ -82,11 +82,8 @@ impl SqsQueue {
         let Some(policy) = answer.attributes().and_then(|all| all.get(&QueueAttribute::RedrivePolicy)) else {
             return Ok(None);
         };
-        let unreadable = || QueueError::Attribute {
-            queue: self.name.clone(),
-            attribute: "RedrivePolicy",
-            value: policy.clone(),
-        };
+        let unreadable =
+            || QueueError::Attribute { queue: self.name.clone(), attribute: "RedrivePolicy", value: policy.clone() };
         let parsed: serde_json::Value = serde_json::from_str(policy).map_err(|_invalid| unreadable())?;
         let arn = parsed["deadLetterTargetArn"].as_str().ok_or_else(unreadable)?;
         // arn:partition:sqs:region:account:name
@@ -160,8 +157,7 @@ impl Queue for SqsQueue {
         let wait = wait.min(WAIT_MAX);
         let limit = TimeoutConfig::builder().operation_attempt_timeout(wait + RECEIVE_TIME_BEYOND_WAIT).build();
         // One attempt: intake tries again, with its own back-off, and sees each failure.
-        let overrides =
-            aws_sdk_sqs::config::Builder::new().timeout_config(limit).retry_config(RetryConfig::disabled());
+        let overrides = aws_sdk_sqs::config::Builder::new().timeout_config(limit).retry_config(RetryConfig::disabled());
         self.requests.receive.increment(1);
         let answer = self
             .client

@@ -201,3 +201,7 @@ async fn tear_away(leases: &Leases, queue: &dyn Queue) -> usize {
 fn release(delivery: Delivery) {
     drop(delivery.settle(Disposition::Release));
 }
+
+#[cfg(test)]
+#[path = "drain_tests.rs"]
+mod tests;

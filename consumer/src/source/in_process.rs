@@ -14,8 +14,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::queue::{
-    MESSAGE_BYTES_MAX, Message, Outcome, Outgoing, Queue, QueueError, Receipt, VISIBILITY_MAX,
-    VisibilityChange, check_batch,
+    MESSAGE_BYTES_MAX, Message, Outcome, Outgoing, Queue, QueueError, Receipt, VISIBILITY_MAX, VisibilityChange,
+    check_batch,
 };
 
 /// Ids are unique in the process, so that a message keeps its id in the dead-letter
@@ -35,12 +35,7 @@ pub struct InProcessOptions {
 impl InProcessOptions {
     /// 30 s of visibility (SQS's default), 100,000 messages, no dead-letter queue.
     pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            visibility_timeout: Duration::from_secs(30),
-            messages_max: 100_000,
-            redrive: None,
-        }
+        Self { name: name.into(), visibility_timeout: Duration::from_secs(30), messages_max: 100_000, redrive: None }
     }
 }
 

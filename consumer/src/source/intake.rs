@@ -346,3 +346,7 @@ impl Counters {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "intake_tests.rs"]
+mod tests;

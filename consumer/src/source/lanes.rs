@@ -147,7 +147,9 @@ pub(super) async fn run_lane<E, F>(
             break;
         }
         while running.len() >= desk.options.requests_max.max(1) {
-            running.join_next().await.map_or((), note_panic);
+            if let Some(ended) = running.join_next().await {
+                note_panic(ended);
+            }
         }
         running.spawn(execute(desk.clone(), batch));
         while let Some(ended) = running.try_join_next() {
@@ -259,7 +261,8 @@ impl Desk {
     /// there. What cannot be sent is delayed: it is tried again with its next receive.
     pub(super) async fn park(self: Arc<Self>, parkings: Vec<Parking>) {
         let now = Timestamp::now();
-        let mut unsent: Vec<(Outgoing, Parking)> = parkings.into_iter().map(|parking| (self.wrap(&parking, now), parking)).collect();
+        let mut unsent: Vec<(Outgoing, Parking)> =
+            parkings.into_iter().map(|parking| (self.wrap(&parking, now), parking)).collect();
         for attempt in 1..=self.options.tries_max {
             let mut failed = Vec::new();
             for batch in split_by_size(unsent) {
@@ -272,7 +275,11 @@ impl Desk {
             self.pause(attempt, "park", unsent.len()).await;
         }
         for (_, Parking { message, entry, .. }) in unsent {
-            tracing::error!(queue = self.queue.name(), message_id = message.id, "a message cannot be parked; it is delayed");
+            tracing::error!(
+                queue = self.queue.name(),
+                message_id = message.id,
+                "a message cannot be parked; it is delayed"
+            );
             let delay = retry_delay(message.receive_count, &mut fastrand::Rng::new());
             self.lanes.delay(Entry { timeout: Some(delay), settlement: Settlement::Delayed, ..entry });
         }

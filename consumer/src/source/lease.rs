@@ -144,11 +144,6 @@ impl Lease {
         self.inner.not_extending(self.id).await;
     }
 
-    /// True once the message may be with somebody else. Work not begun should not begin.
-    pub fn is_lost(&self) -> bool {
-        self.lost.is_cancelled()
-    }
-
     /// Cancelled when the lease is lost, not when it ends in order.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
@@ -231,7 +226,8 @@ impl Inner {
     /// Marks what is due as being extended, and what has expired as lost.
     fn take_due(&self, now: Instant) -> Vec<(u64, VisibilityChange)> {
         let mut state = self.state();
-        let expired: Vec<u64> = state.held.iter().filter(|(_, held)| held.expires_at <= now).map(|(id, _)| *id).collect();
+        let expired: Vec<u64> =
+            state.held.iter().filter(|(_, held)| held.expires_at <= now).map(|(id, _)| *id).collect();
         for id in expired {
             self.lose(&mut state, id);
         }

@@ -47,7 +47,8 @@ mod tests {
 
     #[test]
     fn the_ceiling_doubles_with_each_receive_up_to_a_quarter_of_an_hour() {
-        for (receive_count, ceiling) in [(0, 2.0), (1, 2.0), (2, 4.0), (3, 8.0), (9, 512.0), (10, 900.0), (u32::MAX, 900.0)]
+        for (receive_count, ceiling) in
+            [(0, 2.0), (1, 2.0), (2, 4.0), (3, 8.0), (9, 512.0), (10, 900.0), (u32::MAX, 900.0)]
         {
             let (longest, mean) = longest_and_mean(receive_count);
             assert!(longest <= ceiling, "{receive_count}: {longest}");

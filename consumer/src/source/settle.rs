@@ -230,3 +230,7 @@ impl SettlerTasks {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "settle_tests.rs"]
+mod tests;

@@ -45,6 +45,7 @@ pub struct Call {
 #[derive(Debug)]
 pub struct Watched {
     pub inner: InProcessQueue,
+    cancel_safe: bool,
     calls: Mutex<Vec<Call>>,
     once: Mutex<VecDeque<(Operation, Upset)>>,
     always: Mutex<Vec<(Operation, Upset)>>,
@@ -56,12 +57,18 @@ impl Watched {
     pub fn new(options: InProcessOptions) -> Self {
         Self {
             inner: InProcessQueue::new(options),
+            cancel_safe: true,
             calls: Mutex::default(),
             once: Mutex::default(),
             always: Mutex::default(),
             receiving: AtomicUsize::new(0),
             receiving_most: AtomicUsize::new(0),
         }
+    }
+
+    /// As SQS: a receive that is dropped may have taken messages.
+    pub fn not_cancel_safe(self) -> Self {
+        Self { cancel_safe: false, ..self }
     }
 
     /// The next request of this kind not yet spoken for meets `upset`.
@@ -168,6 +175,10 @@ impl Queue for Watched {
         self.inner.visibility_timeout()
     }
 
+    fn receive_is_cancel_safe(&self) -> bool {
+        self.cancel_safe
+    }
+
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         let now = self.receiving.fetch_add(1, Ordering::Relaxed) + 1;
         self.receiving_most.fetch_max(now, Ordering::Relaxed);
@@ -190,7 +201,8 @@ impl Queue for Watched {
     ) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
         let receipts = changes.iter().map(|change| change.receipt.clone()).collect();
         let (kept, failing) = self.spare(Operation::ChangeVisibility, changes);
-        let request = async { if kept.is_empty() { Ok(Vec::new()) } else { self.inner.change_visibility(&kept).await } };
+        let request =
+            async { if kept.is_empty() { Ok(Vec::new()) } else { self.inner.change_visibility(&kept).await } };
         let mut results = self.watch(Operation::ChangeVisibility, receipts, changes.len(), request).await?;
         self.with_failed(&mut results, failing);
         Ok(results)
