@@ -4,6 +4,7 @@ mod error;
 mod pairs;
 mod product;
 mod query;
+mod run;
 mod score;
 
 use std::time::Duration;
@@ -12,10 +13,10 @@ use jiff::Timestamp;
 use shared::{CatalogEvent, Event};
 
 pub use error::FlowError;
-pub use score::Score;
+pub use run::run;
+pub use score::{Score, Watched};
 
 use crate::decide::blocking::{KeyEpoch, Limits};
-use crate::decide::disposition::Outcome;
 use crate::decide::state::{Advance, Change, advance, is_labelled};
 use crate::store::{Store, WriteOutcome};
 
@@ -38,10 +39,32 @@ pub struct Pipeline {
     pub clock: fn() -> Timestamp,
 }
 
+/// How an event ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Labels were written.
+    Written,
+    /// The tables already said so.
+    Unchanged,
+    /// A newer state is known.
+    Stale,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Unchanged => "unchanged",
+            Self::Stale => "stale",
+        }
+    }
+}
+
 /// How an event ended, and what it cost.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Processed {
     pub outcome: Outcome,
+    pub lane: &'static str,
     pub occurred_at: Timestamp,
     pub tally: Tally,
 }
@@ -67,6 +90,7 @@ impl Pipeline {
     pub async fn process(&self, body: &str, receive_count: u32) -> Result<Processed, FlowError> {
         let event = Event::parse(body.as_bytes(), (self.clock)())?;
         let occurred_at = event.occurred_at();
+        let lane = if matches!(event, Event::Query(_)) { "queries" } else { "catalog" };
         let (outcome, tally) = match event {
             Event::Query(event) => self.label_query(&event).await?,
             Event::Catalog(CatalogEvent::ScorePairs(event)) => self.label_pairs(&event, receive_count).await?,
@@ -80,7 +104,7 @@ impl Pipeline {
                 self.change_product(&change, receive_count).await?
             }
         };
-        Ok(Processed { outcome, occurred_at, tally })
+        Ok(Processed { outcome, lane, occurred_at, tally })
     }
 
     /// Step 1 of an upsert or delete, and the rest where it is needed.

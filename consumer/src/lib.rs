@@ -6,5 +6,6 @@ pub mod aws;
 pub mod decide;
 pub mod fault;
 pub mod flow;
+pub mod metric;
 pub mod source;
 pub mod store;

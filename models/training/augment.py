@@ -15,6 +15,18 @@ NUMBER = re.compile(r"^\d+(\.\d+)?$")
 CODE = re.compile(r"^(?=.*\d)(?=.*[a-z])[a-z0-9][a-z0-9\-/.]{3,}$")
 ACCESSORIES = ["case for {}", "replacement battery for {}", "{} screen protector", "charger for {}", "{} carrying bag",
                "cover for {}", "remote control for {}", "{} user manual"]
+# Words that sellers write in two ways.
+SAME = {"litre": "l", "watt": "w", "two": "2", "three": "3", "four": "4", "first": "1st", "third": "3rd",
+        "black": "blk", "white": "wht", "stainless": "ss", "bluetooth": "bt", "with": "w/", "and": "&",
+        "womens": "ladies", "edition": "ed", "pack": "pk", "grey": "gray"}
+SAME.update({short: long for long, short in SAME.items()})
+# Words that are not the same to a shopper.
+OTHER = [("men's", "women's"), ("mens", "womens"), ("adult", "kids"), ("indoor", "outdoor"), ("left", "right"),
+         ("wired", "wireless"), ("hardcover", "paperback"), ("with", "without"), ("standard", "deluxe"),
+         ("single", "double"), ("full", "upgrade"), ("windows", "mac"), ("student", "professional")]
+OTHER = dict(OTHER + [(b, a) for a, b in OTHER])
+VARIANTS = ["pro", "plus", "max", "mini", "lite", "ultra", "xl", "se"]
+MARKETING = ["brand new", "genuine", "free delivery", "best price", "original", "top quality", "hot deal", "in stock"]
 CONDITIONS = ["refurbished", "used", "open box", "renewed"]
 
 
@@ -33,12 +45,27 @@ def rewrite(text: str, rng: random.Random) -> str:
         for i in sorted(rng.sample(plain, rng.randint(1, max(1, len(plain) // 4))), reverse=True):
             del words[i]
     for i, word in enumerate(words):
-        if CODE.match(word) and rng.random() < 0.25:
-            words[i] = word.replace("-", "") if "-" in word else word
-    if rng.random() < 0.2 and len(words) > 3:
-        i = rng.randrange(len(words) - 1)
-        words[i], words[i + 1] = words[i + 1], words[i]
+        if CODE.match(word) and rng.random() < 0.4:
+            words[i] = respell_code(word, rng)
+        elif word in SAME and rng.random() < 0.3:
+            words[i] = SAME[word]
+    if rng.random() < 0.4 and len(words) > 4:
+        # A run of words moves, as a brand or a colour does in another seller's title.
+        start = rng.randrange(len(words) - 2)
+        run = [words.pop(start) for _ in range(rng.randint(1, 2))]
+        at = rng.randrange(len(words) + 1)
+        words[at:at] = run
+    if rng.random() < 0.15:
+        words.append(rng.choice(MARKETING))
     return " ".join(words)
+
+
+def respell_code(code: str, rng: random.Random) -> str:
+    """The same model code with its parts joined, or split between letters and digits."""
+    joined = rng.choice(["", " "])
+    if "-" in code:
+        return code.replace("-", joined)
+    return re.sub(r"(?<=[a-z])(?=\d{2})", rng.choice(["-", " "]), code, count=1)
 
 
 def other_number(word: str, rng: random.Random) -> str:
@@ -64,7 +91,16 @@ def break_one_detail(text: str, rng: random.Random):
     colours = [i for i, w in enumerate(words) if w in COLOURS]
     sizes = [i for i, w in enumerate(words) if w in SIZES]
     codes = [i for i, w in enumerate(words) if CODE.match(w)]
-    kinds = [k for k in (numbers, colours, colours, sizes, codes) if k]
+    others = [i for i, w in enumerate(words) if w in OTHER]
+    kinds = [k for k in (numbers, colours, colours, sizes, codes, others, others) if k]
+    if rng.random() < 0.12:
+        at = rng.randint(1, max(1, min(4, len(words) - 1)))
+        present = [i for i, w in enumerate(words) if w in VARIANTS]
+        if present:
+            del words[present[0]]
+        else:
+            words.insert(at, rng.choice(VARIANTS))
+        return " ".join(words)
     if rng.random() < 0.15 or not kinds:
         title, *rest = text.split(" | ")
         if rng.random() < 0.7:
@@ -78,6 +114,8 @@ def break_one_detail(text: str, rng: random.Random):
         new = other_number(old, rng)
     elif chosen is colours:
         new = rng.choice([c for c in COLOURS if c != old and {c, old} != {"gray", "grey"}])
+    elif chosen is others:
+        new = OTHER[old]
     elif chosen is sizes:
         new = rng.choice([s for s in SIZES if s != old])
     else:

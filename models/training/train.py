@@ -47,6 +47,11 @@ PHASES = {
         "batch_tokens": 1536, "learning_rate": 8e-5, "average_decay": 0.998, "steps_max": None,
         "epochs": [{**dict.fromkeys(TARGETS, 1), "synthetic": 4000, "intent": 0.2}] * 2,
     },
+    # More of what the public sets lack: the same product rewritten, and near misses.
+    "near-misses": {
+        "batch_tokens": 1536, "learning_rate": 5e-5, "average_decay": 0.99, "steps_max": None,
+        "epochs": [{**dict.fromkeys(TARGETS, 0.4), "synthetic": 9000, "intent": 0.1}],
+    },
 }
 
 
@@ -189,8 +194,10 @@ def main():
     steps_total = sum(map(len, epochs))
 
     model = load_backbone(backbone_folder())
-    if args.phase == "targets":
-        model.load_state_dict(torch.load(args.run / "intermediate" / "averaged.pt"))
+    phases = list(PHASES)
+    before = phases[:phases.index(args.phase)]
+    if before:
+        model.load_state_dict(torch.load(args.run / before[-1] / "averaged.pt"))
     model.train()
     # Half of all weights are word vectors. They were learnt on far more text than is
     # here, and leaving them alone saves a sixth of each step.

@@ -66,8 +66,8 @@ async fn duplicates(stage: &Stage, events: &[serde_json::Value]) -> (HashSet<(St
             missing += 1;
             continue;
         };
-        for label in labels.iter().filter(|label| label.verdict == Verdict::Duplicate) {
-            found.insert((id.as_str().to_owned(), label.other.as_str().to_owned()));
+        for (other, _) in labels.item.pairs.iter().filter(|(_, entry)| entry.verdict == Verdict::Duplicate) {
+            found.insert((id.as_str().to_owned(), other.as_str().to_owned()));
         }
     }
     (found, missing)

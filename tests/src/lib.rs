@@ -1,6 +1,8 @@
-//! What the tests share: real engines, the real worker, events.
+//! What the tests share: real engines, the real worker, events and items.
 
 pub mod events;
+pub mod items;
 pub mod ministack;
 pub mod stage;
+pub mod table_stub;
 pub mod worker;

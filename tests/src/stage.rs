@@ -5,7 +5,8 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
-use reader::LabelReader;
+use consumer::aws::{AwsOptions, sdk_config};
+use reader::{LabelReader, Options};
 use serde_json::Value;
 
 use crate::ministack::Ministack;
@@ -25,20 +26,18 @@ pub struct Stage {
 impl Stage {
     /// An engine with a queue, its dead-letter queue and a worker on them.
     pub async fn start(worker_arguments: &[&str]) -> Self {
-        let engine = Ministack::start().await;
+        let engine = Ministack::start();
         let endpoint_url = engine.endpoint_url();
-        let config = consumer::aws::client::sdk_config(&consumer::aws::client::AwsOptions {
-            region: Some("us-east-1".to_owned()),
-            endpoint_url: Some(endpoint_url.clone()),
-        })
-        .await;
+        let options = AwsOptions { region: Some("us-east-1".to_owned()), endpoint_url: Some(endpoint_url.clone()) };
+        let config = sdk_config(&options).await;
         let sqs = aws_sdk_sqs::Client::new(&config);
         let dead_letter_queue_url = create_queue(&sqs, "catalog-dead", None).await;
         let catalog_queue_url = create_queue(&sqs, "catalog", Some(&dead_letter_queue_url)).await;
         let table_prefix = "e2e-".to_owned();
         let target = WorkerTarget { endpoint_url, catalog_queue_url, dead_letter_queue_url, table_prefix };
         let worker = Worker::start(&target, worker_arguments).await;
-        let reader = LabelReader::new(aws_sdk_dynamodb::Client::new(&config), &target.table_prefix, Default::default());
+        let options = Options { deadline: PATIENCE, consistent: true, ..Options::default() };
+        let reader = LabelReader::new(aws_sdk_dynamodb::Client::new(&config), &target.table_prefix, options);
         Self { sqs, reader, target, worker: Some(worker), _engine: engine }
     }
 
@@ -110,10 +109,8 @@ impl Stage {
 
 /// (visible, in flight), as the queue says.
 async fn counts(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> (u64, u64) {
-    let names = [
-        QueueAttributeName::ApproximateNumberOfMessages,
-        QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
-    ];
+    let names =
+        [QueueAttributeName::ApproximateNumberOfMessages, QueueAttributeName::ApproximateNumberOfMessagesNotVisible];
     let request = sqs.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));
     let answer = request.send().await.expect("the queue has attributes");
     let attributes = answer.attributes().cloned().unwrap_or_default();

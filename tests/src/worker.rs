@@ -37,9 +37,10 @@ impl Worker {
             .args(["--dead-letter-queue-url", &target.dead_letter_queue_url])
             .args(["--table-prefix", &target.table_prefix, "--health-address", &health_address])
             .args(["--artifact", &artifact().display().to_string()])
+            .args(["--poll", "1s"])
             .args(more)
             .env("OMP_NUM_THREADS", "1")
-            .env("RUST_LOG", "warn")
+            .env("CATALOG_LABELS_LOG", "warn")
             .kill_on_drop(true)
             .spawn()
             .expect("the worker binary starts");

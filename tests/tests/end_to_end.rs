@@ -31,7 +31,7 @@ async fn events_become_labels_that_search_reads() {
 
     let page = stage.reader.labels_for_page(&ids(&["H1", "K1", "H2", "D1"])).await.expect("the page is answered");
     assert_eq!(page.missing, []);
-    let found: Vec<_> = page.pairs.iter().map(|p| (p.left.as_str(), p.right.as_str(), p.verdict)).collect();
+    let found: Vec<_> = page.pairs.iter().map(|p| (p.first.as_str(), p.second.as_str(), p.verdict)).collect();
     assert_eq!(found, [("H1", "H2", Verdict::Duplicate)]);
     let shopping = stage.reader.intent_for("wireless headphones").await.expect("answered").expect("labelled");
     let service = stage.reader.intent_for("Where is my order").await.expect("answered").expect("labelled");

@@ -10,6 +10,10 @@ use clap::Args;
 /// SQS extends a message's visibility to 12 hours at most.
 const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
 const LEASE_MIN: Duration = Duration::from_secs(5);
+/// SQS's longest poll.
+const POLL_MAX: Duration = Duration::from_secs(20);
+/// A stop waits for the poll under way, and then has to finish what it brought.
+const POLL_MARGIN: Duration = Duration::from_secs(1);
 const CONCURRENCY_MAX: usize = 4096;
 const REPLICAS_MAX: usize = 256;
 
@@ -65,6 +69,9 @@ pub struct WorkerArgs {
     /// How long a received message stays ours without a heartbeat
     #[arg(long, default_value = "60s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_LEASE")]
     pub lease: Duration,
+    /// How long a receive waits for messages; also the longest that a stop waits for one
+    #[arg(long, default_value = "20s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_POLL")]
+    pub poll: Duration,
     /// How long a stop may take before what is left is released
     #[arg(long, default_value = "25s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_DRAIN")]
     pub drain: Duration,
@@ -92,6 +99,7 @@ pub struct WorkerConfig {
     pub create_tables: bool,
     pub concurrency: usize,
     pub lease: Duration,
+    pub poll: Duration,
     pub drain: Duration,
     pub intent_ttl: Duration,
     pub tombstone_ttl: Duration,
@@ -147,6 +155,12 @@ impl WorkerArgs {
         if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
             problems.push(format!("--lease: {:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}", self.lease));
         }
+        if self.poll > POLL_MAX || self.poll + POLL_MARGIN > self.drain {
+            problems.push(format!(
+                "--poll: {:?} is more than {POLL_MAX:?}, or leaves less than {POLL_MARGIN:?} of --drain {:?}",
+                self.poll, self.drain
+            ));
+        }
         let health_address = self.health_address.parse::<SocketAddr>().map_err(|error| {
             problems.push(format!("--health-address: {:?}: {error}; an example is 0.0.0.0:9090", self.health_address));
         });
@@ -166,6 +180,7 @@ impl WorkerArgs {
                 create_tables: self.create_tables,
                 concurrency: self.concurrency,
                 lease: self.lease,
+                poll: self.poll,
                 drain: self.drain,
                 intent_ttl: self.intent_ttl,
                 tombstone_ttl: self.tombstone_ttl,

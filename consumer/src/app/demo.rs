@@ -4,12 +4,13 @@
 //! would read them. What is judged is what a reader gets.
 
 mod folder;
+mod label;
 mod print;
 mod verdict;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,8 +19,10 @@ use jiff::Timestamp;
 use shared::{Intent, PairLabel, ProductId};
 
 use super::CommandResult;
+use super::config::ModelArgs;
 use super::sample::{Sample, SampleError};
 use folder::FolderError;
+use label::{label_sample, read_back};
 use verdict::Failure;
 
 /// Below this F1 over all pairs of sample products the demo fails. The shipped model is
@@ -34,9 +37,8 @@ pub struct Args {
     /// Folder for the tables; emptied first, and only if an earlier demo made it
     #[arg(long, value_name = "DIR", default_value = DEFAULT_FOLDER)]
     local: PathBuf,
-    /// Folder of the model and its manifest [default: the shipped one]
-    #[arg(long, value_name = "DIR", env = "CATALOG_LABELS_ARTIFACT")]
-    artifact: Option<PathBuf>,
+    #[command(flatten)]
+    model: ModelArgs,
     /// Print the result only, neither progress nor labels
     #[arg(long)]
     quiet: bool,
@@ -82,34 +84,6 @@ pub enum DemoError {
     Failed(#[from] Failure),
     #[error("standard output is closed")]
     Output(#[from] std::io::Error),
-    #[error("{0} is not part of this build yet")]
-    NotWired(&'static str),
-}
-
-/// Publishes every event of `sample` to an in-process queue, runs the worker's pipeline
-/// on tables in `folder` until the queue is empty and every permit is home, and stops it.
-///
-/// `progress` is called with the number of events settled so far. `artifact` is the
-/// folder of the model; `None` means the shipped one.
-///
-/// # Errors
-/// What kept the pipeline from running to the end; a parked message is no error here.
-async fn label_sample(
-    _sample: &Sample,
-    _folder: &Path,
-    _artifact: Option<&Path>,
-    _progress: &(dyn Fn(u64) + Sync),
-) -> Result<RunReport, DemoError> {
-    Err(DemoError::NotWired("the pipeline"))
-}
-
-/// Reads the labels of every sample product and query from the tables in `folder`,
-/// through the `reader` crate only.
-///
-/// # Errors
-/// What kept the reader from an answer; a label that is not there is no error here.
-async fn read_back(_sample: &Sample, _folder: &Path) -> Result<ReadBack, DemoError> {
-    Err(DemoError::NotWired("the reader"))
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -133,7 +107,7 @@ async fn demo(args: &Args, out: &mut impl Write) -> Result<String, DemoError> {
     folder::start_clean(&args.local)?;
     let events = (sample.upserts.len() + sample.queries.len()) as u64;
     let bar = progress_bar(events, args.quiet);
-    let report = label_sample(&sample, &args.local, args.artifact.as_deref(), &|done| bar.set_position(done)).await;
+    let report = label_sample(&sample, &args.local, &args.model, &|done| bar.set_position(done)).await;
     bar.finish_and_clear();
     let report = report?;
     let read = read_back(&sample, &args.local).await?;

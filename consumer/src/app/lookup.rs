@@ -1,8 +1,244 @@
+//! `lookup`: what the tables say of one product or one query, for people and scripts.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Subcommand;
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use reader::{LabelReader, Options, ProductLabels};
+use serde_json::{Value, json};
+use shared::item::{IntentItem, ProductItem};
+use shared::table::PREFIX_DEFAULT;
+use shared::text::normalise_query;
+use shared::{Intent, ModelId, ProductId};
+
 use super::CommandResult;
+use crate::aws::dynamo::{self, Limits};
+use crate::aws::{AwsOptions, sdk_config};
+use crate::store::{Embedded, Store};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// A person waits longer than a results page.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    subject: Subject,
 
-pub fn run(_args: Args) -> CommandResult {
-    Err("not built yet".into())
+    /// Read the embedded tables in this directory, as `demo` leaves them
+    #[arg(long, global = true, value_name = "DIR", env = "CATALOG_LABELS_LOCAL", conflicts_with_all = ["endpoint_url", "region"])]
+    local: Option<PathBuf>,
+
+    /// DynamoDB endpoint, if not AWS's own
+    #[arg(long, global = true, value_name = "URL", env = "CATALOG_LABELS_ENDPOINT_URL")]
+    endpoint_url: Option<String>,
+
+    /// AWS region [default: that of the AWS configuration]
+    #[arg(long, global = true, value_name = "REGION", env = "AWS_REGION")]
+    region: Option<String>,
+
+    /// What the names of the tables start with
+    #[arg(long, global = true, value_name = "PREFIX", env = "CATALOG_LABELS_TABLE_PREFIX", default_value = PREFIX_DEFAULT)]
+    table_prefix: String,
+
+    /// Read this model's labels instead of the active one's
+    #[arg(long, global = true, value_name = "MODEL")]
+    model: Option<String>,
+
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Subject {
+    /// The duplicates of a product
+    Product { id: String },
+    /// The intent of a query
+    Query { text: String },
+}
+
+/// What was found, or what is not there.
+enum Answer {
+    Product { state: ProductItem, labels: ProductLabels, others: Vec<ProductItem> },
+    Query(IntentItem),
+    Nothing { reason: String },
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let answer = runtime.block_on(answer(&args))?;
+    show(&answer, args.json)?;
+    Ok(match answer {
+        Answer::Nothing { .. } => ExitCode::FAILURE,
+        Answer::Product { .. } | Answer::Query(_) => ExitCode::SUCCESS,
+    })
+}
+
+async fn answer(args: &Args) -> Result<Answer, Error> {
+    let embedded = args.local.as_deref().map(Embedded::open_existing).transpose()?;
+    let store = match &embedded {
+        Some(embedded) => embedded.store(&args.table_prefix),
+        None => {
+            let aws = AwsOptions { region: args.region.clone(), endpoint_url: args.endpoint_url.clone() };
+            let sdk = sdk_config(&aws).await;
+            Store::new(dynamo::client(&sdk, &Limits::default()), &args.table_prefix)
+        }
+    };
+    let model = args.model.clone().map(ModelId);
+    let options = Options { model, deadline: DEADLINE, consistent: true, ..Options::default() };
+    let reader = LabelReader::new(store.client().clone(), store.prefix(), options);
+    let answer = match &args.subject {
+        Subject::Product { id } => product(&store, &reader, &ProductId::new(id.as_str())?).await,
+        Subject::Query { text } => query(&reader, text).await,
+    };
+    if let Some(embedded) = embedded {
+        embedded.stop().await?;
+    }
+    answer
+}
+
+async fn product(store: &Store, reader: &LabelReader, id: &ProductId) -> Result<Answer, Error> {
+    let nothing = |reason: String| Ok(Answer::Nothing { reason });
+    let Some(state) = store.product(id).await? else { return nothing(format!("there is no product {id}")) };
+    if state.deleted {
+        return nothing(format!("product {id} was deleted at version {}", state.version));
+    }
+    let Some(labels) = reader.duplicates_of(id).await? else {
+        let model = reader.active_model().await?;
+        return nothing(format!("product {id} (version {}) has no labels of model {model} yet", state.version));
+    };
+    let ids: Vec<ProductId> = labels.item.pairs.keys().cloned().collect();
+    let others = store.products(&ids).await?;
+    Ok(Answer::Product { state, labels, others })
+}
+
+async fn query(reader: &LabelReader, text: &str) -> Result<Answer, Error> {
+    if let Some(intent) = reader.intent_for(text).await? {
+        return Ok(Answer::Query(intent));
+    }
+    let (query, model) = (normalise_query(text), reader.active_model().await?);
+    Ok(Answer::Nothing { reason: format!("query {query:?} has no live label of model {model}") })
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the answer of a command")]
+fn show(answer: &Answer, as_json: bool) -> Result<(), Error> {
+    match answer {
+        _ if as_json => println!("{}", serde_json::to_string_pretty(&to_json(answer))?),
+        Answer::Product { state, labels, others } => println!("{}", product_text(state, labels, others)),
+        Answer::Query(intent) => println!("{}", query_text(intent)),
+        Answer::Nothing { reason } => eprintln!("{reason}"),
+    }
+    Ok(())
+}
+
+fn to_json(answer: &Answer) -> Value {
+    match answer {
+        Answer::Product { state, labels, others } => {
+            let pairs: Vec<Value> = by_score(labels, others)
+                .map(|(other, entry, title)| {
+                    json!({
+                        "other": other, "title": title, "verdict": entry.verdict, "score": entry.score,
+                        "stage": entry.stage, "labelled_at": entry.labelled_at,
+                    })
+                })
+                .collect();
+            json!({
+                "product": state.id, "title": state.title, "version": state.version,
+                "model": labels.item.model, "current": is_current(state, labels), "overflow": labels.item.overflow,
+                "outdated": labels.outdated, "pairs": pairs,
+            })
+        }
+        Answer::Query(intent) => {
+            let scores: serde_json::Map<String, Value> =
+                Intent::ALL.iter().zip(intent.scores).map(|(i, score)| (i.as_str().to_owned(), json!(score))).collect();
+            json!({
+                "query": intent.query, "model": intent.model, "intent": intent.intent, "scores": scores,
+                "version": intent.version, "labelled_at": intent.labelled_at, "expires_at": intent.expires_at,
+            })
+        }
+        Answer::Nothing { reason } => json!({ "error": reason }),
+    }
+}
+
+fn product_text(state: &ProductItem, labels: &ProductLabels, others: &[ProductItem]) -> String {
+    let mut lines = vec![format!("{}  {}", state.id, state.title)];
+    lines.push(format!("version {}, labels of model {}", state.version, labels.item.model));
+    if !is_current(state, labels) {
+        lines.push("its text has changed since; these labels are about the text before".to_owned());
+    }
+    if labels.item.pairs.is_empty() {
+        lines.push("no duplicates".to_owned());
+    } else {
+        let mut table = table(&["product", "title", "verdict", "score", "stage", "labelled at"]);
+        for (other, entry, title) in by_score(labels, others) {
+            let stage = match entry.stage {
+                shared::Stage::Cascade => "cascade",
+                shared::Stage::CrossEncoder => "cross-encoder",
+            };
+            table.add_row([
+                other.to_string(),
+                title.to_owned(),
+                entry.verdict.as_str().to_owned(),
+                format!("{:.3}", entry.score),
+                stage.to_owned(),
+                format!("{:.0}", entry.labelled_at),
+            ]);
+        }
+        align_right(&mut table, 3);
+        lines.push(table.to_string());
+    }
+    if labels.item.overflow {
+        lines.push("weaker look-alikes were dropped to keep the item small".to_owned());
+    }
+    if labels.outdated > 0 {
+        lines.push(format!("{} left out: the other product has changed or is gone", labels.outdated));
+    }
+    lines.join("\n")
+}
+
+fn query_text(intent: &IntentItem) -> String {
+    let mut table = table(&["intent", "score"]);
+    let mut scores: Vec<(Intent, f32)> = Intent::ALL.into_iter().zip(intent.scores).collect();
+    scores.sort_by(|a, b| b.1.total_cmp(&a.1));
+    for (intent, score) in scores {
+        table.add_row([intent.as_str().to_owned(), format!("{score:.3}")]);
+    }
+    align_right(&mut table, 1);
+    let IntentItem { query, intent, model, labelled_at, .. } = intent;
+    format!("{query:?} is {}\nmodel {model}, labelled at {labelled_at:.0}\n{table}", intent.as_str())
+}
+
+/// Whether the labels are about the text that the product has now.
+fn is_current(state: &ProductItem, labels: &ProductLabels) -> bool {
+    state.text_hash == labels.item.text_hash
+}
+
+/// The pairs, best first, with the other product's title.
+fn by_score<'a>(
+    labels: &'a ProductLabels,
+    others: &'a [ProductItem],
+) -> impl Iterator<Item = (&'a ProductId, &'a shared::item::PairEntry, &'a str)> {
+    let mut pairs: Vec<_> = labels.item.pairs.iter().collect();
+    pairs.sort_by(|a, b| b.1.score.total_cmp(&a.1.score).then_with(|| a.0.cmp(b.0)));
+    pairs.into_iter().map(move |(other, entry)| {
+        let title = others.iter().find(|state| state.id == *other).map_or("", |state| state.title.as_str());
+        (other, entry, title)
+    })
+}
+
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(header.iter().copied());
+    table
+}
+
+fn align_right(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
 }

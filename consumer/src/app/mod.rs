@@ -3,10 +3,11 @@
 pub mod config;
 pub mod demo;
 pub mod evaluate;
-pub mod evaluate_blocking;
+pub mod health;
 pub mod key_epoch;
 pub mod lookup;
 pub mod sample;
+pub mod telemetry;
 pub mod texts;
 pub mod worker;
 
@@ -31,8 +32,6 @@ pub enum Command {
     Demo(demo::Args),
     /// Judge the shipped model, or blocking, on labelled data
     Evaluate(evaluate::Args),
-    /// Measure blocking on two product tables with known matches
-    EvaluateBlocking(evaluate_blocking::Args),
     /// Count words of product texts into a key epoch (NDJSON in, epoch file out)
     KeyEpoch(key_epoch::Args),
     /// Show a product's duplicates or a query's intent
@@ -48,7 +47,6 @@ impl Cli {
         match self.command {
             Command::Demo(args) => demo::run(args),
             Command::Evaluate(args) => evaluate::run(args),
-            Command::EvaluateBlocking(args) => evaluate_blocking::run(args),
             Command::KeyEpoch(args) => key_epoch::run(args),
             Command::Lookup(args) => lookup::run(args),
             Command::Texts(args) => texts::run(args),

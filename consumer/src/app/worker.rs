@@ -1,8 +1,159 @@
+//! `worker`: consumes events from SQS and keeps the labels fresh, until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use futures::future::join_all;
+use models::{Numeric, Scorer, ScorerOptions};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
 use super::CommandResult;
+use super::config::{WorkerArgs, WorkerConfig};
+use super::health::{self, Health, HealthLimits};
+use super::telemetry;
+use crate::aws::{AwsOptions, SqsQueue, dynamo, sdk_config, sqs_client};
+use crate::decide::blocking::{KeyEpoch, Limits};
+use crate::flow::{Pipeline, Score, Watched, run as run_flow};
+use crate::source::{Queue, Shutdown, Source, SourceOptions, StopReason};
+use crate::store::{Store, WriteOutcome};
 
-#[derive(Debug, clap::Args)]
-pub struct Args {}
+pub type Args = WorkerArgs;
 
-pub fn run(_args: Args) -> CommandResult {
-    Err("not built yet".into())
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// How often an idle worker scores a probe, so that readiness always speaks of the device.
+const PROBE_INTERVAL: Duration = Duration::from_secs(20);
+/// The probe; any query does.
+const PROBE_QUERY: &str = "usb c cable";
+
+pub fn run(args: Args) -> CommandResult {
+    telemetry::init_logs()?;
+    let config = args.resolve()?;
+    tokio::runtime::Runtime::new()?.block_on(work(config))
+}
+
+async fn work(config: WorkerConfig) -> CommandResult {
+    let metrics = telemetry::init_metrics()?;
+    let shutdown = Shutdown::new();
+    shutdown.listen_to_signals()?;
+    let health = Health::new(HealthLimits::default(), shutdown.clone());
+    let listener = TcpListener::bind(config.health_address)
+        .await
+        .map_err(|error| format!("--health-address: cannot listen on {}: {error}", config.health_address))?;
+    let health_stop = CancellationToken::new();
+    let server = tokio::spawn(health::serve(listener, health.clone(), metrics, health_stop.clone()));
+
+    let options = AwsOptions { region: config.tables.region.clone(), endpoint_url: config.tables.endpoint_url.clone() };
+    let sdk = sdk_config(&options).await;
+    let pipeline = Arc::new(start_pipeline(&config, &sdk, &health).await?);
+    let probe = tokio::spawn(probe(pipeline.clone(), shutdown.clone()));
+    let sources = start_sources(&config, &sdk, &health, &shutdown).await?;
+    let drained =
+        join_all(sources.into_iter().map(|source| run_flow(pipeline.clone(), source, shutdown.clone(), config.drain)))
+            .await;
+    probe.abort();
+    health_stop.cancel();
+    server.await??;
+    match shutdown.reason() {
+        Some(StopReason::Fatal(reason)) => {
+            Err(format!("stopped for a fault that every event would meet: {reason}").into())
+        }
+        _ if drained.iter().all(|drained| drained.is_clean()) => Ok(ExitCode::SUCCESS),
+        _ => Err("the drain deadline passed with events in work; they were released".into()),
+    }
+}
+
+/// Tables first, then the model: a missing table is found in milliseconds.
+async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health) -> Result<Pipeline, BoxError> {
+    let client = dynamo::client(sdk, &dynamo::Limits::default());
+    let store = Store::new(client, &config.tables.table_prefix);
+    if config.create_tables {
+        store.create_tables().await?;
+    }
+    store.verify_tables().await?;
+    health.tables_exist();
+    let (artifact, replicas) = (config.artifact.clone(), config.replicas);
+    let options = ScorerOptions { replicas, numeric: Numeric::Auto };
+    let scorer = tokio::task::spawn_blocking(move || Scorer::start(&artifact, options)).await??;
+    let scorer = Watched { scorer, pulse: health.device() };
+    let pipeline = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
+    activate_first_model(&pipeline).await?;
+    Ok(pipeline)
+}
+
+/// A pipeline with the shipped key epoch and limits.
+pub(super) fn pipeline(
+    store: Store,
+    scorer: Box<dyn Score>,
+    intent_ttl: Duration,
+    tombstone_ttl: Duration,
+) -> Pipeline {
+    Pipeline {
+        store,
+        scorer,
+        epoch: KeyEpoch::shipped(),
+        limits: Limits::default(),
+        intent_ttl,
+        tombstone_ttl,
+        clock: jiff::Timestamp::now,
+    }
+}
+
+/// Readers need to be told which model to read. The first worker of an empty table set
+/// names its own; later switches are made on purpose, never by a start.
+pub(super) async fn activate_first_model(pipeline: &Pipeline) -> Result<(), BoxError> {
+    let model = pipeline.scorer.model_id();
+    match pipeline.store.active_model().await? {
+        Some(active) if active.model != *model => {
+            tracing::warn!(active = %active.model, written = %model, "readers take another model's labels");
+        }
+        Some(_) => {}
+        None => {
+            if pipeline.store.set_active_model(model, None).await? == WriteOutcome::Written {
+                tracing::info!(%model, "first model activated");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn start_sources(
+    config: &WorkerConfig,
+    sdk: &SdkConfig,
+    health: &Health,
+    shutdown: &Shutdown,
+) -> Result<Vec<Source>, BoxError> {
+    let client = sqs_client(sdk);
+    let dead_letters = Arc::new(SqsQueue::new(client.clone(), &config.dead_letter_queue_url, config.lease));
+    dead_letters.dead_letters().await?;
+    let mut sources = Vec::with_capacity(config.queue_urls.len());
+    for url in &config.queue_urls {
+        let queue = SqsQueue::new(client.clone(), url, config.lease);
+        if queue.dead_letters().await?.is_none() {
+            tracing::warn!(queue = queue.name(), "no redrive policy: a message that kills workers comes back for ever");
+        }
+        let options =
+            SourceOptions { permits: config.concurrency as u32, wait: config.poll, ..SourceOptions::default() };
+        let name = queue.name().to_owned();
+        let source = Source::start(Arc::new(queue), dead_letters.clone(), options, shutdown.clone());
+        // It just answered; the first long poll may be silent for its whole wait.
+        source.pulse().beat();
+        health.watch_queue(name, source.pulse());
+        sources.push(source);
+    }
+    Ok(sources)
+}
+
+async fn probe(pipeline: Arc<Pipeline>, shutdown: Shutdown) {
+    while !shutdown.has_begun() {
+        if let Err(error) = pipeline.scorer.score_queries(vec![PROBE_QUERY.to_owned()]).await
+            && error.is_fatal()
+        {
+            shutdown.fatal(format!("the probe failed: {error}"));
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
 }

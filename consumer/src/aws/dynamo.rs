@@ -12,7 +12,6 @@ use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::{Client, config};
-use aws_smithy_http_client::tls;
 use aws_smithy_runtime_api::client::interceptors::context::{Error, InterceptorContext};
 
 /// How long one call may take, and how often it is tried.
@@ -56,22 +55,6 @@ pub fn local_client(endpoint_url: &str, limits: &Limits) -> Client {
         .http_client(aws_smithy_http_client::Builder::new().build_http())
         .endpoint_url(endpoint_url);
     Client::from_conf(with_limits(builder, limits))
-}
-
-/// The SDK's default chain for credentials and region, over rustls with ring; `region` and
-/// `endpoint_url` win over the environment.
-pub async fn sdk_config(region: Option<String>, endpoint_url: Option<String>) -> SdkConfig {
-    let https = aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .build_https();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(https);
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region));
-    }
-    if let Some(url) = endpoint_url {
-        loader = loader.endpoint_url(url);
-    }
-    loader.load().await
 }
 
 fn with_limits(builder: config::Builder, limits: &Limits) -> config::Config {

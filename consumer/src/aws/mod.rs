@@ -1,3 +1,8 @@
 //! The SDK clients and how they are configured.
 
+mod client;
 pub mod dynamo;
+mod sqs;
+
+pub use client::{AwsOptions, ErrorClass, classify, sdk_config, sqs_client};
+pub use sqs::{CreatedQueue, SqsQueue, create_queue_with_dead_letter};

@@ -1,7 +1,6 @@
 //! Pure decisions: what a change affects, and what the tables must say then.
 
 pub mod blocking;
-pub mod disposition;
 pub mod merge;
 pub mod plan;
 pub mod state;

@@ -23,6 +23,18 @@ pub enum FlowError {
 /// Deliveries of a `score_pairs` event that wait for an upsert that is still under way.
 const UNKNOWN_PRODUCT_RECEIVES_MAX: u32 = 3;
 
+impl FlowError {
+    /// Where in the pipeline it happened, for parked messages.
+    pub fn stage(&self) -> &'static str {
+        match self {
+            Self::Event(_) => "parse",
+            Self::Store(_) | Self::Contended { .. } => "store",
+            Self::Score(_) => "score",
+            Self::UnknownProduct { .. } => "plan",
+        }
+    }
+}
+
 impl Faulty for FlowError {
     fn fault(&self) -> Fault {
         match self {

@@ -4,8 +4,7 @@ use shared::event::ScorePairs;
 use shared::item::ProductItem;
 
 use super::product::Step;
-use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
-use crate::decide::disposition::Outcome;
+use super::{ATTEMPTS_MAX, FlowError, Outcome, Pipeline, Tally};
 use crate::decide::plan;
 
 impl Pipeline {

@@ -2,8 +2,7 @@ use shared::event::QueryEvent;
 use shared::item::IntentItem;
 use shared::text::normalise_query;
 
-use super::{FlowError, Pipeline, Tally};
-use crate::decide::disposition::Outcome;
+use super::{FlowError, Outcome, Pipeline, Tally};
 use crate::store::IntentOutcome;
 
 impl Pipeline {

@@ -2,8 +2,11 @@ use async_trait::async_trait;
 use models::{IntentScore, PairScore, ScoreError, Scorer, TextPair};
 use shared::ModelId;
 
-/// Texts in, scores out. The worker's is [`models::Scorer`]; fault tests put a function
-/// of the texts in its place, so that a reference model can foretell each label.
+use crate::source::Pulse;
+
+/// Texts in, scores out. The worker's is [`Watched`] around [`models::Scorer`]; fault
+/// tests put a function of the texts in its place, so that a reference model can foretell
+/// each label.
 #[async_trait]
 pub trait Score: Send + Sync + 'static {
     fn model_id(&self) -> &ModelId;
@@ -13,17 +16,27 @@ pub trait Score: Send + Sync + 'static {
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError>;
 }
 
+/// A scorer whose pulse beats with each answer of the device, for readiness.
+pub struct Watched {
+    pub scorer: Scorer,
+    pub pulse: Pulse,
+}
+
 #[async_trait]
-impl Score for Scorer {
+impl Score for Watched {
     fn model_id(&self) -> &ModelId {
-        self.model_id()
+        self.scorer.model_id()
     }
 
     async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
-        self.score_pairs(pairs).await
+        let scores = self.scorer.score_pairs(pairs).await?;
+        self.pulse.beat();
+        Ok(scores)
     }
 
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
-        self.score_queries(queries).await
+        let scores = self.scorer.score_queries(queries).await?;
+        self.pulse.beat();
+        Ok(scores)
     }
 }

@@ -41,11 +41,7 @@ impl Store {
     ///
     /// Without checks this is one conditional put, with them a transaction, which costs
     /// twice the write units. At most 99 checks, of distinct products.
-    pub async fn put_label_item(
-        &self,
-        item: &LabelItem,
-        checks: &[StateCheck],
-    ) -> Result<WriteOutcome, StoreError> {
+    pub async fn put_label_item(&self, item: &LabelItem, checks: &[StateCheck]) -> Result<WriteOutcome, StoreError> {
         let expected_revision = item.revision.checked_sub(1).filter(|revision| *revision > 0);
         if checks.is_empty() {
             self.put_label_alone(item, expected_revision).await

@@ -3,7 +3,7 @@
 //!
 //! Every error names the file, the line and the column.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -143,6 +143,30 @@ pub fn read_pairs(left: &Path, right: &Path, pairs: &Path) -> Result<Vec<Labelle
             other => return Err(table.cell(*line, "label", &format!("{other:?} is neither 0 nor 1"))),
         };
         out.push(LabelledPair { left: side(0)?, right: side(1)?, duplicate });
+    }
+    Ok(out)
+}
+
+/// Reads matches of two tables: columns `ltable_id`, `rtable_id` and, where there is one,
+/// `label`, whose rows other than 1 are left out. Ids are those of the tables.
+pub fn read_matches(left: &Path, right: &Path, matches: &Path) -> Result<Vec<(String, String)>, DatasetError> {
+    let ids = |path| -> Result<HashSet<String>, DatasetError> {
+        Ok(read_table(path)?.into_iter().map(|(id, _)| id).collect())
+    };
+    let sides = [(left, ids(left)?), (right, ids(right)?)];
+    let table = Table::open(matches, b',')?;
+    let columns = [table.column("ltable_id")?, table.column("rtable_id")?];
+    let label = table.column("label").ok();
+    let mut out = Vec::new();
+    for (line, row) in table.rows.iter().filter(|(_, row)| label.is_none_or(|label| &row[label] == "1")) {
+        for (column, (path, known)) in columns.iter().zip(&sides) {
+            let id = &row[*column];
+            if !known.contains(id) {
+                let reason = format!("{id:?} is not in {}", path.display());
+                return Err(table.cell(*line, &table.header[*column], &reason));
+            }
+        }
+        out.push((row[columns[0]].to_owned(), row[columns[1]].to_owned()));
     }
     Ok(out)
 }

@@ -1,5 +1,6 @@
 //! `evaluate`: judges the shipped model on labelled data.
 
+mod blocking;
 pub mod dataset;
 pub mod metrics;
 mod pairs;
@@ -32,6 +33,8 @@ enum What {
     Pairs(pairs::Args),
     /// Accuracy and macro-F1 of the intent on labelled queries
     Queries(queries::Args),
+    /// Pair completeness and cost of the worker's own look-ups
+    Blocking(blocking::Args),
 }
 
 /// Which model judges, and on how many threads.
@@ -61,6 +64,7 @@ pub fn run(args: Args) -> CommandResult {
     match args.what {
         What::Pairs(args) => pairs::run(args),
         What::Queries(args) => queries::run(args),
+        What::Blocking(args) => blocking::run(args),
     }
 }
 

@@ -8,9 +8,11 @@ use std::process::ExitCode;
 use std::rc::Rc;
 
 use serde::Serialize;
+use shared::product::BadProductId;
 use shared::{Product, ProductId, ProductText};
 
-use super::CommandResult;
+use super::dataset::{self, DatasetError};
+use crate::app::CommandResult;
 use crate::decide::blocking::{KeyEpoch, Limits, posting_keys, query_keys, rank, sketch};
 
 /// Measure blocking on two product tables with known matches
@@ -44,12 +46,10 @@ pub struct Args {
 
 #[derive(Debug, thiserror::Error)]
 enum InputError {
-    #[error("{} is no table that can be read", path.display())]
-    Csv { path: PathBuf, source: csv::Error },
-    #[error("{}: column `{column}` is missing", path.display())]
-    NoColumn { path: PathBuf, column: &'static str },
-    #[error("{}, row {row}: {reason}", path.display())]
-    Row { path: PathBuf, row: usize, reason: String },
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    #[error("{}, product {id:?}", path.display())]
+    Id { path: PathBuf, id: String, source: BadProductId },
     #[error("no row of --matches has label 1, so there is nothing to measure")]
     NoMatches,
 }
@@ -86,7 +86,7 @@ type Pair = (ProductId, ProductId);
 pub fn run(args: Args) -> CommandResult {
     let left = read_products(&args.left, "l:")?;
     let right = read_products(&args.right, "r:")?;
-    let matches = read_matches(&args.matches, &left, &right)?;
+    let matches = read_matches(&args)?;
     let planner =
         Planner { epoch: KeyEpoch::shipped(), limits: Limits { candidates_max: args.limit, ..Limits::default() } };
     let report = Report {
@@ -246,62 +246,21 @@ type Texts = BTreeMap<ProductId, String>;
 
 /// Product texts by id; `prefix` keeps the ids of two tables apart.
 fn read_products(path: &Path, prefix: &str) -> Result<Texts, InputError> {
-    let mut texts = Texts::new();
-    let (columns, rows) = read_csv(path)?;
-    for (index, row) in rows.iter().enumerate() {
-        let bad = |reason: String| InputError::Row { path: path.to_owned(), row: index + 1, reason };
-        let mut product = Product::default();
-        let mut id = None;
-        for (column, value) in columns.iter().zip(row).filter(|(_, value)| !value.is_empty()) {
-            let value = value.to_owned();
-            match column.as_str() {
-                "id" => id = Some(value),
-                "name" | "title" => product.title = value,
-                "brand" | "manufacturer" => product.brand = Some(value),
-                "modelno" => product.model_number = Some(value),
-                "category" => product.product_type = Some(value),
-                "description" => product.description = Some(value),
-                _ => {}
-            }
-        }
-        let id = id.ok_or_else(|| bad("has no id".to_owned()))?;
-        let id = ProductId::new(format!("{prefix}{id}")).map_err(|error| bad(error.to_string()))?;
-        if texts.insert(id.clone(), ProductText::of(&product).text).is_some() {
-            return Err(bad(format!("id {id} occurs twice")));
-        }
-    }
-    Ok(texts)
+    let with_prefix = |(id, product): (String, Product)| {
+        let bad = |source| InputError::Id { path: path.to_owned(), id: id.clone(), source };
+        Ok((ProductId::new(format!("{prefix}{id}")).map_err(bad)?, ProductText::of(&product).text))
+    };
+    dataset::read_table(path)?.into_iter().map(with_prefix).collect()
 }
 
-fn read_matches(paths: &[PathBuf], left: &Texts, right: &Texts) -> Result<HashSet<Pair>, InputError> {
+fn read_matches(args: &Args) -> Result<HashSet<Pair>, InputError> {
     let mut matches = HashSet::new();
-    for path in paths {
-        let (columns, rows) = read_csv(path)?;
-        let place = |column: &'static str| {
-            let found = columns.iter().position(|name| name == column);
-            found.ok_or_else(|| InputError::NoColumn { path: path.clone(), column })
-        };
-        let (left_at, right_at, label_at) = (place("ltable_id")?, place("rtable_id")?, place("label").ok());
-        for (index, row) in rows.iter().enumerate() {
-            if label_at.is_some_and(|at| &row[at] != "1") {
-                continue;
-            }
-            let known = |prefix: &str, id: &str, texts: &Texts| {
-                let known = ProductId::new(format!("{prefix}{id}")).ok().filter(|id| texts.contains_key(id));
-                let reason = format!("product {id} is in no table");
-                known.ok_or_else(|| InputError::Row { path: path.clone(), row: index + 1, reason })
-            };
-            matches.insert(ordered(known("l:", &row[left_at], left)?, known("r:", &row[right_at], right)?));
+    for path in &args.matches {
+        for (left, right) in dataset::read_matches(&args.left, &args.right, path)? {
+            let bad = |source| InputError::Id { path: path.clone(), id: format!("{left}, {right}"), source };
+            let ids = (ProductId::new(format!("l:{left}")), ProductId::new(format!("r:{right}")));
+            matches.insert(ordered(ids.0.map_err(bad)?, ids.1.map_err(bad)?));
         }
     }
     if matches.is_empty() { Err(InputError::NoMatches) } else { Ok(matches) }
-}
-
-/// Column names and rows; every row has as many fields as there are columns.
-fn read_csv(path: &Path) -> Result<(Vec<String>, Vec<csv::StringRecord>), InputError> {
-    let failed = |source| InputError::Csv { path: path.to_owned(), source };
-    let mut reader = csv::Reader::from_path(path).map_err(failed)?;
-    let columns = reader.headers().map_err(failed)?.iter().map(str::to_owned).collect();
-    let rows = reader.records().collect::<Result<_, _>>().map_err(failed)?;
-    Ok((columns, rows))
 }

@@ -1,0 +1,135 @@
+//! Every metric in one typed list: `app::telemetry` registers it, and nothing else names
+//! a metric. Names are Prometheus's: unit and `_total` are part of the name.
+
+use metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit};
+
+/// One metric. Labels are named in its description.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub unit: Unit,
+    pub stability: Stability,
+    pub description: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// What a dashboard may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stability {
+    /// Name, unit, labels and meaning change only with a major version.
+    Stable,
+    /// May change with any version.
+    Experimental,
+}
+
+macro_rules! metrics_list {
+    ($($constant:ident = $name:literal, $kind:ident, $unit:ident, $stability:ident, $description:literal;)*) => {
+        $(
+            #[doc = $description]
+            pub const $constant: Metric = Metric {
+                name: $name,
+                kind: Kind::$kind,
+                unit: Unit::$unit,
+                stability: Stability::$stability,
+                description: $description,
+            };
+        )*
+
+        /// The whole list.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics_list! {
+    MESSAGES_RECEIVED = "queue_messages_received_total", Counter, Count, Stable,
+        "Messages received, by queue; redeliveries count again.";
+    RECEIVES = "queue_receives_total", Counter, Count, Stable,
+        "Receive requests that were answered, by queue and result (full, some, empty, error).";
+    RECEIVE_ERRORS = "queue_receive_errors_total", Counter, Count, Stable,
+        "Receive requests that failed, by queue and fault (retry, fatal).";
+    REQUESTS = "queue_requests_total", Counter, Count, Experimental,
+        "Requests to a queue, by queue and operation; what SQS bills for.";
+    PERMITS_TAKEN = "queue_permits_taken", Gauge, Count, Stable,
+        "Permits out, by queue: messages in the process, and room held by running receives.";
+    LEASES_HELD = "queue_leases_held", Gauge, Count, Stable,
+        "Messages whose visibility the heartbeat extends, by queue.";
+    LEASES_EXTENDED = "queue_leases_extended_total", Counter, Count, Stable,
+        "Extensions of a message's visibility, by queue.";
+    LEASES_LOST = "queue_leases_lost_total", Counter, Count, Stable,
+        "Messages that became visible to others while in the process, by queue.";
+    LEASE_ERRORS = "queue_lease_errors_total", Counter, Count, Stable,
+        "Extensions that failed and are tried again, by queue.";
+    SETTLED = "queue_messages_settled_total", Counter, Count, Stable,
+        "Messages settled, by queue and settlement (deleted, delayed, released, parked, expired, unsettled).";
+    SETTLE_RETRIES = "queue_settle_retries_total", Counter, Count, Stable,
+        "Entries of deletes, delays and parkings that failed and were tried again, by queue and operation.";
+    DROPPED = "queue_deliveries_dropped_total", Counter, Count, Stable,
+        "Deliveries dropped without a disposition, as by a panic, by queue; they are retried.";
+    EVENTS = "events_total", Counter, Count, Stable,
+        "Events processed, by lane (catalog, queries) and outcome (written, unchanged, stale).";
+    EVENT_FAILURES = "event_failures_total", Counter, Count, Stable,
+        "Events that failed, by stage (parse, plan, score, store) and fault (retry, poison, fatal); retries count again.";
+    PAIRS_SCORED = "pairs_scored_total", Counter, Count, Stable,
+        "Pairs that the model scored.";
+    PAIRS_SKIPPED = "pairs_skipped_total", Counter, Count, Stable,
+        "Pairs proposed again that were labelled already for both texts, and so cost no inference.";
+    QUERIES_SCORED = "queries_scored_total", Counter, Count, Stable,
+        "Queries that the model scored.";
+    LABEL_ITEMS_WRITTEN = "label_items_written_total", Counter, Count, Stable,
+        "Label and intent items written.";
+    EVENT_FRESHNESS = "event_freshness_seconds", Histogram, Seconds, Stable,
+        "From an event's occurrence to its labels being written, by lane: what the fleet scales on and is paged for.";
+}
+
+/// Label names and values of one series.
+pub type Labels<'a> = &'a [(&'static str, &'a str)];
+
+impl Metric {
+    /// The counter of one series; keep it where it is used often.
+    pub fn counter(&self, labels: Labels) -> Counter {
+        debug_assert_eq!(self.kind, Kind::Counter, "{}", self.name);
+        metrics::counter!(self.name, to_labels(labels))
+    }
+
+    /// The gauge of one series; keep it where it is used often.
+    pub fn gauge(&self, labels: Labels) -> Gauge {
+        debug_assert_eq!(self.kind, Kind::Gauge, "{}", self.name);
+        metrics::gauge!(self.name, to_labels(labels))
+    }
+
+    /// The histogram of one series; keep it where it is used often.
+    pub fn histogram(&self, labels: Labels) -> Histogram {
+        debug_assert_eq!(self.kind, Kind::Histogram, "{}", self.name);
+        metrics::histogram!(self.name, to_labels(labels))
+    }
+}
+
+fn to_labels(labels: Labels) -> Vec<Label> {
+    labels.iter().map(|(name, value)| Label::new(*name, SharedString::from((*value).to_owned()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_follow_the_rules() {
+        let mut names = HashSet::new();
+        for metric in ALL {
+            assert!(names.insert(metric.name), "{} is listed twice", metric.name);
+            assert!(metric.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", metric.name);
+            assert_eq!(metric.kind == Kind::Counter, metric.name.ends_with("_total"), "{}", metric.name);
+            assert_eq!(metric.unit == Unit::Seconds, metric.name.ends_with("_seconds"), "{}", metric.name);
+            assert!(metric.description.ends_with('.'), "{}", metric.name);
+        }
+    }
+}

@@ -1,0 +1,444 @@
+//! A queue inside the process that obeys SQS's contract: visibility timeouts really
+//! expire, receives are counted, and what was received too often moves to the
+//! dead-letter queue. It reads tokio's clock, so that paused-time tests drive it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::queue::{
+    MESSAGE_BYTES_MAX, Message, Outcome, Outgoing, Queue, QueueError, Receipt, VISIBILITY_MAX, VisibilityChange,
+    check_batch,
+};
+
+/// Ids are unique in the process, so that a message keeps its id in the dead-letter
+/// queue, as in SQS.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// How an [`InProcessQueue`] behaves.
+#[derive(Clone, Debug)]
+pub struct InProcessOptions {
+    pub name: String,
+    pub visibility_timeout: Duration,
+    /// Bound on messages held, visible and in flight; a send beyond it is refused.
+    pub messages_max: usize,
+    pub redrive: Option<Redrive>,
+}
+
+impl InProcessOptions {
+    /// 30 s of visibility (SQS's default), 100,000 messages, no dead-letter queue.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), visibility_timeout: Duration::from_secs(30), messages_max: 100_000, redrive: None }
+    }
+}
+
+/// Where a message goes that was received `receives_max` times without being deleted.
+#[derive(Clone, Debug)]
+pub struct Redrive {
+    pub dead_letters: InProcessQueue,
+    pub receives_max: u32,
+}
+
+/// How many messages a queue holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub visible: usize,
+    pub in_flight: usize,
+}
+
+/// Cloning gives another handle on the same queue.
+#[derive(Clone)]
+pub struct InProcessQueue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: InProcessOptions,
+    state: Mutex<State>,
+    /// Something may have become visible.
+    arrived: Notify,
+    /// Something was deleted or moved away.
+    room: Notify,
+}
+
+/// Every id in `messages` is in exactly one of `visible` and `in_flight`.
+#[derive(Default)]
+struct State {
+    messages: HashMap<u64, Stored>,
+    visible: VecDeque<u64>,
+    /// By the end of the visibility timeout.
+    in_flight: BTreeSet<(Instant, u64)>,
+}
+
+struct Stored {
+    body: String,
+    attributes: BTreeMap<String, String>,
+    sent_at: Timestamp,
+    receive_count: u32,
+    /// Set while in flight.
+    visible_at: Option<Instant>,
+}
+
+impl InProcessQueue {
+    pub fn new(options: InProcessOptions) -> Self {
+        let inner = Inner { options, state: Mutex::default(), arrived: Notify::new(), room: Notify::new() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    pub fn counts(&self) -> Counts {
+        let mut state = self.state();
+        state.expire(Instant::now());
+        Counts { visible: state.visible.len(), in_flight: state.in_flight.len() }
+    }
+
+    /// Sends one message and waits for room where the queue is full; gives its id.
+    pub async fn send_when_room(&self, message: Outgoing) -> Result<String, QueueError> {
+        loop {
+            let mut room = std::pin::pin!(self.inner.room.notified());
+            room.as_mut().enable();
+            match self.push(&message) {
+                Err(QueueError::Full { .. }) => room.await,
+                sent => return sent,
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().expect("no code panics while it holds the lock")
+    }
+
+    fn push(&self, message: &Outgoing) -> Result<String, QueueError> {
+        let bytes = message.size_bytes();
+        if bytes > MESSAGE_BYTES_MAX {
+            return Err(QueueError::TooLong { queue: self.inner.options.name.clone(), bytes });
+        }
+        let stored = Stored {
+            body: message.body.clone(),
+            attributes: message.attributes.clone(),
+            sent_at: Timestamp::now(),
+            receive_count: 0,
+            visible_at: None,
+        };
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        self.store(id, stored).map_err(|_refused| QueueError::Full {
+            queue: self.inner.options.name.clone(),
+            messages_max: self.inner.options.messages_max,
+        })?;
+        Ok(message_id(id))
+    }
+
+    /// Gives the message back where the queue is full.
+    fn store(&self, id: u64, stored: Stored) -> Result<(), Stored> {
+        let mut state = self.state();
+        if state.messages.len() >= self.inner.options.messages_max {
+            return Err(stored);
+        }
+        state.messages.insert(id, stored);
+        state.visible.push_back(id);
+        drop(state);
+        self.inner.arrived.notify_waiters();
+        Ok(())
+    }
+
+    /// Leases up to `max` visible messages, or says when the next timeout ends.
+    fn take(&self, max: usize) -> Result<Vec<Message>, Option<Instant>> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.expire(now);
+        let mut taken = Vec::new();
+        while taken.len() < max {
+            let Some(id) = state.visible.pop_front() else { break };
+            if !self.redrive(&mut state, id) {
+                taken.push(state.lease(id, now + self.inner.options.visibility_timeout));
+            }
+        }
+        if taken.is_empty() { Err(state.in_flight.first().map(|(visible_at, _)| *visible_at)) } else { Ok(taken) }
+    }
+
+    /// Moves a message that used up its receives. A full dead-letter queue leaves it
+    /// here for another receive: late is better than lost.
+    fn redrive(&self, state: &mut State, id: u64) -> bool {
+        let Some(redrive) = &self.inner.options.redrive else { return false };
+        let Some(stored) = state.messages.remove(&id) else { return true };
+        if stored.receive_count < redrive.receives_max {
+            state.messages.insert(id, stored);
+            return false;
+        }
+        match redrive.dead_letters.store(id, stored) {
+            Ok(()) => {
+                self.inner.room.notify_waiters();
+                true
+            }
+            Err(refused) => {
+                state.messages.insert(id, refused);
+                false
+            }
+        }
+    }
+
+    fn delete_one(&self, receipt: &Receipt) -> Outcome {
+        let mut state = self.state();
+        let Some(id) = state.standing(receipt) else { return Outcome::Expired };
+        state.remove(id);
+        drop(state);
+        self.inner.room.notify_waiters();
+        Outcome::Done
+    }
+
+    fn change_one(&self, change: &VisibilityChange) -> Outcome {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.expire(now);
+        let in_flight = |id: &u64| state.messages.get(id).is_some_and(|stored| stored.visible_at.is_some());
+        let Some(id) = state.standing(&change.receipt).filter(in_flight) else { return Outcome::Expired };
+        state.hide_until(id, now + change.timeout.min(VISIBILITY_MAX));
+        state.expire(now);
+        drop(state);
+        // Waiting receives must learn of the message, or of its earlier return.
+        self.inner.arrived.notify_waiters();
+        Outcome::Done
+    }
+}
+
+impl State {
+    /// Makes visible what has come to the end of its timeout.
+    fn expire(&mut self, now: Instant) {
+        while let Some((visible_at, id)) = self.in_flight.first().copied().filter(|(at, _)| *at <= now) {
+            self.in_flight.remove(&(visible_at, id));
+            if let Some(stored) = self.messages.get_mut(&id) {
+                stored.visible_at = None;
+            }
+            self.visible.push_back(id);
+        }
+    }
+
+    fn lease(&mut self, id: u64, visible_at: Instant) -> Message {
+        let stored = self.messages.get_mut(&id).expect("a visible id has its message");
+        stored.receive_count += 1;
+        stored.visible_at = Some(visible_at);
+        let message = Message {
+            id: message_id(id),
+            body: stored.body.clone(),
+            receipt: receipt(id, stored.receive_count),
+            receive_count: stored.receive_count,
+            sent_at: Some(stored.sent_at),
+            attributes: stored.attributes.clone(),
+            group: None,
+        };
+        self.in_flight.insert((visible_at, id));
+        message
+    }
+
+    /// The message that this receipt may still settle: as in SQS, until it is received
+    /// again or gone, even when its timeout has ended.
+    fn standing(&self, receipt: &Receipt) -> Option<u64> {
+        let (id, receive_count) = receipt.as_str().split_once('.')?;
+        let id: u64 = id.parse().ok()?;
+        let receive_count: u32 = receive_count.parse().ok()?;
+        self.messages.get(&id).filter(|stored| stored.receive_count == receive_count).map(|_| id)
+    }
+
+    fn hide_until(&mut self, id: u64, visible_at: Instant) {
+        if let Some(stored) = self.messages.get_mut(&id) {
+            if let Some(before) = stored.visible_at.replace(visible_at) {
+                self.in_flight.remove(&(before, id));
+            }
+            self.in_flight.insert((visible_at, id));
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(stored) = self.messages.remove(&id) else { return };
+        match stored.visible_at {
+            Some(visible_at) => {
+                self.in_flight.remove(&(visible_at, id));
+            }
+            // Rare: it is deleted after its timeout ended, before anybody received it.
+            None => self.visible.retain(|visible| *visible != id),
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for InProcessQueue {
+    fn name(&self) -> &str {
+        &self.inner.options.name
+    }
+
+    fn visibility_timeout(&self) -> Duration {
+        self.inner.options.visibility_timeout
+    }
+
+    /// Nothing is awaited between taking messages and returning them.
+    fn receive_is_cancel_safe(&self) -> bool {
+        true
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
+        check_batch(self.name(), "receive", max)?;
+        let deadline = Instant::now() + wait;
+        loop {
+            let mut arrived = std::pin::pin!(self.inner.arrived.notified());
+            arrived.as_mut().enable();
+            let next_visible_at = match self.take(max) {
+                Ok(messages) => return Ok(messages),
+                Err(next_visible_at) => next_visible_at,
+            };
+            if Instant::now() >= deadline {
+                return Ok(Vec::new());
+            }
+            let wake_at = next_visible_at.map_or(deadline, |at| at.min(deadline));
+            // A timeout is no failure: it is the moment to look again.
+            let _ = tokio::time::timeout_at(wake_at, arrived).await;
+        }
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
+        check_batch(self.name(), "delete", receipts.len())?;
+        Ok(receipts.iter().map(|receipt| Ok(self.delete_one(receipt))).collect())
+    }
+
+    async fn change_visibility(
+        &self,
+        changes: &[VisibilityChange],
+    ) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
+        check_batch(self.name(), "change_visibility", changes.len())?;
+        Ok(changes.iter().map(|change| Ok(self.change_one(change))).collect())
+    }
+
+    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Result<String, QueueError>>, QueueError> {
+        check_batch(self.name(), "send", messages.len())?;
+        let bytes = messages.iter().map(Outgoing::size_bytes).sum();
+        if messages.len() > 1 && bytes > MESSAGE_BYTES_MAX {
+            return Err(QueueError::TooLong { queue: self.name().to_owned(), bytes });
+        }
+        Ok(messages.iter().map(|message| self.push(message)).collect())
+    }
+}
+
+impl fmt::Debug for InProcessQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = self.counts();
+        f.debug_struct("InProcessQueue").field("name", &self.inner.options.name).field("counts", &counts).finish()
+    }
+}
+
+fn message_id(id: u64) -> String {
+    format!("in-process-{id}")
+}
+
+fn receipt(id: u64, receive_count: u32) -> Receipt {
+    Receipt::new(format!("{id}.{receive_count}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VISIBILITY: Duration = Duration::from_secs(30);
+
+    fn queue(name: &str) -> InProcessQueue {
+        InProcessQueue::new(InProcessOptions { visibility_timeout: VISIBILITY, ..InProcessOptions::new(name) })
+    }
+
+    async fn one(queue: &InProcessQueue) -> Message {
+        let mut messages = queue.receive(1, Duration::ZERO).await.expect("this queue has no faults");
+        messages.pop().expect("one message is visible")
+    }
+
+    async fn none(queue: &InProcessQueue) -> bool {
+        queue.receive(1, Duration::ZERO).await.expect("this queue has no faults").is_empty()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_is_invisible_for_exactly_its_timeout() {
+        let queue = queue("q");
+        queue.send_when_room(Outgoing::new("a")).await.expect("there is room");
+        assert_eq!(one(&queue).await.receive_count, 1);
+        tokio::time::advance(VISIBILITY - Duration::from_millis(1)).await;
+        assert!(none(&queue).await);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(one(&queue).await.receive_count, 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_poll_wakes_when_a_timeout_ends() {
+        let queue = queue("q");
+        queue.send_when_room(Outgoing::new("a")).await.expect("there is room");
+        one(&queue).await;
+        let started = Instant::now();
+        let again = queue.receive(10, Duration::from_secs(60)).await.expect("this queue has no faults");
+        assert_eq!(again.len(), 1);
+        assert_eq!(started.elapsed(), VISIBILITY);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn extending_moves_the_end_of_the_timeout() {
+        let queue = queue("q");
+        queue.send_when_room(Outgoing::new("a")).await.expect("there is room");
+        let receipt = one(&queue).await.receipt;
+        tokio::time::advance(VISIBILITY / 2).await;
+        let extend = VisibilityChange { receipt, timeout: VISIBILITY };
+        let results = queue.change_visibility(std::slice::from_ref(&extend)).await.expect("a batch of one");
+        assert!(matches!(results[0], Ok(Outcome::Done)));
+        tokio::time::advance(VISIBILITY - Duration::from_millis(1)).await;
+        assert!(none(&queue).await);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        let results = queue.change_visibility(&[extend]).await.expect("a batch of one");
+        assert!(matches!(results[0], Ok(Outcome::Expired)), "a visible message cannot be extended");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deleted_message_leaves_no_trace_whether_in_flight_or_visible() {
+        let queue = queue("q");
+        for body in ["a", "b"] {
+            queue.send_when_room(Outgoing::new(body)).await.expect("there is room");
+        }
+        let (a, b) = (one(&queue).await, one(&queue).await);
+        queue.delete(&[a.receipt]).await.expect("a batch of one");
+        tokio::time::advance(VISIBILITY).await;
+        assert_eq!(queue.counts(), Counts { visible: 1, in_flight: 0 });
+        queue.delete(&[b.receipt]).await.expect("a batch of one");
+        assert_eq!(queue.counts(), Counts { visible: 0, in_flight: 0 });
+        assert!(none(&queue).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_queue_refuses_and_a_waiting_send_goes_on_after_a_delete() {
+        let queue = InProcessQueue::new(InProcessOptions { messages_max: 1, ..InProcessOptions::new("q") });
+        queue.send_when_room(Outgoing::new("a")).await.expect("there is room");
+        let refused = queue.send(&[Outgoing::new("b")]).await.expect("a batch of one").remove(0);
+        assert!(matches!(refused, Err(QueueError::Full { messages_max: 1, .. })));
+        let sender = queue.clone();
+        let waiting = tokio::spawn(async move { sender.send_when_room(Outgoing::new("b")).await });
+        let receipt = one(&queue).await.receipt;
+        queue.delete(&[receipt]).await.expect("a batch of one");
+        waiting.await.expect("the sender does not panic").expect("there is room now");
+        assert_eq!(one(&queue).await.body, "b");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_dead_letter_queue_loses_nothing() {
+        let dead_letters = InProcessQueue::new(InProcessOptions { messages_max: 0, ..InProcessOptions::new("dead") });
+        let redrive = Some(Redrive { dead_letters, receives_max: 1 });
+        let queue = InProcessQueue::new(InProcessOptions { redrive, ..InProcessOptions::new("q") });
+        queue.send_when_room(Outgoing::new("a")).await.expect("there is room");
+        one(&queue).await;
+        tokio::time::advance(VISIBILITY).await;
+        assert_eq!(one(&queue).await.receive_count, 2);
+    }
+
+    #[tokio::test]
+    async fn a_message_beyond_one_mebibyte_is_refused_alone() {
+        let queue = queue("q");
+        let refused = queue.send(&[Outgoing::new("x".repeat(MESSAGE_BYTES_MAX + 1))]).await.expect("a batch of one");
+        assert!(matches!(refused[0], Err(QueueError::TooLong { .. })));
+    }
+}

@@ -1,0 +1,284 @@
+//! What search sees of the labels: pages, groups, one product, one query.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use consumer::store::{Embedded, Store};
+use jiff::Timestamp;
+use reader::{LabelReader, Options, PAGE_PRODUCTS_MAX, PageLabels, ReaderError};
+use shared::item::{IntentItem, LabelItem, PairEntry};
+use shared::{Intent, ModelId, ProductId, Stage, TextHash, Verdict};
+use tests::items::{id, model};
+use tests::table_stub::{Answer, TableStub};
+
+/// Tables in memory, with one model active.
+struct Fixture {
+    _embedded: Embedded,
+    store: Store,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let embedded = Embedded::memory().expect("memory needs nothing");
+        let store = embedded.store("reader-");
+        store.create_tables().await.expect("creates");
+        store.set_active_model(&model(), None).await.expect("activates");
+        Self { _embedded: embedded, store }
+    }
+
+    /// Labels `owner` as having `text`, with one entry for each (other, other's text,
+    /// verdict).
+    async fn label(&self, owner: &str, text: &str, entries: &[(&str, &str, Verdict)]) {
+        self.put(item(owner, text, entries)).await;
+    }
+
+    async fn put(&self, item: LabelItem) {
+        self.store.put_label_item(&item, None, &[]).await.expect("puts");
+    }
+
+    fn reader(&self, options: Options) -> LabelReader {
+        LabelReader::new(self.store.client().clone(), self.store.prefix(), options)
+    }
+
+    async fn page(&self, products: &str) -> PageLabels {
+        self.reader(patient()).labels_for_page(&ids(products)).await.expect("reads")
+    }
+}
+
+#[tokio::test]
+async fn a_page_shows_pairs_of_its_products_only() {
+    let fixture = Fixture::new().await;
+    fixture.label("A", "a", &[("B", "b", Verdict::Duplicate), ("C", "c", Verdict::Review)]).await;
+    fixture.label("B", "b", &[("A", "a", Verdict::Duplicate)]).await;
+    fixture.label("C", "c", &[("A", "a", Verdict::Review)]).await;
+    let page = fixture.page("C A X A C").await;
+    assert_eq!(page.products, ids("C A X"), "each once, in rank order");
+    assert_eq!(page.missing, ids("X"));
+    assert_eq!(page.model, model());
+    assert_eq!(pairs(&page), [("C", "A", Verdict::Review)], "B is not on the page");
+    assert_eq!(pairs(&fixture.page("A B").await), [("A", "B", Verdict::Duplicate)], "both sides are one pair");
+    assert_eq!(fixture.page("").await.products, vec![]);
+}
+
+#[tokio::test]
+async fn an_entry_about_an_older_text_is_dropped() {
+    let fixture = Fixture::new().await;
+    fixture.label("A", "a", &[("B", "b before", Verdict::Duplicate)]).await;
+    fixture.label("B", "b", &[]).await;
+    let page = fixture.page("A B").await;
+    assert_eq!((pairs(&page), page.missing.as_slice()), (vec![], ids("").as_slice()));
+}
+
+#[tokio::test]
+async fn one_current_side_is_enough_and_the_later_word_counts() {
+    let fixture = Fixture::new().await;
+    // B dropped its entry to stay small.
+    fixture.label("A", "a", &[("B", "b", Verdict::Duplicate)]).await;
+    fixture.put(LabelItem { overflow: true, ..item("B", "b", &[]) }).await;
+    assert_eq!(pairs(&fixture.page("B A").await), [("B", "A", Verdict::Duplicate)]);
+
+    fixture.label("C", "c", &[("D", "d", Verdict::Duplicate)]).await;
+    let mut later = item("D", "d", &[("C", "c", Verdict::Review)]);
+    later.pairs.get_mut(&id("C")).expect("the entry above").labelled_at = Timestamp::from_second(5).expect("in range");
+    fixture.put(later).await;
+    assert_eq!(pairs(&fixture.page("C D").await), [("C", "D", Verdict::Review)]);
+}
+
+#[tokio::test]
+async fn a_deleted_product_has_no_pairs_on_either_side() {
+    let fixture = Fixture::new().await;
+    fixture.label("A", "a", &[("B", "b", Verdict::Duplicate)]).await;
+    fixture.put(LabelItem { deleted: true, ..item("B", "b", &[("A", "a", Verdict::Duplicate)]) }).await;
+    let page = fixture.page("A B").await;
+    assert_eq!(pairs(&page), []);
+    assert_eq!(page.groups().len(), 2);
+}
+
+#[tokio::test]
+async fn groups_collapse_only_into_a_kept_direct_duplicate() {
+    let fixture = Fixture::new().await;
+    // A ~ B, B ~ C, and C ? D, where ? is review.
+    fixture.label("A", "a", &[("B", "b", Verdict::Duplicate)]).await;
+    fixture.label("B", "b", &[("A", "a", Verdict::Duplicate), ("C", "c", Verdict::Duplicate)]).await;
+    fixture.label("C", "c", &[("B", "b", Verdict::Duplicate), ("D", "d", Verdict::Review)]).await;
+    fixture.label("D", "d", &[("C", "c", Verdict::Review)]).await;
+    assert_eq!(groups(&fixture.page("A B C D").await), ["A>B", "C", "D"], "A ~ B and B ~ C do not make A ~ C");
+    assert_eq!(groups(&fixture.page("D B C A").await), ["D", "B>CA"]);
+    assert_eq!(groups(&fixture.page("C A B").await), ["C>B", "A"], "B goes to the best-ranked kept one");
+    assert_eq!(groups(&fixture.page("X Y").await), ["X", "Y"], "products without labels stay");
+}
+
+#[tokio::test]
+async fn a_page_is_one_batch_of_100_products() {
+    let fixture = Fixture::new().await;
+    let names: Vec<String> = (0..PAGE_PRODUCTS_MAX).map(|n| format!("P{n:03}")).collect();
+    for pair in names.chunks(2) {
+        let [first, second] = pair else { panic!("the page is even") };
+        fixture.label(first, first, &[(second, second, Verdict::Duplicate)]).await;
+        fixture.label(second, second, &[(first, first, Verdict::Duplicate)]).await;
+    }
+    let page = fixture.page(&names.join(" ")).await;
+    assert_eq!((page.pairs.len(), page.missing.len()), (50, 0));
+    assert_eq!(page.groups().len(), 50);
+
+    let mut too_many = ids(&names.join(" "));
+    too_many.extend(too_many.clone());
+    fixture.reader(patient()).labels_for_page(&too_many).await.expect("repeated ids count once");
+    too_many.push(id("one-more"));
+    let error = fixture.reader(patient()).labels_for_page(&too_many).await.expect_err("101 products");
+    assert!(matches!(error, ReaderError::PageTooLarge { given: 101 }), "{error:?}");
+}
+
+#[tokio::test]
+async fn readers_follow_the_active_model_after_its_ttl() {
+    let fixture = Fixture::new().await;
+    fixture.label("A", "a", &[("B", "b", Verdict::Duplicate)]).await;
+    fixture.label("B", "b", &[]).await;
+    let forgetful = fixture.reader(Options { pointer_ttl: Duration::ZERO, ..patient() });
+    let caching = fixture.reader(Options { pointer_ttl: Duration::from_secs(3600), ..patient() });
+    let pinned = fixture.reader(Options { model: Some(model()), ..patient() });
+    let page = ids("A B");
+    for reader in [&forgetful, &caching, &pinned] {
+        assert_eq!(reader.labels_for_page(&page).await.expect("reads").pairs.len(), 1);
+    }
+    let next = ModelId("next".to_owned());
+    fixture.store.set_active_model(&next, Some(1)).await.expect("switches");
+    let switched = forgetful.labels_for_page(&page).await.expect("reads");
+    assert_eq!((switched.model, switched.pairs.len(), switched.missing), (next, 0, page.clone()));
+    for reader in [&caching, &pinned] {
+        assert_eq!(reader.labels_for_page(&page).await.expect("reads").model, model());
+    }
+}
+
+#[tokio::test]
+async fn without_an_active_model_the_error_says_so() {
+    let embedded = Embedded::memory().expect("memory needs nothing");
+    let store = embedded.store("empty-");
+    store.create_tables().await.expect("creates");
+    let reader = LabelReader::new(store.client().clone(), store.prefix(), patient());
+    let error = reader.labels_for_page(&ids("A")).await.expect_err("nothing is active");
+    assert!(matches!(&error, ReaderError::NoActiveModel { table } if table == "empty-control"), "{error:?}");
+    let elsewhere = LabelReader::new(store.client().clone(), "elsewhere-", patient());
+    let error = elsewhere.labels_for_page(&ids("A")).await.expect_err("no tables");
+    assert!(matches!(&error, ReaderError::Service { table, .. } if table == "elsewhere-control"), "{error:?}");
+}
+
+#[tokio::test]
+async fn one_product_shows_current_pairs_and_counts_the_rest() {
+    let fixture = Fixture::new().await;
+    let entries = [
+        ("B", "b", Verdict::Duplicate),
+        ("C", "c before", Verdict::Duplicate),
+        ("D", "d", Verdict::Review),
+        ("X", "x", Verdict::Duplicate),
+    ];
+    fixture.label("A", "a", &entries).await;
+    fixture.label("B", "b", &[]).await;
+    fixture.label("C", "c", &[]).await;
+    fixture.put(LabelItem { deleted: true, ..item("D", "d", &[]) }).await;
+    let reader = fixture.reader(patient());
+    let labels = reader.duplicates_of(&id("A")).await.expect("reads").expect("labelled");
+    assert_eq!(labels.item.pairs.keys().map(ProductId::as_str).collect::<Vec<_>>(), ["B"]);
+    assert_eq!(labels.outdated, 3);
+    assert_eq!(reader.duplicates_of(&id("D")).await.expect("reads"), None, "deleted");
+    assert_eq!(reader.duplicates_of(&id("X")).await.expect("reads"), None, "never labelled");
+}
+
+#[tokio::test]
+async fn a_query_is_found_as_typed_until_it_expires() {
+    let fixture = Fixture::new().await;
+    let now = Timestamp::now();
+    let intent = |query: &str, expires_at| IntentItem {
+        query: query.to_owned(),
+        model: model(),
+        intent: Intent::Help,
+        scores: [0.1, 0.1, 0.7, 0.1],
+        version: 1,
+        labelled_at: now,
+        expires_at,
+    };
+    let live = intent("wie bügle ich", now.as_second() + 3600);
+    fixture.store.put_intent(&live).await.expect("puts");
+    fixture.store.put_intent(&intent("gone", now.as_second() - 1)).await.expect("puts");
+    let reader = fixture.reader(patient());
+    assert_eq!(reader.intent_for("  Wie BÜGLE\tich ").await.expect("reads"), Some(live));
+    assert_eq!(reader.intent_for("gone").await.expect("reads"), None, "expired");
+    assert_eq!(reader.intent_for("unknown").await.expect("reads"), None);
+    assert_eq!(reader.intent_for(" \t").await.expect("reads"), None, "an empty query is nothing");
+}
+
+#[tokio::test]
+async fn unprocessed_keys_are_asked_for_again() {
+    let stub = TableStub::start(|request| request.batch_get_half()).await;
+    let options = Options { model: Some(model()), rounds_max: 9, ..patient() };
+    let page = LabelReader::new(stub.client(), "p-", options).labels_for_page(&ids("A B C D E F G")).await;
+    let page = page.expect("all answered in the end");
+    assert_eq!((page.missing, stub.requests()), (vec![], 3), "4, then 2, then 1 keys");
+}
+
+#[tokio::test]
+async fn what_stays_unanswered_is_missing() {
+    let stub = TableStub::start(|request| request.batch_get_half()).await;
+    let options = Options { model: Some(model()), rounds_max: 2, ..patient() };
+    let page = LabelReader::new(stub.client(), "p-", options).labels_for_page(&ids("A B C D E F G")).await;
+    let page = page.expect("a part is better than nothing");
+    assert_eq!((page.missing.len(), page.products.len(), stub.requests()), (1, 7, 2));
+}
+
+#[tokio::test]
+async fn no_answer_at_all_is_an_error_at_the_deadline() {
+    let stub = TableStub::start(|_| Answer::Never).await;
+    let options = Options { model: Some(model()), deadline: Duration::from_millis(50), ..Options::default() };
+    let reader = LabelReader::new(stub.client(), "p-", options);
+    let error = reader.labels_for_page(&ids("A")).await.expect_err("nobody answers");
+    assert!(matches!(&error, ReaderError::Deadline { table, .. } if table == "p-labels"), "{error:?}");
+}
+
+/// Reads what was just written, on a machine that may be busy.
+fn patient() -> Options {
+    Options { deadline: Duration::from_secs(60), consistent: true, ..Options::default() }
+}
+
+fn ids(separated: &str) -> Vec<ProductId> {
+    separated.split_whitespace().map(id).collect()
+}
+
+fn pairs(page: &PageLabels) -> Vec<(&str, &str, Verdict)> {
+    page.pairs.iter().map(|pair| (pair.first.as_str(), pair.second.as_str(), pair.verdict)).collect()
+}
+
+/// Each group as "kept>collapsed".
+fn groups(page: &PageLabels) -> Vec<String> {
+    let names = |group: &reader::Group| group.collapsed.iter().map(ProductId::as_str).collect::<String>();
+    let shown = |group: &reader::Group| match names(group) {
+        collapsed if collapsed.is_empty() => group.kept.to_string(),
+        collapsed => format!("{}>{collapsed}", group.kept),
+    };
+    page.groups().iter().map(shown).collect()
+}
+
+fn item(owner: &str, text: &str, entries: &[(&str, &str, Verdict)]) -> LabelItem {
+    let entry = |&(other, other_text, verdict): &(&str, &str, Verdict)| {
+        let entry = PairEntry {
+            other_hash: TextHash::of(1, other_text),
+            other_version: 1,
+            score: 0.9,
+            verdict,
+            stage: Stage::CrossEncoder,
+            labelled_at: Timestamp::UNIX_EPOCH,
+        };
+        (id(other), entry)
+    };
+    LabelItem {
+        id: id(owner),
+        model: model(),
+        text_hash: TextHash::of(1, text),
+        version: 1,
+        pairs: entries.iter().map(entry).collect::<BTreeMap<_, _>>(),
+        distinct: vec![],
+        overflow: false,
+        deleted: false,
+        expires_at: None,
+        revision: 1,
+    }
+}
