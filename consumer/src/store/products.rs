@@ -107,8 +107,9 @@ impl Store {
         match request.send().await {
             Ok(answer) => {
                 self.meter.wrote(&PRODUCTS, answer.consumed_capacity());
-                // An engine may answer with an empty map where there was no item.
-                let previous = answer.attributes.filter(|old| !old.is_empty());
+                // Where there was no item DynamoDB answers without attributes; some engines
+                // answer with the key alone, or with an empty map.
+                let previous = answer.attributes.filter(|old| old.keys().any(|name| name != "id"));
                 Ok(Ok(previous.map(|old| decode(&call, old)).transpose()?))
             }
             Err(error) => match error.as_service_error() {
