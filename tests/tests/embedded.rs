@@ -4,8 +4,9 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use consumer::aws::dynamo::{Limits, local_client};
 use consumer::fault::{Fault, Faulty};
-use consumer::store::{Embedded, StateOutcome};
+use consumer::store::{Embedded, StateOutcome, Store};
 use tests::items::{id, state};
 
 /// Tells the child process of the next test where the tables are.
@@ -67,8 +68,10 @@ async fn embedded_tables_stop_and_open_again() {
         store.create_tables().await.expect("creates or finds");
         let outcome = store.put_state(&state("A", version, "text")).await.expect("writes");
         assert_eq!(matches!(outcome, StateOutcome::Written { previous: Some(_) }), version > 1, "{outcome:?}");
+        let endpoint_url = embedded.endpoint_url().to_owned();
         embedded.stop().await.expect("stops");
-        let error = store.product(&id("A")).await.expect_err("nobody listens");
+        let hasty = local_client(&endpoint_url, &Limits { attempts: 2, ..Limits::default() });
+        let error = Store::new(hasty, "again-").product(&id("A")).await.expect_err("nobody listens");
         assert!(matches!(error.fault(), Fault::Retry { .. }), "{error:?}");
     }
 }

@@ -242,3 +242,126 @@ fn align_right(table: &mut Table, column: usize) {
         column.set_cell_alignment(CellAlignment::Right);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+
+    use clap::Parser;
+    use jiff::Timestamp;
+    use shared::item::{LabelItem, PairEntry};
+    use shared::{Stage, TextHash, Verdict};
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    async fn look_up(directory: &Path, words: &[&str]) -> Result<Answer, Error> {
+        let local = ["lookup", "--local", directory.to_str().expect("a temporary directory is UTF-8")];
+        answer(&Command::try_parse_from(local.iter().chain(words)).expect("parses").args).await
+    }
+
+    async fn reason(directory: &Path, words: &[&str]) -> String {
+        match look_up(directory, words).await.expect("the tables answer") {
+            Answer::Nothing { reason } => reason,
+            Answer::Product { .. } | Answer::Query(_) => panic!("{words:?} should not be there"),
+        }
+    }
+
+    fn state(id: &str, deleted: bool) -> ProductItem {
+        ProductItem {
+            id: ProductId::new(id).expect("a valid id"),
+            version: 3,
+            content_hash: TextHash::of(0, id),
+            text_hash: TextHash::of(1, id),
+            text: id.to_owned(),
+            title: format!("Kettle {id}"),
+            deleted,
+            occurred_at: Timestamp::UNIX_EPOCH,
+            expires_at: None,
+            labelled: None,
+        }
+    }
+
+    fn labels(owner: &str, other: &str) -> LabelItem {
+        let entry = PairEntry {
+            other_hash: TextHash::of(1, other),
+            other_version: 3,
+            score: 0.9375,
+            verdict: Verdict::Duplicate,
+            stage: Stage::CrossEncoder,
+            labelled_at: Timestamp::UNIX_EPOCH,
+        };
+        LabelItem {
+            id: ProductId::new(owner).expect("a valid id"),
+            model: ModelId("m".to_owned()),
+            text_hash: TextHash::of(1, owner),
+            version: 3,
+            pairs: BTreeMap::from([(ProductId::new(other).expect("a valid id"), entry)]),
+            distinct: vec![],
+            overflow: false,
+            deleted: false,
+            expires_at: None,
+            revision: 1,
+        }
+    }
+
+    async fn fill(directory: &Path) {
+        let embedded = Embedded::open(directory).expect("opens");
+        let store = embedded.store(PREFIX_DEFAULT);
+        store.create_tables().await.expect("creates");
+        store.set_active_model(&ModelId("m".to_owned()), None).await.expect("activates");
+        for (id, deleted) in [("A", false), ("B", false), ("new", false), ("gone", true)] {
+            store.put_state(&state(id, deleted)).await.expect("writes");
+        }
+        for item in [labels("A", "B"), labels("B", "A")] {
+            store.put_label_item(&item, None, &[]).await.expect("writes");
+        }
+        let now = Timestamp::now();
+        let intent = IntentItem {
+            query: "red kettle".to_owned(),
+            model: ModelId("m".to_owned()),
+            intent: Intent::Product,
+            scores: [0.9, 0.05, 0.03, 0.02],
+            version: 1,
+            labelled_at: now,
+            expires_at: now.as_second() + 3600,
+        };
+        store.put_intent(&intent).await.expect("writes");
+        embedded.stop().await.expect("stops");
+    }
+
+    #[tokio::test]
+    async fn what_is_there_is_shown_and_what_is_not_is_named() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let directory = directory.path();
+        let error = look_up(directory, &["product", "A"]).await.err().expect("nothing was written yet");
+        assert!(error.to_string().contains("no tables in"), "{error}");
+        fill(directory).await;
+
+        let found = look_up(directory, &["product", "A"]).await.expect("the tables answer");
+        let Answer::Product { state, labels, others } = &found else { panic!("A has labels") };
+        let text = product_text(state, labels, others);
+        for part in ["Kettle A", "Kettle B", "duplicate", "0.938", "model m"] {
+            assert!(text.contains(part), "{part} is not in {text}");
+        }
+        let json = to_json(&found);
+        assert_eq!((&json["pairs"][0]["other"], &json["current"]), (&json!("B"), &json!(true)), "{json}");
+
+        let found = look_up(directory, &["query", " RED  kettle"]).await.expect("the tables answer");
+        let Answer::Query(intent) = &found else { panic!("the query has a label") };
+        assert!(query_text(intent).contains("\"red kettle\" is product"), "{}", query_text(intent));
+
+        assert_eq!(reason(directory, &["product", "nowhere"]).await, "there is no product nowhere");
+        assert_eq!(reason(directory, &["product", "gone"]).await, "product gone was deleted at version 3");
+        assert!(reason(directory, &["product", "new"]).await.contains("has no labels of model m yet"));
+        assert!(reason(directory, &["product", "A", "--model", "x"]).await.contains("no labels of model x yet"));
+        assert!(reason(directory, &["query", "blue kettle"]).await.contains("no live label of model m"));
+        assert!(look_up(directory, &["product", "not an id"]).await.is_err());
+    }
+}

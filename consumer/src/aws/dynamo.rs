@@ -27,6 +27,10 @@ pub struct Limits {
     /// Attempts of one call, the first included; 1 or more. The SDK's standard mode backs
     /// off between them, with jitter.
     pub attempts: u32,
+    /// Bound of the first back-off, doubled with each attempt up to `back_off_max`. The
+    /// SDK's own second is long for a table that answers in milliseconds.
+    pub back_off_first: Duration,
+    pub back_off_max: Duration,
 }
 
 impl Default for Limits {
@@ -35,7 +39,9 @@ impl Default for Limits {
             connect: Duration::from_secs(2),
             attempt: Duration::from_secs(5),
             operation: Duration::from_secs(20),
-            attempts: 5,
+            attempts: 8,
+            back_off_first: Duration::from_millis(50),
+            back_off_max: Duration::from_secs(5),
         }
     }
 }
@@ -63,11 +69,11 @@ fn with_limits(builder: config::Builder, limits: &Limits) -> config::Config {
         .operation_attempt_timeout(limits.attempt)
         .operation_timeout(limits.operation)
         .build();
-    builder
-        .timeout_config(timeouts)
-        .retry_config(RetryConfig::standard().with_max_attempts(limits.attempts.max(1)))
-        .retry_classifier(RetryTransactionConflict)
-        .build()
+    let retries = RetryConfig::standard()
+        .with_max_attempts(limits.attempts.max(1))
+        .with_initial_backoff(limits.back_off_first)
+        .with_max_backoff(limits.back_off_max);
+    builder.timeout_config(timeouts).retry_config(retries).retry_classifier(RetryTransactionConflict).build()
 }
 
 /// A single-item write that meets an item inside somebody's transaction is refused with
