@@ -87,7 +87,7 @@ pub fn posting_keys(text: &str, epoch: &KeyEpoch) -> Vec<String> {
     for word in &rare {
         keys.push('w', &word.token.text);
     }
-    for (kind, core) in words.code_cores(&keys) {
+    for (kind, core) in words.code_cores(&keys, epoch) {
         keys.push(kind, &core);
     }
     if let Some(joined) = rarest_neighbours(text, epoch) {
@@ -190,13 +190,15 @@ impl Words {
 
     /// Number runs of at least four digits (as words, since the other shop may write only
     /// them) and number runs with up to two letters before, of the rarest codes.
-    fn code_cores(&self, known: &Keys) -> Vec<(char, String)> {
+    fn code_cores(&self, known: &Keys, epoch: &KeyEpoch) -> Vec<(char, String)> {
         let codes = self.0.iter().take(CODES_MAX).filter(|word| {
             word.bits > CODE_BITS && has_digit(&word.token.text) && word.token.text.len() >= CODE_CHARS_MIN
         });
         let mut cores: Vec<(char, String)> = Vec::new();
         for core in codes.flat_map(|word| cores_of(&word.token.text)) {
-            if !cores.contains(&core) && !known.keys.contains(&known.key(core.0, &core.1)) {
+            // "2004" of "office2004" is a common word, whatever it was cut out of.
+            let is_common = epoch.word_bits(&core.1) < RARE_BITS;
+            if !is_common && !cores.contains(&core) && !known.keys.contains(&known.key(core.0, &core.1)) {
                 cores.push(core);
             }
         }
