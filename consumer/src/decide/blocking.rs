@@ -321,3 +321,6 @@ impl<'a> Groups<'a> {
 fn members(mask: usize) -> impl Iterator<Item = usize> {
     (0..GROUPED_WORDS_MAX).filter(move |bit| mask & (1 << bit) != 0)
 }
+
+#[cfg(test)]
+mod tests;
