@@ -49,12 +49,11 @@ fn texts_of_common_words_have_keys() {
 
 #[test]
 fn codes_give_their_cores() {
-    let owned =
-        |cores: &[(char, &str)]| cores.iter().map(|(kind, core)| (*kind, (*core).to_owned())).collect::<Vec<_>>();
-    assert_eq!(cores_of("ih16gxc"), owned(&[('c', "ih16")]));
-    assert_eq!(cores_of("va354824my"), owned(&[('w', "354824"), ('c', "va354824")]));
-    assert_eq!(cores_of("x002453"), owned(&[('w', "2453"), ('c', "x2453")]));
-    assert_eq!(cores_of("großé12"), owned(&[]));
+    assert_eq!(cores_of("ih16gxc"), ["h16"]);
+    assert_eq!(cores_of("va354824my"), ["354824", "a354824"]);
+    assert_eq!(cores_of("x002453k7"), ["2453", "x2453"]);
+    assert_eq!(cores_of("größe12"), ["e12"]);
+    assert_eq!(cores_of("b01"), [""; 0]);
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn the_most_similar_come_first_and_ties_go_by_id() {
     let own = "fenwick electric kettle fk2714ss steel";
     let postings = [
         ("c", "orbisk speaker dock"),
-        ("b", "fenwick fk2714 kettle steel"),
+        ("b", "fenwick fk-2714ss kettle steel"),
         ("own", own),
         ("a", "fenwick kettle"),
         ("b", "something that b said before"),
