@@ -4,7 +4,7 @@
 //! Every product is written under a few keys that follow from its text and the key epoch
 //! alone. A look-up reads the first postings of each of its own keys and ranks them by
 //! their sketches. Keys are of two kinds, rare in any catalog that the epoch fits:
-//! - `w`: one rare word or code, the core of a code ("h16" of "ih16gxc" and "ih-16"), or
+//! - `w`: one rare word or code, the core of a code ("ih16" of "ih16gxc"), or
 //!   two neighbours run together ("titan pro" and "titanpro");
 //! - `g`: a group of two to four common words that are rare together.
 
@@ -208,9 +208,9 @@ impl Words {
     }
 }
 
-/// What another shop may write of a code: each run of digits, if it is long enough to
-/// say something alone, and each run of two or more with the letter before it.
-/// "ih16gxc" gives "h16"; "va354824my" gives "354824" and "a354824".
+/// What another shop may write of a code: each run of digits that is long enough to say
+/// something alone, and each shorter or longer one with one or two letters before it.
+/// "ih16gxc" gives "ih16"; "va354824my" gives "354824" and "a354824".
 fn cores_of(code: &str) -> Vec<String> {
     let mut cores = Vec::new();
     let mut rest = code;
@@ -222,12 +222,20 @@ fn cores_of(code: &str) -> Vec<String> {
         if digits.len() >= CODE_CHARS_MIN {
             cores.push(digits.to_owned());
         }
-        if let Some(letter) = before.chars().last().filter(|_| digits.len() >= 2) {
-            cores.push(format!("{letter}{digits}"));
+        // Two digits and one letter would be no rarer than a common word.
+        let letters = last_letters(before, if digits.len() > 2 { 1 } else { 2 });
+        if !letters.is_empty() && digits.len() >= 2 && letters.len() + digits.len() >= CODE_CHARS_MIN {
+            cores.push(format!("{letters}{digits}"));
         }
         rest = more;
     }
     cores
+}
+
+/// Up to `most` letters at the end.
+fn last_letters(text: &str, most: usize) -> &str {
+    let letters = text.chars().rev().take(most).take_while(|c| c.is_alphabetic());
+    &text[text.len() - letters.map(char::len_utf8).sum::<usize>()..]
 }
 
 /// The rarest two neighbours of the title, run together.

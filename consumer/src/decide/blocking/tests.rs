@@ -49,10 +49,11 @@ fn texts_of_common_words_have_keys() {
 
 #[test]
 fn codes_give_their_cores() {
-    assert_eq!(cores_of("ih16gxc"), ["h16"]);
+    assert_eq!(cores_of("ih16gxc"), ["ih16"]);
     assert_eq!(cores_of("va354824my"), ["354824", "a354824"]);
     assert_eq!(cores_of("x002453k7"), ["2453", "x2453"]);
-    assert_eq!(cores_of("größe12"), ["e12"]);
+    assert_eq!(cores_of("maß-größe12"), ["ße12"]);
+    assert_eq!(cores_of("cp6000/60"), ["6000", "p6000"]);
     assert_eq!(cores_of("b01"), [""; 0]);
 }
 
