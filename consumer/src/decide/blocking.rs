@@ -78,8 +78,9 @@ impl Limits {
     }
 }
 
-/// The keys to write a product under, best first: at most [`POSTING_KEYS_MAX`], at least
-/// one unless the text has no letter or digit. A pure function of text and epoch.
+/// The keys to write a product under, best first: at most [`POSTING_KEYS_MAX`], and at
+/// least one if the title has a digit or a word of two letters. A pure function of text
+/// and epoch.
 pub fn posting_keys(text: &str, epoch: &KeyEpoch) -> Vec<String> {
     let words = Words::of(text, epoch);
     let mut keys = Keys { epoch: epoch.number, keys: Vec::with_capacity(POSTING_KEYS_MAX) };
