@@ -3,9 +3,9 @@
 //!
 //! Every product is written under a few keys that follow from its text and the key epoch
 //! alone. A look-up reads the first postings of each of its own keys and ranks them by
-//! their sketches. Keys are of three kinds, each rare in any catalog:
-//! - `w`: one rare word or code, or two neighbours run together ("titan pro", "titanpro");
-//! - `c`: the core of a code, "ih16" of "ih16gxc" and of "ih16g";
+//! their sketches. Keys are of two kinds, rare in any catalog that the epoch fits:
+//! - `w`: one rare word or code, the core of a code ("ih16" of "ih16gxc"), or
+//!   two neighbours run together ("titan pro" and "titanpro");
 //! - `g`: a group of two to four common words that are rare together.
 
 mod epoch;
@@ -78,8 +78,9 @@ impl Limits {
     }
 }
 
-/// The keys to write a product under, best first: at most [`POSTING_KEYS_MAX`], at least
-/// one unless the text has no letter or digit. A pure function of text and epoch.
+/// The keys to write a product under, best first: at most [`POSTING_KEYS_MAX`], and at
+/// least one if the title has a digit or a word of two letters. A pure function of text
+/// and epoch.
 pub fn posting_keys(text: &str, epoch: &KeyEpoch) -> Vec<String> {
     let words = Words::of(text, epoch);
     let mut keys = Keys { epoch: epoch.number, keys: Vec::with_capacity(POSTING_KEYS_MAX) };
@@ -87,8 +88,8 @@ pub fn posting_keys(text: &str, epoch: &KeyEpoch) -> Vec<String> {
     for word in &rare {
         keys.push('w', &word.token.text);
     }
-    for (kind, core) in words.code_cores(&keys) {
-        keys.push(kind, &core);
+    for core in words.code_cores(&rare, epoch) {
+        keys.push('w', &core);
     }
     if let Some(joined) = rarest_neighbours(text, epoch) {
         keys.push('w', &joined);
@@ -148,14 +149,10 @@ struct Keys {
 
 impl Keys {
     fn push(&mut self, kind: char, name: &str) {
-        let key = self.key(kind, name);
+        let key = format!("{}:{kind}:{name}", self.epoch);
         if self.keys.len() < POSTING_KEYS_MAX && !self.keys.contains(&key) {
             self.keys.push(key);
         }
-    }
-
-    fn key(&self, kind: char, name: &str) -> String {
-        format!("{}:{kind}:{name}", self.epoch)
     }
 }
 
@@ -188,15 +185,16 @@ impl Words {
         Self(words)
     }
 
-    /// Number runs of at least four digits (as words, since the other shop may write only
-    /// them) and number runs with up to two letters before, of the rarest codes.
-    fn code_cores(&self, known: &Keys) -> Vec<(char, String)> {
+    /// The cores of the rarest codes. "2004" of "office2004" is no core: it is a common
+    /// word, whatever it was cut out of.
+    fn code_cores(&self, rare: &[&Word], epoch: &KeyEpoch) -> Vec<String> {
         let codes = self.0.iter().take(CODES_MAX).filter(|word| {
             word.bits > CODE_BITS && has_digit(&word.token.text) && word.token.text.len() >= CODE_CHARS_MIN
         });
-        let mut cores: Vec<(char, String)> = Vec::new();
+        let mut cores: Vec<String> = Vec::new();
         for core in codes.flat_map(|word| cores_of(&word.token.text)) {
-            if !cores.contains(&core) && !known.keys.contains(&known.key(core.0, &core.1)) {
+            let is_key = rare.iter().any(|word| word.token.text == core);
+            if epoch.word_bits(&core) >= RARE_BITS && !is_key && !cores.contains(&core) {
                 cores.push(core);
             }
         }
@@ -211,29 +209,34 @@ impl Words {
     }
 }
 
-/// "ih16gxc" gives `c` "ih16"; "va354824my" gives `w` "354824" and `c` "va354824".
-fn cores_of(code: &str) -> Vec<(char, String)> {
+/// What another shop may write of a code: each run of digits that is long enough to say
+/// something alone, and each shorter or longer one with one or two letters before it.
+/// "ih16gxc" gives "ih16"; "va354824my" gives "354824" and "a354824".
+fn cores_of(code: &str) -> Vec<String> {
     let mut cores = Vec::new();
     let mut rest = code;
     while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
-        let run = rest[start..].bytes().take_while(u8::is_ascii_digit).count();
-        let digits = rest[start..start + run].trim_start_matches('0');
-        let letters = last_letters(&rest[..start]);
+        let (before, run_and_more) = rest.split_at(start);
+        let end = run_and_more.find(|c: char| !c.is_ascii_digit()).unwrap_or(run_and_more.len());
+        let (run, more) = run_and_more.split_at(end);
+        let digits = run.trim_start_matches('0');
         if digits.len() >= CODE_CHARS_MIN {
-            cores.push(('w', digits.to_owned()));
+            cores.push(digits.to_owned());
         }
-        if !letters.is_empty() && run >= 2 && letters.len() + digits.len() >= CODE_CHARS_MIN {
-            cores.push(('c', format!("{letters}{digits}")));
+        // Two digits and one letter would be no rarer than a common word.
+        let letters = last_letters(before, if digits.len() > 2 { 1 } else { 2 });
+        if !letters.is_empty() && digits.len() >= 2 && letters.len() + digits.len() >= CODE_CHARS_MIN {
+            cores.push(format!("{letters}{digits}"));
         }
-        rest = &rest[start + run..];
+        rest = more;
     }
     cores
 }
 
-/// Up to two ASCII letters at the end.
-fn last_letters(text: &str) -> &str {
-    let letters = text.bytes().rev().take(2).take_while(u8::is_ascii_lowercase).count();
-    &text[text.len() - letters..]
+/// Up to `most` letters at the end.
+fn last_letters(text: &str, most: usize) -> &str {
+    let letters = text.chars().rev().take(most).take_while(|c| c.is_alphabetic());
+    &text[text.len() - letters.map(char::len_utf8).sum::<usize>()..]
 }
 
 /// The rarest two neighbours of the title, run together.
@@ -319,3 +322,6 @@ impl<'a> Groups<'a> {
 fn members(mask: usize) -> impl Iterator<Item = usize> {
     (0..GROUPED_WORDS_MAX).filter(move |bit| mask & (1 << bit) != 0)
 }
+
+#[cfg(test)]
+mod tests;

@@ -264,3 +264,50 @@ fn read_matches(args: &Args) -> Result<HashSet<Pair>, InputError> {
     }
     if matches.is_empty() { Err(InputError::NoMatches) } else { Ok(matches) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(prefix: &str, titles: &[&str]) -> Texts {
+        let id = |number: usize| ProductId::new(format!("{prefix}{number:03}")).expect("a valid id");
+        titles.iter().enumerate().map(|(number, title)| (id(number), (*title).to_owned())).collect()
+    }
+
+    fn planner(limits: Limits) -> Planner {
+        Planner { epoch: KeyEpoch::shipped(), limits }
+    }
+
+    fn matches(pairs: &[(&str, &str)]) -> HashSet<Pair> {
+        let id = |name: &str| ProductId::new(name).expect("a valid id");
+        pairs.iter().map(|(left, right)| (id(left), id(right))).collect()
+    }
+
+    #[test]
+    fn both_cases_count_what_was_found_and_read() {
+        let left = texts("l:", &["fenwick kettle fk2714ss", "orbisk lamp"]);
+        let right = texts("r:", &["kettle by fenwick fk-2714ss", "norvale desk organiser"]);
+        let matches = matches(&[("l:000", "r:000"), ("l:001", "r:001")]);
+        let planner = planner(Limits::default());
+        let a = right_indexed(&planner, &left, &right, &matches);
+        assert_eq!((a.pair_completeness, a.products, a.candidates_max), (0.5, 2, 1));
+        for seed in 0..4 {
+            let b = one_catalog(&planner, &left, &right, &matches, seed);
+            assert_eq!((b.pair_completeness, b.products, b.candidates_max), (0.5, 4, 1));
+            assert!(b.items_read_max > a.items_read_max, "a product reads its own postings too");
+        }
+    }
+
+    #[test]
+    fn a_key_is_read_up_to_the_limit_in_the_order_of_ids() {
+        let right = texts("r:", &["fk2714ss"; 40]);
+        let limits = Limits { items_max: 20 + 12, ..Limits::default() };
+        let run = |other: &str| {
+            let matches = matches(&[("l:000", other)]);
+            right_indexed(&planner(limits), &texts("l:", &["fk2714ss"]), &right, &matches)
+        };
+        assert_eq!((run("r:000").pair_completeness, run("r:039").pair_completeness), (1.0, 0.0));
+        assert!(run("r:000").items_read_max <= limits.items_max);
+        assert_eq!(run("r:000").postings_per_key_max, 40);
+    }
+}

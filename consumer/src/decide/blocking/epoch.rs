@@ -117,7 +117,7 @@ impl KeyEpoch {
         for (index, content) in file.lines().enumerate() {
             let bad = |reason| EpochError::Line { line: index + 1, reason };
             let (kind, rest) = content.split_once(' ').unwrap_or((content, ""));
-            let mut count = || rest.trim().parse().map_err(|_| bad("is not a whole number"));
+            let count = || rest.trim().parse().map_err(|_| bad("is not a whole number"));
             match kind {
                 "" | "#" => {}
                 "epoch" => number = Some(count()?),
