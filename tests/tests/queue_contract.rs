@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use consumer::aws::{AwsOptions, create_queue_with_dead_letter, sdk_config, sqs_client};
 use consumer::source::{
-    InProcessOptions, InProcessQueue, Message, Outcome, Outgoing, Queue, QueueError, Receipt, Redrive, VisibilityChange,
+    Disposition, InProcessOptions, InProcessQueue, Message, Outcome, Outgoing, Parked, Queue, QueueError, Receipt,
+    Redrive, Settlement, Shutdown, Source, SourceOptions, StopReason, VisibilityChange,
 };
 use tests::ministack::Ministack;
 
@@ -90,6 +91,53 @@ async fn a_queue_that_does_not_exist_is_a_fatal_fault() {
     let error = queue.receive(1, NO_WAIT).await.expect_err("nobody listens any more");
     assert!(matches!(error, QueueError::Unavailable { .. }), "{error:?}");
     assert!(matches!(error.fault(), Fault::Retry { .. }));
+}
+
+/// A whole [`Source`] on SQS: some messages are deleted, some parked, some left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_on_sqs_settles_what_it_took_and_gives_back_the_rest() {
+    const MESSAGES: usize = 60;
+    const TAKEN: usize = 30;
+    let ministack = Ministack::start();
+    let options = AwsOptions { region: None, endpoint_url: Some(ministack.endpoint_url()) };
+    let client = sqs_client(&sdk_config(&options).await);
+    let created = create_queue_with_dead_letter(&client, "source", LONG, 5).await.expect("the engine is fresh");
+    for batch in 0..MESSAGES / 10 {
+        let messages: Vec<Outgoing> = (0..10).map(|n| Outgoing::new((batch * 10 + n).to_string())).collect();
+        send(&created.queue, &messages).await;
+    }
+    let (queue, dead_letters) = (Arc::new(created.queue), Arc::new(created.dead_letters));
+    let options = SourceOptions { wait: SHORT, ..SourceOptions::default() };
+    let shutdown = Shutdown::new();
+    let mut source = Source::start(queue.clone(), dead_letters.clone(), options, shutdown.clone());
+    let mut settling = tokio::task::JoinSet::new();
+    for _ in 0..TAKEN {
+        let delivery = source.next().await.expect("no shutdown yet");
+        let number: usize = delivery.message.body.parse().expect("bodies are numbers");
+        let park = Disposition::Park { reason: "a multiple of three".to_owned(), stage: "test" };
+        settling.spawn(delivery.settle(if number.is_multiple_of(3) { park } else { Disposition::Delete }));
+    }
+    let settled = settling.join_all().await;
+    let parked = settled.iter().filter(|settlement| **settlement == Settlement::Parked).count();
+    assert_eq!(parked + settled.iter().filter(|settlement| **settlement == Settlement::Deleted).count(), TAKEN);
+    shutdown.begin(StopReason::Signal("SIGTERM"));
+    assert!(source.next().await.is_none());
+    assert!(source.drain(PATIENCE).await.is_clean());
+
+    // With ten minutes of visibility, only a release makes the rest visible now.
+    let mut rest = HashSet::new();
+    while let Some(message) = receive(&*queue, 1, NO_WAIT).await.pop() {
+        assert!(rest.insert(message.body), "delivered twice");
+    }
+    assert_eq!(rest.len(), MESSAGES - TAKEN);
+    let mut dead = 0;
+    while let Some(message) = receive(&*dead_letters, 1, NO_WAIT).await.pop() {
+        let (description, body) = Parked::unwrap(&message.body).expect("what was parked reads back");
+        assert_eq!((description.reason.as_str(), description.queue.as_str()), ("a multiple of three", "source"));
+        assert!(!rest.contains(&body));
+        dead += 1;
+    }
+    assert_eq!(dead, parked);
 }
 
 async fn delivers_what_was_sent_and_forgets_what_was_deleted(Pair { queue, .. }: Pair) {

@@ -34,6 +34,8 @@ pub struct SqsQueue {
     url: String,
     name: String,
     visibility: Duration,
+    /// See [`RECEIVE_TIME_BEYOND_WAIT`]; shorter in tests.
+    time_beyond_wait: Duration,
     requests: Requests,
 }
 
@@ -59,7 +61,14 @@ impl SqsQueue {
             change_visibility: of("change_visibility"),
             send: of("send"),
         };
-        Self { client, url, name, visibility: visibility.min(VISIBILITY_MAX), requests }
+        Self {
+            client,
+            url,
+            name,
+            visibility: visibility.min(VISIBILITY_MAX),
+            time_beyond_wait: RECEIVE_TIME_BEYOND_WAIT,
+            requests,
+        }
     }
 
     /// The existing queue of this name in the client's account and region.
@@ -155,7 +164,7 @@ impl Queue for SqsQueue {
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         check_batch(&self.name, "receive", max)?;
         let wait = wait.min(WAIT_MAX);
-        let limit = TimeoutConfig::builder().operation_attempt_timeout(wait + RECEIVE_TIME_BEYOND_WAIT).build();
+        let limit = TimeoutConfig::builder().operation_attempt_timeout(wait + self.time_beyond_wait).build();
         // One attempt: intake tries again, with its own back-off, and sees each failure.
         let overrides = aws_sdk_sqs::config::Builder::new().timeout_config(limit).retry_config(RetryConfig::disabled());
         self.requests.receive.increment(1);
@@ -344,6 +353,7 @@ fn small(count: usize) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::aws::{AwsOptions, sdk_config, sqs_client};
 
     fn failed(code: &str, message: &str) -> BatchResultErrorEntry {
         let entry = BatchResultErrorEntry::builder().id("1").code(code).message(message).sender_fault(true);
@@ -375,6 +385,26 @@ mod tests {
         assert!(expired(&failed("InvalidParameterValue", late)).is_some());
         assert!(expired(&failed("InvalidParameterValue", "Total VisibilityTimeout is beyond the limit")).is_none());
         assert!(expired(&failed("InternalError", "")).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_receive_that_hangs_ends() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        // Takes connections and never answers.
+        let silent = tokio::spawn(async move {
+            let mut connections = Vec::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                connections.push(connection);
+            }
+        });
+        let options = AwsOptions { region: None, endpoint_url: Some(format!("http://{address}")) };
+        let client = sqs_client(&sdk_config(&options).await);
+        let mut queue = SqsQueue::new(client, format!("http://{address}/0/catalog"), Duration::from_secs(30));
+        queue.time_beyond_wait = Duration::from_millis(200);
+        let error = queue.receive(10, Duration::ZERO).await.expect_err("nobody answers");
+        assert!(matches!(error, QueueError::TimedOut { .. }), "{error:?}");
+        silent.abort();
     }
 
     #[test]

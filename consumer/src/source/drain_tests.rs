@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::time::{Instant, sleep};
 
 use super::*;
@@ -89,6 +90,45 @@ async fn what_does_not_end_by_the_deadline_is_torn_away_and_told() {
     assert_eq!(queue.inner.counts(), Counts { visible: 1, in_flight: 0 });
 }
 
+/// Values of the series whose names begin with `prefix`, summed by name.
+fn recorded(handle: &PrometheusHandle, prefix: &str) -> Vec<(String, f64)> {
+    let text = handle.render();
+    let series = text.lines().filter(|line| line.starts_with(prefix)).filter_map(|line| line.rsplit_once(' '));
+    series.map(|(name, value)| (name.to_owned(), value.parse().expect("values are numbers"))).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_drain_clean_or_not_every_gauge_is_at_zero() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    for stuck in [false, true] {
+        let Setup { mut source, .. } = setup(12).await;
+        let done = source.next().await.expect("no shutdown yet").settle(Disposition::Delete);
+        let kept = source.next().await.expect("no shutdown yet");
+        assert!(recorded(&handle, "queue_leases_held{").iter().all(|(_, value)| *value > 0.0));
+        let kept = if stuck {
+            Some(kept)
+        } else {
+            drop(kept.settle(Disposition::Delete));
+            None
+        };
+        assert_eq!(done.await, Settlement::Deleted);
+        let drained = source.drain(DEADLINE).await;
+        assert_eq!(drained.is_clean(), !stuck);
+        drop(kept);
+        for gauge in ["queue_leases_held{", "queue_permits_taken{"] {
+            let values = recorded(&handle, gauge);
+            assert!(!values.is_empty() && values.iter().all(|(_, value)| *value == 0.0), "{values:?}");
+        }
+    }
+    let settled = recorded(&handle, "queue_messages_settled_total{");
+    let count = |settlement: &str| -> f64 {
+        settled.iter().filter(|(name, _)| name.contains(settlement)).map(|(_, value)| value).sum()
+    };
+    assert_eq!((count("deleted"), count("released"), count("unsettled")), (3.0, 20.0, 1.0));
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_source_drains_at_once_where_a_receive_can_be_dropped() {
     let queue = Arc::new(InProcessQueue::new(InProcessOptions::new("q")));
@@ -127,6 +167,17 @@ async fn the_first_signal_stops_in_order_and_the_second_at_once() {
     signals.send(Signal::INTERRUPT).await.expect("it listens");
     obeying.await.expect("it does not panic");
     assert_eq!(status.load(Ordering::Relaxed), 130);
+}
+
+#[tokio::test]
+async fn a_real_signal_arrives() {
+    let shutdown = Shutdown::new();
+    shutdown.listen_to_signals().expect("handlers can be installed");
+    let kill = format!("kill -TERM {}", std::process::id());
+    let killed = tokio::process::Command::new("sh").args(["-c", &kill]).status().await.expect("there is a shell");
+    assert!(killed.success());
+    shutdown.begun().await;
+    assert_eq!(shutdown.reason(), Some(&StopReason::Signal("SIGTERM")));
 }
 
 #[test]

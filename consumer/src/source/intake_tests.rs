@@ -49,9 +49,10 @@ async fn concurrency_is_not_bound_to_the_batch_of_ten() {
 async fn one_receive_waits_on_an_idle_queue() {
     let queue = queue();
     let _source = start(&queue, SourceOptions::default());
-    sleep(Duration::from_secs(10 * 60)).await;
+    // The thirtieth long poll ends after 600 s.
+    sleep(Duration::from_secs(601)).await;
     assert_eq!(queue.receiving_most(), 1);
-    assert_eq!(queue.calls(Operation::Receive).len(), 10 * 60 / 20);
+    assert_eq!(queue.calls(Operation::Receive).len(), 30);
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,13 +138,20 @@ async fn a_fatal_fault_stops_intake() {
 async fn the_brake_holds_back_receives_for_its_time() {
     let queue = queue();
     let mut source = start(&queue, SourceOptions::default());
-    // The receive under way ends with this message.
-    queue.fill(1).await;
+    sleep(Duration::from_secs(1)).await;
+    let pressed_at = Instant::now();
     source.brake().press(Duration::from_secs(10));
     source.brake().press(Duration::from_secs(3));
-    source.next().await.expect("no shutdown");
+    // The receive under way is not held back; the next one is.
     queue.fill(1).await;
-    let began_at = Instant::now();
     source.next().await.expect("no shutdown");
-    assert_eq!(began_at.elapsed(), Duration::from_secs(10));
+    assert_eq!(pressed_at.elapsed(), Duration::ZERO);
+    queue.fill(1).await;
+    source.next().await.expect("no shutdown");
+    assert_eq!(pressed_at.elapsed(), Duration::from_secs(10));
+    source.brake().press(Duration::from_secs(24 * 60 * 60));
+    queue.fill(2).await;
+    source.next().await.expect("no shutdown");
+    source.next().await.expect("no shutdown");
+    assert!(pressed_at.elapsed() <= Duration::from_secs(10) + BRAKE_MAX);
 }

@@ -203,6 +203,8 @@ impl Inner {
             let next = self.state().held.values().map(|held| held.extend_at).min();
             let due = async {
                 match next {
+                    // A new lease need not wake us: it is due after a whole interval, and
+                    // no other sleeps longer.
                     Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
@@ -279,8 +281,8 @@ impl Inner {
             Ok(Outcome::Done) => {
                 self.extended_count.increment(1);
                 if let Some(held) = self.state().held.get_mut(&id) {
-                    held.extend_at = asked_at + self.interval();
                     held.expires_at = asked_at + timeout;
+                    held.extend_at = (asked_at + self.interval()).min(held.expires_at);
                 }
             }
             Ok(Outcome::Expired) => self.lose(&mut self.state(), id),

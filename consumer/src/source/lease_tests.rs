@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tokio::time::{Instant, advance, sleep};
 
 use super::*;
@@ -85,6 +86,8 @@ async fn stop_does_not_wait_for_the_extensions_of_others() {
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_somebody_else_received_is_lost_to_us() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
     let queue = queue();
     let (leases, _heartbeat) = Leases::start(queue.clone(), Pulse::default());
     queue.fill(1).await;
@@ -97,6 +100,11 @@ async fn a_message_that_somebody_else_received_is_lost_to_us() {
     let began_at = Instant::now();
     lease.lost().cancelled().await;
     assert_eq!(began_at.elapsed(), VISIBILITY / 3);
+    drop(lease);
+    let text = recorder.handle().render();
+    for line in ["queue_leases_held{queue=\"q\"} 0", "queue_leases_lost_total{queue=\"q\"} 1"] {
+        assert!(text.lines().any(|rendered| rendered == line), "{line} is missing in\n{text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,12 +138,17 @@ async fn timeouts_of_any_length_neither_underflow_nor_spin() {
 
 #[tokio::test(start_paused = true)]
 async fn no_message_is_held_beyond_the_queues_longest_visibility() {
-    let queue = queue();
-    let (leases, _heartbeat) = Leases::start(queue.clone(), Pulse::default());
-    let lease = hold(&queue, &leases, 1).await.remove(0);
-    let held_since = Instant::now();
-    lease.lost().cancelled().await;
-    assert_eq!(held_since.elapsed(), VISIBILITY_MAX);
+    // 12 h are no multiple of these thirds: the last extension is a short one.
+    for visibility in [VISIBILITY, Duration::from_secs(31), Duration::from_secs(47)] {
+        let options = InProcessOptions { visibility_timeout: visibility, ..InProcessOptions::new("q") };
+        let queue = Arc::new(Watched::new(options));
+        let (leases, _heartbeat) = Leases::start(queue.clone(), Pulse::default());
+        let lease = hold(&queue, &leases, 1).await.remove(0);
+        let held_since = Instant::now();
+        lease.lost().cancelled().await;
+        assert_eq!(held_since.elapsed().as_secs(), VISIBILITY_MAX.as_secs(), "{visibility:?}");
+        assert_eq!(queue.inner.counts(), Counts { visible: 1, in_flight: 0 });
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -84,7 +84,7 @@ async fn a_queue_that_never_confirms_gets_a_bounded_number_of_tries_and_the_perm
 async fn an_expired_receipt_is_told_apart_and_not_tried_again() {
     let mut setup = setup(1).await;
     let delivery = setup.take(1).await.remove(0);
-    setup.queue.inner.delete(&[delivery.message.receipt.clone()]).await.expect("a batch of one");
+    setup.queue.inner.delete(std::slice::from_ref(&delivery.message.receipt)).await.expect("a batch of one");
     assert_eq!(delivery.settle(Disposition::Delete).await, Settlement::Expired);
     assert_eq!(setup.queue.calls(Operation::Delete).len(), 1);
 }
