@@ -27,6 +27,7 @@ const SEPARATOR: &str = " | ";
 
 /// Units that are split from their number and written in one way, so that "64GB",
 /// "64 gb" and "64-GB" are the same tokens.
+#[rustfmt::skip]
 const UNITS: &[(&str, &str)] = &[
     ("gb", "gb"),
     ("tb", "tb"),
