@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use consumer::aws::dynamo::{Limits, local_client};
 use consumer::fault::{Fault, Faulty};
-use consumer::store::{Embedded, StateOutcome, Store};
+use consumer::store::{Embedded, Store, WriteOutcome};
 use tests::items::{id, state};
 
 /// Tells the child process of the next test where the tables are.
@@ -50,7 +50,7 @@ fn write_and_wait(directory: &Path) -> ! {
         let store = embedded.store("kill-");
         store.create_tables().await.expect("creates");
         for n in 0..20 {
-            store.put_state(&state(&format!("P{n}"), 1, "text")).await.expect("writes");
+            store.put_state(&state(&format!("P{n}"), 1, "text"), None).await.expect("writes");
         }
         println!("\nwritten");
         std::future::pending().await
@@ -66,8 +66,10 @@ async fn embedded_tables_stop_and_open_again() {
         let embedded = Embedded::open(directory.path()).expect("opens");
         let store = embedded.store("again-");
         store.create_tables().await.expect("creates or finds");
-        let outcome = store.put_state(&state("A", version, "text")).await.expect("writes");
-        assert_eq!(matches!(outcome, StateOutcome::Written { previous: Some(_) }), version > 1, "{outcome:?}");
+        let before = store.product(&id("A")).await.expect("reads");
+        assert_eq!(before.as_ref().map(|state| state.version), (version > 1).then(|| version - 1));
+        let outcome = store.put_state(&state("A", version, "text"), before.as_ref()).await.expect("writes");
+        assert_eq!(outcome, WriteOutcome::Written);
         let endpoint_url = embedded.endpoint_url().to_owned();
         embedded.stop().await.expect("stops");
         let hasty = local_client(&endpoint_url, &Limits { attempts: 2, ..Limits::default() });

@@ -33,7 +33,7 @@ impl Fixture {
     }
 
     async fn put(&self, item: LabelItem) {
-        self.store.put_label_item(&item, None, &[]).await.expect("puts");
+        self.store.put_label_item(&item, &[]).await.expect("puts");
     }
 
     fn reader(&self, options: Options) -> LabelReader {
@@ -273,6 +273,7 @@ fn item(owner: &str, text: &str, entries: &[(&str, &str, Verdict)]) -> LabelItem
         id: id(owner),
         model: model(),
         text_hash: TextHash::of(1, text),
+        content_hash: TextHash::of(0, text),
         version: 1,
         pairs: entries.iter().map(entry).collect::<BTreeMap<_, _>>(),
         distinct: vec![],

@@ -9,9 +9,7 @@ use aws_sdk_dynamodb::types::{
 };
 use consumer::aws::dynamo::{Limits, local_client};
 use consumer::fault::{Fault, Faulty};
-use consumer::store::{
-    Embedded, IntentOutcome, StateCheck, StateOutcome, Store, StoreError, TablesError, WriteOutcome,
-};
+use consumer::store::{Embedded, IntentOutcome, StateCheck, Store, StoreError, TablesError, WriteOutcome};
 use jiff::Timestamp;
 use shared::item::{IntentItem, LabelItem, Posting, ProductItem, SKETCH_BYTES_MAX, distinct_key};
 use shared::table::{ALL, LABELS, POSTINGS, PRODUCTS};
@@ -38,11 +36,10 @@ contract! {
     tables_are_created_once_and_verified,
     wrong_tables_are_reported_with_every_difference,
     missing_tables_are_fatal,
-    states_only_get_newer,
-    a_change_of_text_drops_the_marker,
+    a_state_replaces_only_the_one_it_was_planned_from,
     a_tombstone_replaces_and_is_replaced,
     the_marker_needs_the_state_it_is_about,
-    racing_states_end_in_the_newest,
+    of_racing_states_one_is_written,
     many_products_are_read_in_order,
     postings_are_put_read_and_deleted,
     bad_postings_are_refused,
@@ -110,14 +107,14 @@ async fn wrong_tables_are_reported_with_every_difference(store: Store) {
 }
 
 async fn missing_tables_are_fatal(store: Store) {
-    let checked = store.put_label_item(&label("A", 1), None, &[check("A", "a")]).await;
+    let checked = store.put_label_item(&label("A", 1), &[check("A", "a")]).await;
     let errors = [
         store.product(&id("A")).await.expect_err("no table"),
         store.products(&[id("A")]).await.expect_err("no table"),
-        store.put_state(&state("A", 1, "a")).await.expect_err("no table"),
+        store.put_state(&state("A", 1, "a"), None).await.expect_err("no table"),
         store.put_postings(&[posting("k", "A")]).await.expect_err("no table"),
         store.postings(&["k".to_owned()], 1).await.expect_err("no table"),
-        store.put_label_item(&label("A", 1), None, &[]).await.expect_err("no table"),
+        store.put_label_item(&label("A", 1), &[]).await.expect_err("no table"),
         checked.expect_err("no table"),
     ];
     for error in errors {
@@ -127,53 +124,27 @@ async fn missing_tables_are_fatal(store: Store) {
     }
 }
 
-async fn states_only_get_newer(store: Store) {
+async fn a_state_replaces_only_the_one_it_was_planned_from(store: Store) {
     store.create_tables().await.expect("creates");
     let first = state("A", 5, "red kettle | größe 1,5 l | 水壶");
-    assert_eq!(put(&store, &first).await, StateOutcome::Written { previous: None });
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(first.clone()));
-    assert_eq!(put(&store, &first).await, StateOutcome::Same(first.clone()));
-    assert_eq!(put(&store, &state("A", 4, "older")).await, StateOutcome::Stale(first.clone()));
+    let put = async |state: &ProductItem, known| store.put_state(state, known).await.expect("answers");
+    let stored = async || store.product(&id("A")).await.expect("reads");
+    assert_eq!(put(&first, Some(&state("A", 4, "never written"))).await, WriteOutcome::Conflict);
+    assert_eq!(stored().await, None);
+    assert_eq!(put(&first, None).await, WriteOutcome::Written);
+    assert_eq!(put(&first, None).await, WriteOutcome::Conflict, "there is a state now");
+    assert_eq!(stored().await, Some(first.clone()));
 
-    // Whatever the order of arrival, the highest content hash of a version stays.
-    let mut ties = [first, state("A", 5, "tie one"), state("A", 5, "tie two")];
-    ties.sort_by_key(|tie| tie.content_hash);
-    for tie in [&ties[2], &ties[0], &ties[1]] {
-        put(&store, tie).await;
-    }
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(ties[2].clone()));
+    let next = ProductItem { previous_texts: vec![first.text.clone()], ..state("A", 6, "blue kettle") };
+    assert_eq!(put(&next, Some(&state("A", 5, "same version, other content"))).await, WriteOutcome::Conflict);
+    assert_eq!(put(&next, Some(&first)).await, WriteOutcome::Written);
+    assert_eq!(put(&next, Some(&first)).await, WriteOutcome::Conflict, "that state is gone");
+    assert_eq!(stored().await, Some(next.clone()));
 
     // Versions are compared as whole numbers, neither as floats nor as strings.
-    let (large, larger) = (state("B", u64::MAX - 1, "b"), state("B", u64::MAX, "b"));
-    put(&store, &larger).await;
-    assert_eq!(put(&store, &large).await, StateOutcome::Stale(larger));
-    put(&store, &state("C", 9, "c")).await;
-    assert!(matches!(put(&store, &state("C", 10, "c")).await, StateOutcome::Written { previous: Some(_) }));
-}
-
-async fn a_change_of_text_drops_the_marker(store: Store) {
-    store.create_tables().await.expect("creates");
-    let first = state("A", 1, "text one");
-    put(&store, &first).await;
-    assert!(store.mark_labelled(&id("A"), 1, first.text_hash, &marker(&first)).await.expect("marks"));
-    let labelled = ProductItem { labelled: Some(marker(&first)), ..first.clone() };
-    assert_eq!(put(&store, &first).await, StateOutcome::Same(labelled.clone()));
-
-    // Only the price changed: the marker stays, and it is one request.
-    let cheaper = ProductItem { content_hash: TextHash::of(9, "cheaper"), version: 2, ..first.clone() };
-    let before = store.meter().snapshot();
-    assert_eq!(put(&store, &cheaper).await, StateOutcome::Written { previous: Some(labelled) });
-    assert_eq!(store.meter().snapshot().since(&before).total().requests, 1);
-    let kept = ProductItem { labelled: Some(marker(&first)), ..cheaper };
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(kept.clone()));
-
-    // The text changes and changes back before anybody labelled it: the old marker, which
-    // would match again, must not be there.
-    let other = state("A", 3, "text two");
-    assert_eq!(put(&store, &other).await, StateOutcome::Written { previous: Some(kept) });
-    let back = ProductItem { version: 4, ..first };
-    assert_eq!(put(&store, &back).await, StateOutcome::Written { previous: Some(other) });
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(back));
+    let largest = state("A", u64::MAX, "kettle");
+    assert_eq!(put(&largest, Some(&next)).await, WriteOutcome::Written);
+    assert_eq!(put(&next, Some(&ProductItem { version: u64::MAX - 1, ..largest })).await, WriteOutcome::Conflict);
 }
 
 async fn a_tombstone_replaces_and_is_replaced(store: Store) {
@@ -181,49 +152,42 @@ async fn a_tombstone_replaces_and_is_replaced(store: Store) {
     let alive = state("A", 1, "text");
     let dead = ProductItem { deleted: true, expires_at: Some(4_000_000_000), ..state("A", 2, "") };
     let again = state("A", 3, "text");
-    put(&store, &alive).await;
-    assert_eq!(put(&store, &dead).await, StateOutcome::Written { previous: Some(alive) });
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(dead.clone()));
-    assert_eq!(put(&store, &again).await, StateOutcome::Written { previous: Some(dead) });
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(again), "the time of expiry has to go");
+    for (next, known) in [(&alive, None), (&dead, Some(&alive)), (&again, Some(&dead))] {
+        assert_eq!(store.put_state(next, known).await.expect("answers"), WriteOutcome::Written);
+        assert_eq!(store.product(&id("A")).await.expect("reads").as_ref(), Some(next));
+    }
 }
 
 async fn the_marker_needs_the_state_it_is_about(store: Store) {
     store.create_tables().await.expect("creates");
-    let current = state("A", 2, "text");
-    let mark = async |version, text_hash| {
-        store.mark_labelled(&current.id, version, text_hash, &marker(&current)).await.expect("answers")
-    };
-    assert!(!mark(2, current.text_hash).await, "there is no product yet");
+    let current = ProductItem { previous_texts: vec!["old".to_owned()], ..state("A", 2, "text") };
+    let mark = async |state: &ProductItem| store.mark_labelled(state, &marker(&current)).await.expect("answers");
+    assert_eq!(mark(&current).await, WriteOutcome::Conflict, "there is no product yet");
     assert_eq!(store.product(&current.id).await.expect("reads"), None, "and a marker must not make one");
     put(&store, &current).await;
-    assert!(!mark(1, current.text_hash).await, "another version");
-    assert!(!mark(2, TextHash::of(1, "other")).await, "another text");
+    assert_eq!(mark(&state("A", 1, "text")).await, WriteOutcome::Conflict, "another version");
+    assert_eq!(mark(&state("A", 2, "other")).await, WriteOutcome::Conflict, "another content");
     assert_eq!(store.product(&current.id).await.expect("reads"), Some(current.clone()));
-    assert!(mark(2, current.text_hash).await);
-    let labelled = ProductItem { labelled: Some(marker(&current)), ..current.clone() };
-    assert_eq!(store.product(&current.id).await.expect("reads"), Some(labelled));
+    assert_eq!(mark(&current).await, WriteOutcome::Written);
+    let labelled = ProductItem { labelled: Some(marker(&current)), previous_texts: vec![], ..current.clone() };
+    assert_eq!(store.product(&current.id).await.expect("reads"), Some(labelled), "its old postings are gone");
 }
 
-async fn racing_states_end_in_the_newest(store: Store) {
+async fn of_racing_states_one_is_written(store: Store) {
     store.create_tables().await.expect("creates");
     let mut writers = tokio::task::JoinSet::new();
-    for version in [7, 3, 8, 1, 6, 2, 5, 4] {
+    for version in 1..=8 {
         let store = store.clone();
-        writers.spawn(async move { (version, put(&store, &state("A", version, &format!("text {version}"))).await) });
+        writers.spawn(async move {
+            let state = state("A", version, &format!("text {version}"));
+            (version, store.put_state(&state, None).await.expect("answers"))
+        });
     }
-    let outcomes: BTreeMap<u64, StateOutcome> = writers.join_all().await.into_iter().collect();
-    assert!(matches!(outcomes[&8], StateOutcome::Written { .. }), "nothing beats the newest: {outcomes:?}");
-    for (version, outcome) in &outcomes {
-        match outcome {
-            StateOutcome::Written { previous } => {
-                assert!(previous.as_ref().is_none_or(|state| state.version < *version), "{outcome:?}");
-            }
-            StateOutcome::Stale(stored) => assert!(stored.version > *version, "{outcome:?}"),
-            StateOutcome::Same(_) => panic!("no version was written twice: {outcome:?}"),
-        }
-    }
-    assert_eq!(store.product(&id("A")).await.expect("reads"), Some(state("A", 8, "text 8")));
+    let outcomes = writers.join_all().await;
+    let written = outcomes.iter().filter(|(_, outcome)| *outcome == WriteOutcome::Written);
+    let winners: Vec<u64> = written.map(|(version, _)| *version).collect();
+    let stored = store.product(&id("A")).await.expect("reads").expect("one was written");
+    assert_eq!(winners, [stored.version], "{outcomes:?}");
 }
 
 async fn many_products_are_read_in_order(store: Store) {
@@ -296,28 +260,26 @@ async fn bad_postings_are_refused(store: Store) {
 async fn label_items_are_guarded_by_their_revision(store: Store) {
     store.create_tables().await.expect("creates");
     let (first, second) = (label("A", 1), label("A", 2));
-    let put = async |item: &LabelItem, expected| store.put_label_item(item, expected, &[]).await.expect("answers");
+    let put = async |item: &LabelItem| store.put_label_item(item, &[]).await.expect("answers");
     let stored = async || store.label_item(&id("A"), &model()).await.expect("reads");
-    assert_eq!(put(&second, Some(1)).await, WriteOutcome::Conflict, "there is no revision 1");
+    assert_eq!(put(&second).await, WriteOutcome::Conflict, "there is no revision 1");
     assert_eq!(stored().await, None);
-    assert_eq!(put(&first, None).await, WriteOutcome::Written);
-    assert_eq!(put(&first, None).await, WriteOutcome::Conflict, "there is one now");
-    assert_eq!(put(&second, Some(1)).await, WriteOutcome::Written);
-    assert_eq!(put(&second, Some(1)).await, WriteOutcome::Conflict, "the revision has moved on");
+    assert_eq!(put(&first).await, WriteOutcome::Written);
+    assert_eq!(put(&first).await, WriteOutcome::Conflict, "there is one now");
+    assert_eq!(put(&second).await, WriteOutcome::Written);
+    assert_eq!(put(&second).await, WriteOutcome::Conflict, "the revision has moved on");
     assert_eq!(stored().await, Some(second.clone()));
 
     let other_model = LabelItem { model: ModelId("other".to_owned()), ..first.clone() };
-    assert_eq!(put(&other_model, None).await, WriteOutcome::Written, "models have slots of their own");
+    assert_eq!(put(&other_model).await, WriteOutcome::Written, "models have slots of their own");
     let keys = [(id("A"), model()), (id("A"), other_model.model.clone()), (id("B"), model()), (id("A"), model())];
     let mut items = store.label_items(&keys).await.expect("reads");
     items.sort_by_key(|item| item.revision);
     assert_eq!(items, [other_model, second]);
 
-    let delete = async |revision| store.delete_label_item(&id("A"), &model(), revision).await.expect("answers");
-    assert_eq!(delete(1).await, WriteOutcome::Conflict);
-    assert_eq!(delete(2).await, WriteOutcome::Written);
-    assert_eq!(delete(2).await, WriteOutcome::Conflict, "it is gone");
-    assert_eq!(stored().await, None);
+    let mut slots = store.label_slots(&id("A")).await.expect("reads");
+    slots.sort_by_key(|item| item.revision);
+    assert_eq!(slots, items);
 }
 
 async fn label_items_are_guarded_by_checks(store: Store) {
@@ -325,8 +287,8 @@ async fn label_items_are_guarded_by_checks(store: Store) {
     put(&store, &state("A", 1, "a")).await;
     put(&store, &state("B", 7, "b")).await;
     put(&store, &ProductItem { deleted: true, ..state("D", 1, "d") }).await;
-    let put = async |expected, checks: &[StateCheck]| {
-        store.put_label_item(&label("A", 1), expected, checks).await.expect("answers")
+    let put = async |revision, checks: &[StateCheck]| {
+        store.put_label_item(&label("A", revision), checks).await.expect("answers")
     };
     let good = [check("A", "a"), StateCheck { version: Some(7), ..check("B", "b") }];
     let failing = [
@@ -336,31 +298,29 @@ async fn label_items_are_guarded_by_checks(store: Store) {
         ("deleted", check("D", "d")),
     ];
     for (why, bad) in failing {
-        assert_eq!(put(None, &[good[0].clone(), bad]).await, WriteOutcome::Conflict, "{why}");
+        assert_eq!(put(1, &[good[0].clone(), bad]).await, WriteOutcome::Conflict, "{why}");
         assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), None, "{why}");
     }
-    assert_eq!(put(Some(1), &good).await, WriteOutcome::Conflict, "no revision 1 yet");
+    assert_eq!(put(2, &good).await, WriteOutcome::Conflict, "no revision 1 yet");
     let before = store.meter().snapshot();
-    assert_eq!(put(None, &good).await, WriteOutcome::Written);
+    assert_eq!(put(1, &good).await, WriteOutcome::Written);
     let usage = store.meter().snapshot().since(&before);
     assert!(usage.table(&LABELS).write_units >= 2.0 && usage.table(&PRODUCTS).write_units > 0.0, "{usage:?}");
     assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), Some(label("A", 1)));
-    assert_eq!(put(None, &good).await, WriteOutcome::Conflict, "it is there now");
+    assert_eq!(put(1, &good).await, WriteOutcome::Conflict, "it is there now");
 }
 
 async fn racing_label_writers_have_one_winner(store: Store) {
     store.create_tables().await.expect("creates");
     put(&store, &state("A", 1, "a")).await;
-    store.put_label_item(&label("A", 1), None, &[]).await.expect("the item they race for");
+    store.put_label_item(&label("A", 1), &[]).await.expect("the item they race for");
     for checks in [vec![], vec![check("A", "a")]] {
         let current = store.label_item(&id("A"), &model()).await.expect("reads").expect("is there").revision;
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..6 {
             let (store, checks) = (store.clone(), checks.clone());
             let item = LabelItem { version: 100 + writer, ..label("A", current + 1) };
-            writers.spawn(async move {
-                (item.version, store.put_label_item(&item, Some(current), &checks).await.expect("answers"))
-            });
+            writers.spawn(async move { (item.version, store.put_label_item(&item, &checks).await.expect("answers")) });
         }
         let outcomes = writers.join_all().await;
         let written = outcomes.iter().filter(|(_, outcome)| *outcome == WriteOutcome::Written);
@@ -374,7 +334,7 @@ async fn distinct_keys_are_compact(store: Store) {
     store.create_tables().await.expect("creates");
     let distinct: Vec<u64> = (0..500).map(|n| distinct_key(&id(&format!("P{n}")), TextHash::of(1, "t"))).collect();
     let item = LabelItem { distinct, pairs: BTreeMap::new(), ..label("A", 1) };
-    store.put_label_item(&item, None, &[]).await.expect("puts");
+    store.put_label_item(&item, &[]).await.expect("puts");
     assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), Some(item));
     let request = store.client().get_item().table_name(LABELS.physical_name(store.prefix()));
     let request = request.key("id", AttributeValue::S("A".to_owned())).key("model", AttributeValue::S(model().0));
@@ -387,9 +347,9 @@ async fn items_over_400_kb_are_poison(store: Store) {
     put(&store, &state("A", 1, "a")).await;
     let huge = LabelItem { distinct: (0..60_000).collect(), ..label("A", 1) };
     let errors = [
-        store.put_state(&state("B", 1, &"é".repeat(250_000))).await.expect_err("500 KB of text"),
-        store.put_label_item(&huge, None, &[]).await.expect_err("480 KB of hashes"),
-        store.put_label_item(&huge, None, &[check("A", "a")]).await.expect_err("480 KB of hashes"),
+        store.put_state(&state("B", 1, &"é".repeat(250_000)), None).await.expect_err("500 KB of text"),
+        store.put_label_item(&huge, &[]).await.expect_err("480 KB of hashes"),
+        store.put_label_item(&huge, &[check("A", "a")]).await.expect_err("480 KB of hashes"),
     ];
     for error in errors {
         let Fault::Poison { reason } = error.fault() else { panic!("{error:?}") };
@@ -456,6 +416,7 @@ async fn the_meter_counts(store: Store) {
     assert_eq!((read.total().requests, read.total().items_read, read.total().write_units), (2, 2, 0.0));
 }
 
-async fn put(store: &Store, state: &ProductItem) -> StateOutcome {
-    store.put_state(state).await.expect("answers")
+/// The first state of a product.
+async fn put(store: &Store, state: &ProductItem) {
+    assert_eq!(store.put_state(state, None).await.expect("answers"), WriteOutcome::Written);
 }

@@ -44,7 +44,7 @@ async fn a_throttle_that_passes_is_not_seen() {
 async fn a_throttle_that_stays_is_a_retry() {
     for (status, code) in [(400, "ThrottlingException"), (500, "InternalServerError"), (503, "ServiceUnavailable")] {
         let stub = TableStub::start(move |_| Answer::Error(status, code)).await;
-        let error = store(&stub).put_state(&state("A", 1, "a")).await.expect_err(code);
+        let error = store(&stub).put_state(&state("A", 1, "a"), None).await.expect_err(code);
         assert_eq!(error.fault(), Fault::Retry { after: None }, "{error:?}");
         assert_eq!(stub.requests(), 3, "{code} is tried three times");
     }
@@ -54,7 +54,7 @@ async fn a_throttle_that_stays_is_a_retry() {
 async fn refusals_are_fatal_at_once() {
     for code in ["AccessDeniedException", "UnrecognizedClientException", "ValidationException"] {
         let stub = TableStub::start(move |_| Answer::Error(400, code)).await;
-        let error = store(&stub).put_state(&state("A", 1, "a")).await.expect_err(code);
+        let error = store(&stub).put_state(&state("A", 1, "a"), None).await.expect_err(code);
         assert!(matches!(error.fault(), Fault::Fatal { .. }), "{error:?}");
         assert_eq!(stub.requests(), 1, "{code} is not tried again");
     }
@@ -67,7 +67,7 @@ async fn a_write_waits_for_another_ones_transaction() {
         _ => Answer::Ok(json!({})),
     })
     .await;
-    store(&stub).put_state(&state("A", 1, "a")).await.expect("the third attempt");
+    store(&stub).put_state(&state("A", 1, "a"), None).await.expect("the third attempt");
     assert_eq!(stub.requests(), 3);
 }
 
@@ -77,7 +77,7 @@ async fn a_conflict_of_transactions_is_told_from_overload() {
         [("TransactionConflict", true), ("ConditionalCheckFailed", true), ("ThrottlingError", false)]
     {
         let stub = TableStub::start(move |_| cancelled(code)).await;
-        let outcome = store(&stub).put_label_item(&label("A", 1), None, &[check("A", "a")]).await;
+        let outcome = store(&stub).put_label_item(&label("A", 1), &[check("A", "a")]).await;
         match outcome {
             Ok(outcome) => assert!(conflict && outcome == WriteOutcome::Conflict, "{code}: {outcome:?}"),
             Err(error) => assert!(!conflict && error.fault() == Fault::Retry { after: None }, "{code}: {error:?}"),

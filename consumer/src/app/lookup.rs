@@ -280,6 +280,7 @@ mod tests {
             content_hash: TextHash::of(0, id),
             text_hash: TextHash::of(1, id),
             text: id.to_owned(),
+            previous_texts: vec![],
             title: format!("Kettle {id}"),
             deleted,
             occurred_at: Timestamp::UNIX_EPOCH,
@@ -302,6 +303,7 @@ mod tests {
             model: ModelId("m".to_owned()),
             text_hash: TextHash::of(1, owner),
             version: 3,
+            content_hash: TextHash::of(0, owner),
             pairs: BTreeMap::from([(ProductId::new(other).expect("a valid id"), entry)]),
             distinct: vec![],
             overflow: false,
@@ -317,10 +319,10 @@ mod tests {
         store.create_tables().await.expect("creates");
         store.set_active_model(&ModelId("m".to_owned()), None).await.expect("activates");
         for (id, deleted) in [("A", false), ("B", false), ("new", false), ("gone", true)] {
-            store.put_state(&state(id, deleted)).await.expect("writes");
+            store.put_state(&state(id, deleted), None).await.expect("writes");
         }
         for item in [labels("A", "B"), labels("B", "A")] {
-            store.put_label_item(&item, None, &[]).await.expect("writes");
+            store.put_label_item(&item, &[]).await.expect("writes");
         }
         let now = Timestamp::now();
         let intent = IntentItem {
