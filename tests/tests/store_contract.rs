@@ -129,14 +129,16 @@ async fn a_state_replaces_only_the_one_it_was_planned_from(store: Store) {
     let first = state("A", 5, "red kettle | größe 1,5 l | 水壶");
     let put = async |state: &ProductItem, known| store.put_state(state, known).await.expect("answers");
     let stored = async || store.product(&id("A")).await.expect("reads");
-    assert_eq!(put(&first, Some(&state("A", 4, "never written"))).await, WriteOutcome::Conflict);
+    let never_written = state("A", 4, "never written");
+    assert_eq!(put(&first, Some(&never_written)).await, WriteOutcome::Conflict);
     assert_eq!(stored().await, None);
     assert_eq!(put(&first, None).await, WriteOutcome::Written);
     assert_eq!(put(&first, None).await, WriteOutcome::Conflict, "there is a state now");
     assert_eq!(stored().await, Some(first.clone()));
 
     let next = ProductItem { previous_texts: vec![first.text.clone()], ..state("A", 6, "blue kettle") };
-    assert_eq!(put(&next, Some(&state("A", 5, "same version, other content"))).await, WriteOutcome::Conflict);
+    let other_content = state("A", 5, "same version, other content");
+    assert_eq!(put(&next, Some(&other_content)).await, WriteOutcome::Conflict);
     assert_eq!(put(&next, Some(&first)).await, WriteOutcome::Written);
     assert_eq!(put(&next, Some(&first)).await, WriteOutcome::Conflict, "that state is gone");
     assert_eq!(stored().await, Some(next.clone()));
@@ -144,7 +146,8 @@ async fn a_state_replaces_only_the_one_it_was_planned_from(store: Store) {
     // Versions are compared as whole numbers, neither as floats nor as strings.
     let largest = state("A", u64::MAX, "kettle");
     assert_eq!(put(&largest, Some(&next)).await, WriteOutcome::Written);
-    assert_eq!(put(&next, Some(&ProductItem { version: u64::MAX - 1, ..largest })).await, WriteOutcome::Conflict);
+    let off_by_one = ProductItem { version: u64::MAX - 1, ..largest.clone() };
+    assert_eq!(put(&next, Some(&off_by_one)).await, WriteOutcome::Conflict);
 }
 
 async fn a_tombstone_replaces_and_is_replaced(store: Store) {

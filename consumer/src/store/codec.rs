@@ -73,22 +73,22 @@ mod tests {
     }
 
     prop_compose! {
-        fn label_item()(id in id(), model in model(), text_hash in hash(), version in any::<u64>(),
+        fn label_item()(id in id(), model in model(), text_hash in hash(), version in any::<u64>(), content_hash in hash(),
                         pairs in proptest::collection::btree_map(id(), entry(), 0..8),
                         distinct in proptest::collection::vec(any::<u64>(), 0..40),
                         overflow in any::<bool>(), deleted in any::<bool>(),
                         expires_at in proptest::option::of(0..9_000_000_000_i64), revision in any::<u64>()) -> LabelItem {
-            LabelItem { id, model, text_hash, version, pairs, distinct, overflow, deleted, expires_at, revision }
+            LabelItem { id, model, text_hash, version, content_hash, pairs, distinct, overflow, deleted, expires_at, revision }
         }
     }
 
     prop_compose! {
         fn product_item()(id in id(), version in any::<u64>(), content_hash in hash(), text_hash in hash(),
-                          text in "\\PC{0,80}", title in "\\PC{0,40}", deleted in any::<bool>(), occurred_at in time(),
+                          text in "\\PC{0,80}", previous_texts in proptest::collection::vec("\\PC{0,40}", 0..3), title in "\\PC{0,40}", deleted in any::<bool>(), occurred_at in time(),
                           expires_at in proptest::option::of(any::<i64>()),
                           labelled in proptest::option::of((hash(), model(), any::<u32>()))) -> ProductItem {
             let labelled = labelled.map(|(text_hash, model, key_epoch)| LabelledMarker { text_hash, model, key_epoch });
-            ProductItem { id, version, content_hash, text_hash, text, title, deleted, occurred_at, expires_at, labelled }
+            ProductItem { id, version, content_hash, text_hash, text, previous_texts, title, deleted, occurred_at, expires_at, labelled }
         }
     }
 

@@ -53,9 +53,9 @@ impl Store {
     /// limit may have more: ask for one more than is used to tell.
     pub async fn postings(&self, keys: &[String], limit_per_key: usize) -> Result<Vec<Posting>, StoreError> {
         let mut seen = HashSet::new();
-        let keys: Vec<&String> = keys.iter().filter(|key| seen.insert(*key)).collect();
+        let keys: Vec<String> = keys.iter().filter(|key| seen.insert(*key)).cloned().collect();
         let postings: Vec<Vec<Posting>> = stream::iter(keys)
-            .map(|key| self.postings_of(key, limit_per_key))
+            .map(|key| async move { self.postings_of(&key, limit_per_key).await })
             .buffered(CONCURRENT_QUERIES)
             .try_collect()
             .await?;
