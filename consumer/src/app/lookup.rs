@@ -28,8 +28,9 @@ pub struct Args {
     #[command(subcommand)]
     subject: Subject,
 
-    /// Read the embedded tables in this directory, as `demo` leaves them
-    #[arg(long, global = true, value_name = "DIR", env = "CATALOG_LABELS_LOCAL", conflicts_with_all = ["endpoint_url", "region"])]
+    /// Read the embedded tables in this directory, as `demo` leaves them; endpoint and region
+    /// then mean nothing
+    #[arg(long, global = true, value_name = "DIR", env = "CATALOG_LABELS_LOCAL")]
     local: Option<PathBuf>,
 
     /// DynamoDB endpoint, if not AWS's own
