@@ -219,7 +219,7 @@ impl LabelReader {
         let failed = |source| self.failed("BatchGetItem", &LABELS, source);
         let mut wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(self.options.consistent);
         // Everything but `distinct`, which is half of a large item and says nothing here.
-        let names = ["id", "model", "text_hash", "version", "pairs", "overflow", "deleted", "revision"];
+        let names = ["id", "model", "text_hash", "version", "content_hash", "pairs", "overflow", "deleted", "revision"];
         for name in names {
             wanted = wanted.expression_attribute_names(format!("#{name}"), name);
         }
