@@ -106,6 +106,7 @@ fn with_keys(wanted: &Value, keys: &[Value]) -> Value {
 fn label_item(key: &Value) -> Value {
     let mut item = key.clone();
     item["text_hash"] = json!({ "S": "0".repeat(32) });
+    item["content_hash"] = json!({ "S": "0".repeat(32) });
     item["version"] = json!({ "N": "1" });
     item["revision"] = json!({ "N": "1" });
     item

@@ -94,12 +94,10 @@ pub fn tombstone(current: Option<&LabelItem>, owner: &Owner, expires_at: i64) ->
     if current.is_some_and(|item| rank(item) > (owner.version, owner.content_hash)) {
         return Merged::Stale;
     }
-    let mut item = empty(owner);
-    item.deleted = true;
-    item.expires_at = Some(expires_at);
-    if let Some(current) = current.filter(|c| c.deleted && rank(c) == (owner.version, owner.content_hash)) {
-        item.expires_at = current.expires_at;
+    if current.is_some_and(|item| item.deleted && rank(item) == (owner.version, owner.content_hash)) {
+        return Merged::Unchanged;
     }
+    let item = LabelItem { deleted: true, expires_at: Some(expires_at), ..empty(owner) };
     finish(current, item)
 }
 

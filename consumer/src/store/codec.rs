@@ -131,7 +131,8 @@ mod tests {
     fn half_a_distinct_key_is_refused() {
         let call = Call { operation: "test", table: "test".to_owned() };
         let mut item = Item::new();
-        for (name, value) in [("id", "A"), ("model", "m"), ("text_hash", "00000000000000000000000000000000")] {
+        let hash = "00000000000000000000000000000000";
+        for (name, value) in [("id", "A"), ("model", "m"), ("text_hash", hash), ("content_hash", hash)] {
             item.insert(name.to_owned(), string(value));
         }
         item.insert("version".to_owned(), number(1));
