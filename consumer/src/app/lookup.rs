@@ -63,6 +63,7 @@ enum Subject {
 }
 
 /// What was found, or what is not there.
+#[expect(clippy::large_enum_variant, reason = "one answer exists at a time")]
 enum Answer {
     Product { state: ProductItem, labels: ProductLabels, others: Vec<ProductItem> },
     Query(IntentItem),
