@@ -121,6 +121,25 @@ mod tests {
 
     use super::*;
 
+    /// `UPDATE_METRICS=1 cargo test --release --workspace --lib metric` writes it anew.
+    #[test]
+    fn the_page_of_all_metrics_is_current() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/METRICS.md");
+        let mut page = String::from(
+            "# Metrics\n\nServed as Prometheus text at `/metrics`. Written from `consumer/src/metric.rs` by a test.\n\n\
+             | metric | kind | unit | stability | what |\n|---|---|---|---|---|\n",
+        );
+        for Metric { name, kind, unit, stability, description } in ALL {
+            let unit = unit.as_str();
+            page += &format!("| `{name}` | {kind:?} | {unit} | {stability:?} | {description} |\n");
+        }
+        if std::env::var_os("UPDATE_METRICS").is_some() {
+            std::fs::write(&path, &page).expect("docs is writable");
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == page, "docs/METRICS.md is not the list in metric.rs; write it anew with UPDATE_METRICS=1");
+    }
+
     #[test]
     fn names_are_unique_and_follow_the_rules() {
         let mut names = HashSet::new();

@@ -4,20 +4,21 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shared::text::normalise_query;
-use tokenizers::Tokenizer;
+use tokenizers::{Encoding, Tokenizer};
 
 use crate::TextPair;
+use crate::mark::{MARKS, Mark, Words, word_spans};
 
 /// Bytes of a text that are tokenised. 128 tokens of ordinary text are some 600 bytes;
 /// the rest of a longer text could only cost time.
 const TEXT_BYTES_MAX: usize = 8_192;
 
-/// Token ids of one row, special tokens included, without padding.
+/// One row, special tokens included, without padding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     pub ids: Vec<i64>,
-    /// Ids from this index on belong to the second text; `ids.len()` when there is none.
-    pub second_from: usize,
+    /// Of each id: the number of its [`Mark`], plus `MARKS.len()` in the second text.
+    pub types: Vec<i64>,
 }
 
 /// Why a text has no token ids.
@@ -59,23 +60,26 @@ impl Encoder {
     /// One row for each pair. The two texts are put in order of their bytes, so that a
     /// pair's score does not depend on its direction; both keep a share of the room.
     pub fn pairs(&self, pairs: &[TextPair]) -> Result<Vec<Encoded>, EncodeError> {
+        let texts = pairs.iter().map(|TextPair { left, right }| (left.as_ref(), right.as_ref()));
+        self.ordered_pairs(texts.map(|(left, right): (&str, &str)| (left.min(right), left.max(right))))
+    }
+
+    /// One row for each pair of texts, the first text first. Training sees both orders.
+    pub fn ordered_pairs<'t>(
+        &self,
+        pairs: impl Iterator<Item = (&'t str, &'t str)>,
+    ) -> Result<Vec<Encoded>, EncodeError> {
         // The pairs of one product share its text.
-        let mut tokens: HashMap<&str, Arc<[i64]>> = HashMap::new();
-        let mut tokens_of = |text| match tokens.get(text) {
-            Some(ids) => Ok(Arc::clone(ids)),
+        let mut sides: HashMap<&str, Arc<Side>> = HashMap::new();
+        let mut side_of = |text: &'t str| match sides.get(text) {
+            Some(side) => Ok(Arc::clone(side)),
             None => {
-                let ids: Arc<[i64]> = self.tokens(text)?.into();
-                tokens.insert(text, Arc::clone(&ids));
-                Ok(ids)
+                let side = Arc::new(self.side(text)?);
+                sides.insert(text, Arc::clone(&side));
+                Ok(side)
             }
         };
-        pairs
-            .iter()
-            .map(|TextPair { left, right }| {
-                let (first, second) = if left <= right { (left, right) } else { (right, left) };
-                Ok(self.join(&tokens_of(first)?, &tokens_of(second)?))
-            })
-            .collect()
+        pairs.map(|(first, second)| Ok(self.join(&*side_of(first)?, &*side_of(second)?))).collect()
     }
 
     /// One row for each query, after [`normalise_query`].
@@ -83,34 +87,58 @@ impl Encoder {
         queries
             .iter()
             .map(|query| {
-                let mut tokens = self.tokens(&normalise_query(query))?;
-                tokens.truncate(self.query_tokens_max - 2);
+                let text = normalise_query(query);
+                let tokens = self.encode(&text)?;
+                let tokens = tokens.get_ids().iter().map(|&id| i64::from(id)).take(self.query_tokens_max - 2);
                 let ids: Vec<i64> = [self.cls].into_iter().chain(tokens).chain([self.sep]).collect();
-                Ok(Encoded { second_from: ids.len(), ids })
+                Ok(Encoded { types: vec![Mark::Plain as i64; ids.len()], ids })
             })
             .collect()
     }
 
-    fn tokens(&self, text: &str) -> Result<Vec<i64>, EncodeError> {
+    fn encode(&self, text: &str) -> Result<Encoding, EncodeError> {
         let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        let encoding = self
-            .tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| EncodeError::Text { bytes: text.len(), reason: error.to_string() })?;
-        Ok(encoding.get_ids().iter().map(|&id| i64::from(id)).collect())
+        self.tokenizer
+            .encode(text, false)
+            .map_err(|error| EncodeError::Text { bytes: text.len(), reason: error.to_string() })
     }
 
-    fn join(&self, first: &[i64], second: &[i64]) -> Encoded {
-        let (a, b) = shares(first.len(), second.len(), self.pair_tokens_max - 3);
-        let mut ids = Vec::with_capacity(a + b + 3);
-        ids.push(self.cls);
-        ids.extend_from_slice(&first[..a]);
-        ids.push(self.sep);
-        let second_from = ids.len();
-        ids.extend_from_slice(&second[..b]);
-        ids.push(self.sep);
-        Encoded { ids, second_from }
+    fn side(&self, text: &str) -> Result<Side, EncodeError> {
+        let encoding = self.encode(text)?;
+        let spans = word_spans(text);
+        let word_at = |offset: usize| spans.partition_point(|&(_, end)| end <= offset);
+        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
+        let tokens = tokens.map(|(&id, &(start, _))| (i64::from(id), word_at(start))).collect();
+        Ok(Side { tokens, words: Words::of(text) })
     }
+
+    fn join(&self, first: &Side, second: &Side) -> Encoded {
+        let (a, b) = shares(first.tokens.len(), second.tokens.len(), self.pair_tokens_max - 3);
+        let mut row = Encoded { ids: Vec::with_capacity(a + b + 3), types: Vec::with_capacity(a + b + 3) };
+        row.push(self.cls, Mark::Plain, 0);
+        for (number, kept, side, other) in [(0, a, first, second), (1, b, second, first)] {
+            let marks = side.words.marks_beside(&other.words);
+            for &(id, word) in &side.tokens[..kept] {
+                row.push(id, marks.get(word).copied().unwrap_or(Mark::Plain), number);
+            }
+            row.push(self.sep, Mark::Plain, number);
+        }
+        row
+    }
+}
+
+impl Encoded {
+    fn push(&mut self, id: i64, mark: Mark, side: i64) {
+        self.ids.push(id);
+        self.types.push(mark as i64 + side * MARKS.len() as i64);
+    }
+}
+
+/// One text of a pair, before it is cut to its share of the room.
+struct Side {
+    /// Each token's id and the word it is of.
+    tokens: Vec<(i64, usize)>,
+    words: Words,
 }
 
 /// How many of `a` and `b` tokens stay where `room` is for both: the longer text is cut

@@ -135,7 +135,7 @@ impl Engine {
             let (start, end) = (i * length, i * length + row.ids.len());
             ids[start..end].copy_from_slice(&row.ids);
             mask[start..end].fill(1);
-            types[start + row.second_from..end].fill(1);
+            types[start..end].copy_from_slice(&row.types);
         }
         let shape = [rows.len() as i64, length as i64];
         let input = |values: &[i64]| -> Result<IValue, TchError> {
@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn rows_of_different_length_share_a_batch() {
         let engine = Engine::load(SUMMING_MODULE, Numeric::Fp32).expect("the module loads");
-        let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { second_from: ids.len(), ids });
+        let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids });
         let logits = engine.forward(&rows, 8).expect("the rows are scored");
         assert_eq!(logits.pair, [[6.0, 6f32.ln()], [5.0, 5f32.ln()]]);
         assert_eq!(logits.intent, [[6.0, 0.0, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0]]);

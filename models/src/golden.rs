@@ -22,6 +22,8 @@ pub struct GoldenCase {
     pub texts: Vec<Vec<String>>,
     /// Token ids of each row, without padding.
     pub input_ids: Vec<Vec<i64>>,
+    /// Type of each id: its mark and side.
+    pub token_types: Vec<Vec<i64>>,
     /// Two logits a row for pairs, four for queries.
     pub logits: Vec<Vec<f32>>,
 }
@@ -40,7 +42,7 @@ pub enum GoldenError {
     Missing { kind: Kind },
     #[error("golden case {case:?}: a row has the wrong number of texts or logits")]
     Shape { case: String },
-    #[error("golden case {case:?}, row {row}: this tokenizer gives other token ids than the export's")]
+    #[error("golden case {case:?}, row {row}: this build gives other token ids or types than the export's")]
     Tokens { case: String, row: usize },
     #[error(
         "golden case {case:?}, row {row}: logits are {found:?}, the export gave {expected:?} \
@@ -75,7 +77,8 @@ impl GoldenCase {
         };
         let shaped =
             self.texts.iter().all(|row| row.len() == texts) && self.logits.iter().all(|row| row.len() == logits);
-        if !shaped || self.texts.len() != self.logits.len() || self.texts.len() != self.input_ids.len() {
+        let counts = [self.logits.len(), self.input_ids.len(), self.token_types.len()];
+        if !shaped || counts.iter().any(|&count| count != self.texts.len()) {
             return Err(GoldenError::Shape { case: case() });
         }
         let encoded = match self.kind {
@@ -90,7 +93,10 @@ impl GoldenCase {
             Kind::Queries => encoder.queries(&self.texts.concat()),
         };
         let rows = encoded.map_err(|source| GoldenError::Encode { case: case(), source })?;
-        if let Some(row) = rows.iter().zip(&self.input_ids).position(|(found, expected)| found.ids != *expected) {
+        let expected = self.input_ids.iter().zip(&self.token_types);
+        if let Some(row) =
+            rows.iter().zip(expected).position(|(found, (ids, types))| found.ids != *ids || found.types != *types)
+        {
             return Err(GoldenError::Tokens { case: case(), row });
         }
         if rows.iter().any(|row| row.ids.len() > self.length) {

@@ -8,9 +8,11 @@ pub mod encode;
 mod engine;
 pub mod golden;
 pub mod manifest;
+pub mod mark;
 mod replica;
 pub mod scorer;
 
 pub use engine::{Logits, Numeric};
 pub use manifest::{Artifact, Manifest};
+pub use mark::MARKS;
 pub use scorer::{IntentScore, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use shared::{Intent, ModelId, TEXT_VERSION};
 
 use crate::golden::Goldens;
+use crate::mark::MARKS;
 
 /// The only manifest schema this build reads.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODULE_FILE: &str = "model.ts";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -38,6 +39,8 @@ pub struct Manifest {
     pub pair_tokens_max: usize,
     /// Longest query, in tokens, `[CLS]` and `[SEP]` included.
     pub query_tokens_max: usize,
+    /// [`MARKS`] that the module was trained with.
+    pub marks: Vec<String>,
     pub labels: LogitOrder,
     /// Pair logits are divided by it before the softmax.
     pub temperature: f32,
@@ -181,6 +184,7 @@ impl Manifest {
             let reason = format!("{tokens} is not between {TOKENS_MIN} and {TOKENS_MAX}");
             field(!(TOKENS_MIN..=TOKENS_MAX).contains(&tokens), name, reason);
         }
+        field(self.marks != MARKS, "marks", format!("must be {MARKS:?} in this order"));
         let intents = Intent::ALL.map(Intent::as_str);
         field(self.labels.pair != PAIR_LABELS, "labels.pair", format!("must be {PAIR_LABELS:?} in this order"));
         field(self.labels.intent != intents, "labels.intent", format!("must be {intents:?} in this order"));

@@ -248,7 +248,7 @@ mod tests {
         let start =
             Start { module: SUMMING_MODULE.to_vec(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
         let replicas = Replicas::start(2, start).expect("the replicas start");
-        let rows = ids.into_iter().map(|ids| Encoded { second_from: ids.len(), ids }).collect();
+        let rows = ids.into_iter().map(|ids| Encoded { types: vec![0; ids.len()], ids }).collect();
         run(&replicas, rows, |logits| logits.pair).await
     }
 
@@ -279,7 +279,7 @@ mod tests {
         let start =
             Start { module: SUMMING_MODULE.to_vec(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
         let replicas = Replicas::start(1, start).expect("the replica starts");
-        let row = vec![Encoded { ids: vec![1; 9], second_from: 9 }];
+        let row = vec![Encoded { ids: vec![1; 9], types: vec![0; 9] }];
         let pending = replicas.submit(row, 8).await.expect("the replica lives");
         let error = ScoreError::from(pending.logits().await.expect_err("the row does not fit"));
         assert!(matches!(error, ScoreError::Device { .. }) && error.is_fatal(), "{error}");

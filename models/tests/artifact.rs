@@ -6,9 +6,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use models::encode::Encoder;
+use models::encode::{Encoded, Encoder};
 use models::manifest::{GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
-use models::{Artifact, LoadError, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::{Intent, Product, ProductText, Verdict};
@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 const ONE_FP32: ScorerOptions = ScorerOptions { replicas: 1, numeric: Numeric::Fp32 };
 
 fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v2")
 }
 
 /// The shipped model with two replicas, loaded once for all tests that only ask it.
@@ -109,6 +109,7 @@ fn all_problems_are_listed_at_once() {
         manifest["text_version"] = json!(99);
         manifest["thresholds"] = json!({"duplicate": 0.2, "review": 0.4});
         manifest["labels"]["intent"] = json!(["media", "product", "help", "other"]);
+        manifest["marks"] = json!(["plain", "own_word"]);
         manifest["files"]["../model.ts"] = json!({"sha256": "", "bytes": 1});
     });
     let refusal = copy.refusal();
@@ -118,11 +119,12 @@ fn all_problems_are_listed_at_once() {
         "goldens.json: cannot be read",
         "thresholds: 0 <",
         "labels.intent",
+        "marks: must be",
         "\"../model.ts\"",
     ] {
         assert!(refusal.contains(part), "{part} is not in: {refusal}");
     }
-    assert_eq!(copy.problems().len(), 5);
+    assert_eq!(copy.problems().len(), 6);
 }
 
 #[test]
@@ -135,8 +137,8 @@ fn another_text_version_is_refused() {
 #[test]
 fn an_unknown_schema_is_refused_before_its_fields_are_read() {
     let copy = Copy::new();
-    copy.change(MANIFEST_FILE, |manifest| *manifest = json!({"schema_version": 2}));
-    assert_eq!(copy.problems(), [Problem::SchemaVersion { found: 2 }]);
+    copy.change(MANIFEST_FILE, |manifest| *manifest = json!({"schema_version": 99}));
+    assert_eq!(copy.problems(), [Problem::SchemaVersion { found: 99 }]);
 }
 
 #[test]
@@ -153,10 +155,12 @@ fn other_outputs_than_the_goldens_are_refused() {
 
 #[test]
 fn another_tokenisation_than_the_goldens_is_refused() {
-    let copy = Copy::new();
-    copy.change_vouched(GOLDENS_FILE, |goldens| goldens["cases"][0]["input_ids"][0][1] = json!(7));
-    let error = Scorer::start(copy.folder.path(), ONE_FP32).err().expect("the artifact is refused");
-    assert!(matches!(error, LoadError::Golden(_)), "{error}");
+    for part in ["input_ids", "token_types"] {
+        let copy = Copy::new();
+        copy.change_vouched(GOLDENS_FILE, |goldens| goldens["cases"][0][part][0][1] = json!(99));
+        let error = Scorer::start(copy.folder.path(), ONE_FP32).err().expect("the artifact is refused");
+        assert!(matches!(error, LoadError::Golden(_)), "{part}: {error}");
+    }
 }
 
 #[test]
@@ -214,10 +218,11 @@ fn truncation_keeps_both_texts() {
     let rows = rows.expect("the pairs are encoded");
     assert!(rows.iter().all(|row| row.ids.len() == 128), "cut to the model's room");
     assert_eq!(rows[0], rows[1]);
-    assert_eq!(rows[0].ids[rows[0].second_from..].len(), 3, "the short text is whole, with its [SEP]");
-    assert_eq!(rows[2].second_from, 1 + 63 + 1, "two long texts share the room, the longer has the odd token");
+    let second = |row: &Encoded| row.types.iter().filter(|&&number| number >= MARKS.len() as i64).count();
+    assert_eq!(second(&rows[0]), 3, "the short text is whole, with its [SEP]");
+    assert_eq!(second(&rows[2]), 62 + 1, "two long texts share the room, the longer has the odd token");
     let queries = encoder.queries(&[long]).expect("the query is encoded");
-    assert_eq!((queries[0].ids.len(), queries[0].second_from), (32, 32));
+    assert_eq!((queries[0].ids.len(), &queries[0].types), (32, &vec![0; 32]));
 }
 
 #[test]

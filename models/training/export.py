@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 
-from model import INTENTS, CatalogLabels
-from train import (EVALUATION_BATCH_TOKENS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, backbone_folder, batches,
-                   make_tokenizer, read, tensors)
+from model import INTENTS, MARKS, CatalogLabels
+from train import (EVALUATION_BATCH_TOKENS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder,
+                   batches, in_order, read, tensors)
 
-NAME = "minilm-l6-v1"
-SCHEMA_VERSION = 1
+NAME = "minilm-l6-v2"
+SCHEMA_VERSION = 2
 # Number of shared::text::TEXT_VERSION that the training texts were written with.
 TEXT_VERSION = 1
 # Goldens are checked this much wider than what was measured here, since another CPU or
@@ -58,10 +57,10 @@ def load_weights(path: Path, backbone: Path) -> CatalogLabels:
 
 
 @torch.no_grad()
-def pair_logits(model, rows: list, tokenizer: Tokenizer) -> torch.Tensor:
+def pair_logits(model, rows: list, tokens: Tokens) -> torch.Tensor:
     """Logits (rows, 2) in the order of `rows`."""
     found = {}
-    for batch, inputs in batches(rows, tokenizer, EVALUATION_BATCH_TOKENS):
+    for batch, inputs in batches(rows, tokens, EVALUATION_BATCH_TOKENS):
         found.update((id(row), logits) for row, logits in zip(batch, model(*inputs)[0]))
     return torch.stack([found[id(row)] for row in rows])
 
@@ -94,13 +93,13 @@ def best_threshold(sets: list, beta: float, below: float = 1.0) -> float:
     return max(steps, key=lambda t: sum(f_beta(s, y, t, beta) for s, y in sets))
 
 
-def calibrate(model, prepared: Path, tokenizer: Tokenizer) -> dict:
+def calibrate(model, prepared: Path, tokens: Tokens) -> dict:
     """Temperature over all validation pairs of the table sets; `duplicate` has the best
     mean F1, `review` the best mean F2 below it, so that recall counts four times."""
     found = {}
     for name in TARGETS:
         rows = read(prepared, f"{name}.valid")
-        found[name] = (pair_logits(model, rows, tokenizer), torch.tensor([row["label"] for row in rows]))
+        found[name] = (pair_logits(model, rows, tokens), torch.tensor([row["label"] for row in rows]))
     temperature = temperature_of(torch.cat([l for l, _ in found.values()]), torch.cat([y for _, y in found.values()]))
     sets = {name: ((l / temperature).softmax(-1)[:, 1], y) for name, (l, y) in found.items()}
     duplicate = best_threshold(list(sets.values()), beta=1.0)
@@ -113,34 +112,34 @@ def calibrate(model, prepared: Path, tokenizer: Tokenizer) -> dict:
 
 
 @torch.no_grad()
-def goldens(model, tokenizer: Tokenizer, texts: dict) -> list:
+def goldens(model, tokens: Tokens, texts: dict) -> list:
     """Cases of texts, their token ids and the logits of their head, padded to the
     longest row and a little more, so that the attention mask is checked as well."""
     long = " ".join(texts["long"] * 3)
     cases = []
     for kind, limit in (("pairs", PAIR_TOKENS_MAX), ("queries", QUERY_TOKENS_MAX)):
-        tokenizer.enable_truncation(limit, strategy="longest_first")
         for case in texts[kind]:
             filled = [[t.replace("{long}", long) for t in ([row] if kind == "queries" else row)] for row in case["rows"]]
-            encodings = [tokenizer.encode(*sorted(row)) for row in filled]
-            length = min(max(len(e) for e in encodings) + 3, limit)
+            encodings = tokens([row[0] if kind == "queries" else in_order(*row) for row in filled])
+            length = min(max(len(ids) for ids, _ in encodings) + 3, limit)
             inputs = [F.pad(t, (0, length - t.size(1))) for t in tensors(encodings)]
             logits = model(*inputs)[0 if kind == "pairs" else 1]
             cases.append({"name": f"{kind}: {case['name']}", "kind": kind, "length": length, "texts": filled,
-                          "input_ids": [e.ids for e in encodings], "logits": logits.tolist()})
+                          "input_ids": [ids for ids, _ in encodings], "token_types": [types for _, types in encodings],
+                          "logits": logits.tolist()})
     return cases
 
 
 @torch.no_grad()
-def golden_error(model, tokenizer: Tokenizer, texts: dict, cases: list) -> float:
+def golden_error(model, tokens: Tokens, texts: dict, cases: list) -> float:
     """Largest difference of any logit from the goldens."""
-    found = goldens(model, tokenizer, texts)
+    found = goldens(model, tokens, texts)
     return max((torch.tensor(a["logits"]) - torch.tensor(b["logits"])).abs().max().item() for a, b in zip(found, cases))
 
 
 def model_id(weights: dict, chosen: dict) -> str:
     """Name, day and a hash over weights, thresholds and limits: what a label depends on."""
-    digest = hashlib.sha256(json.dumps([chosen, TEXT_VERSION, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX]).encode())
+    digest = hashlib.sha256(json.dumps([chosen, TEXT_VERSION, MARKS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX]).encode())
     for name in sorted(weights):
         digest.update(name.encode() + weights[name].contiguous().view(torch.int16).numpy().tobytes())
     return f"{NAME}-{datetime.date.today():%Y%m%d}-{digest.hexdigest()[:8]}"
@@ -148,8 +147,9 @@ def model_id(weights: dict, chosen: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/targets/averaged.pt"))
+    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/marks/averaged.pt"))
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--encoder", default="target/release/catalog-labels tokens")
     parser.add_argument("--out", type=Path, default=Path("models/artifacts") / NAME)
     args = parser.parse_args()
     texts = json.loads((Path(__file__).parent / "golden_texts.json").read_text(encoding="utf-8"))
@@ -157,22 +157,21 @@ def main():
 
     backbone = backbone_folder()
     model = load_weights(args.weights, backbone)
-    tokenizer = make_tokenizer(backbone)
-    # A title that spells "[SEP]" must not end the first text.
-    tokenizer.encode_special_tokens = True
-    chosen = calibrate(model, args.prepared, tokenizer)
-    cases = goldens(model, tokenizer, texts)
+    tokens = Tokens(args.encoder, backbone / "tokenizer.json")
+    chosen = calibrate(model, args.prepared, tokens)
+    cases = goldens(model, tokens, texts)
 
     scripted = torch.jit.script(model)
-    fp32_error = golden_error(scripted, tokenizer, texts, cases)
+    fp32_error = golden_error(scripted, tokens, texts, cases)
     scripted.to(torch.bfloat16)
-    bf16_error = golden_error(scripted, tokenizer, texts, cases)
+    bf16_error = golden_error(scripted, tokens, texts, cases)
     print(f"largest logit error: scripted {fp32_error:.2g}, bfloat16 {bf16_error:.2g}")
 
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
     torch.jit.save(scripted, str(args.out / "model.ts"))
-    tokenizer.save(str(args.out / "tokenizer.json"), pretty=False)
+    tokenizer = json.loads((backbone / "tokenizer.json").read_text(encoding="utf-8"))
+    tokenizer.update(truncation=None, padding=None)
+    (args.out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")),
+                                             encoding="utf-8")
     (args.out / "goldens.json").write_text(json.dumps({"cases": cases}, ensure_ascii=False) + "\n", encoding="utf-8")
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -180,6 +179,7 @@ def main():
         "text_version": TEXT_VERSION,
         "pair_tokens_max": PAIR_TOKENS_MAX,
         "query_tokens_max": QUERY_TOKENS_MAX,
+        "marks": MARKS,
         "labels": {"pair": ["distinct", "duplicate"], "intent": INTENTS},
         **chosen,
         "golden_tolerance": {"fp32": max(FP32_TOLERANCE_MIN, TOLERANCE_MARGIN * fp32_error),

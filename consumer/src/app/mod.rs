@@ -9,6 +9,7 @@ pub mod lookup;
 pub mod sample;
 pub mod telemetry;
 pub mod texts;
+pub mod tokens;
 pub mod worker;
 
 use std::process::ExitCode;
@@ -38,6 +39,8 @@ pub enum Command {
     Lookup(lookup::Args),
     /// Print the text that the model reads of each product (NDJSON in, NDJSON out)
     Texts(texts::Args),
+    /// Print the token ids and types that the model reads of texts (NDJSON in, NDJSON out)
+    Tokens(tokens::Args),
     /// Consume events from SQS and keep the labels fresh
     Worker(worker::Args),
 }
@@ -50,6 +53,7 @@ impl Cli {
             Command::KeyEpoch(args) => key_epoch::run(args),
             Command::Lookup(args) => lookup::run(args),
             Command::Texts(args) => texts::run(args),
+            Command::Tokens(args) => tokens::run(args),
             Command::Worker(args) => worker::run(args),
         }
     }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use futures::future::join_all;
-use models::{Numeric, Scorer, ScorerOptions};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -75,9 +74,8 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
     }
     store.verify_tables().await?;
     health.tables_exist();
-    let (artifact, replicas) = (config.artifact.clone(), config.replicas);
-    let options = ScorerOptions { replicas, numeric: Numeric::Auto };
-    let scorer = tokio::task::spawn_blocking(move || Scorer::start(&artifact, options)).await??;
+    let model = config.model.clone();
+    let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
     let scorer = Watched { scorer, pulse: health.device() };
     let pipeline = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
     activate_first_model(&pipeline).await?;

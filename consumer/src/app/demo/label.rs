@@ -7,14 +7,13 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use metrics_exporter_prometheus::PrometheusHandle;
-use models::{Numeric, Scorer, ScorerOptions};
 use reader::{LabelReader, Options};
 use shared::PairLabel;
 use shared::table::PREFIX_DEFAULT;
 use shared::text::normalise_query;
 
 use super::{DemoError, ReadBack, RunReport};
-use crate::app::config::{ModelArgs, replicas};
+use crate::app::config::ModelArgs;
 use crate::app::sample::Sample;
 use crate::app::telemetry;
 use crate::app::worker::{activate_first_model, pipeline};
@@ -61,9 +60,8 @@ async fn label(
     let engine = Embedded::open(folder)?;
     let store = engine.store(PREFIX_DEFAULT);
     store.create_tables().await?;
-    let (artifact, options) =
-        (model.artifact.clone(), ScorerOptions { replicas: replicas(model.replicas), numeric: Numeric::Auto });
-    let scorer = tokio::task::spawn_blocking(move || Scorer::start(&artifact, options)).await??;
+    let model = model.clone();
+    let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
     let scorer = Watched { scorer, pulse: Pulse::default() };
     let pipeline = Arc::new(pipeline(store, Box::new(scorer), 30 * DAY, 28 * DAY));
     activate_first_model(&pipeline).await?;

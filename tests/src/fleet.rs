@@ -1,0 +1,111 @@
+//! Workers of the real flow on shared tables, with a model that is a function of the
+//! texts, and crashes before any request to the tables.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::interceptors::BeforeSerializationInterceptorContextRef;
+use aws_sdk_dynamodb::config::{ConfigBag, Intercept};
+use consumer::decide::blocking::{KeyEpoch, Limits};
+use consumer::flow::{Pipeline, Score};
+use consumer::store::Store;
+use models::{IntentScore, PairScore, ScoreError, TextPair};
+use shared::{Intent, ModelId, Stage, TextHash, Verdict};
+
+/// A model that can be foretold: texts without a common code are distinct, others get any
+/// verdict by their hash.
+#[derive(Clone, Debug)]
+pub struct TextModel {
+    pub id: ModelId,
+    pairs_scored: Arc<AtomicI64>,
+}
+
+impl TextModel {
+    pub fn new(id: &str) -> Self {
+        Self { id: ModelId(id.to_owned()), pairs_scored: Arc::default() }
+    }
+
+    /// Pairs that it was asked for so far, by all who share it.
+    pub fn pairs_scored(&self) -> i64 {
+        self.pairs_scored.load(Ordering::SeqCst)
+    }
+
+    pub fn score(&self, left: &str, right: &str) -> (f32, Verdict) {
+        let codes = |text: &str| -> Vec<String> {
+            let words = text.split_whitespace().filter(|word| word.bytes().any(|b| b.is_ascii_digit()));
+            words.map(str::to_owned).collect()
+        };
+        if !codes(left).iter().any(|code| codes(right).contains(code)) {
+            return (0.01, Verdict::Distinct);
+        }
+        let (first, second) = if left <= right { (left, right) } else { (right, left) };
+        let byte = TextHash::of(0, &format!("{}|{first}|{second}", self.id)).0[0];
+        let verdict = [Verdict::Distinct, Verdict::Review, Verdict::Duplicate][usize::from(byte) % 3];
+        (f32::from(byte) / 255.0, verdict)
+    }
+}
+
+#[async_trait]
+impl Score for TextModel {
+    fn model_id(&self) -> &ModelId {
+        &self.id
+    }
+
+    async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
+        self.pairs_scored.fetch_add(pairs.len() as i64, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        let score = |pair: &TextPair| {
+            let (probability, verdict) = self.score(&pair.left, &pair.right);
+            PairScore { probability, verdict, stage: Stage::CrossEncoder }
+        };
+        Ok(pairs.iter().map(score).collect())
+    }
+
+    async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
+        let score = IntentScore { intent: Intent::Product, probabilities: [1.0, 0.0, 0.0, 0.0] };
+        Ok(vec![score; queries.len()])
+    }
+}
+
+/// A worker as `worker` builds it, but for the model.
+pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
+    Pipeline {
+        store,
+        scorer: Box::new(model.clone()),
+        epoch: KeyEpoch::shipped(),
+        limits: Limits::default(),
+        intent_ttl: Duration::from_secs(3_600),
+        tombstone_ttl: Duration::from_secs(3_600),
+        clock: jiff::Timestamp::now,
+    }
+}
+
+/// The same tables through a worker that dies before its request number `requests`,
+/// counted from 0: that one and all later ones fail unsent.
+pub fn mortal(store: &Store, requests: u64) -> Store {
+    let crash = Crash { left: AtomicI64::new(requests as i64) };
+    let config = store.client().config().to_builder().interceptor(crash).build();
+    Store::new(Client::from_conf(config), store.prefix())
+}
+
+#[derive(Debug)]
+struct Crash {
+    left: AtomicI64,
+}
+
+impl Intercept for Crash {
+    fn name(&self) -> &'static str {
+        "crash"
+    }
+
+    fn read_before_execution(
+        &self,
+        _request: &BeforeSerializationInterceptorContextRef<'_>,
+        _config: &mut ConfigBag,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(()) } else { Err("the worker died".into()) }
+    }
+}
