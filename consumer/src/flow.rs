@@ -10,7 +10,7 @@ mod score;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use shared::{CatalogEvent, Event};
+use shared::{CatalogEvent, Event, ProductText};
 
 pub use error::FlowError;
 pub use run::run;
@@ -128,7 +128,8 @@ impl Pipeline {
             if state.is_some_and(|state| is_labelled(&state, self.scorer.model_id(), self.epoch.number)) {
                 return Ok((Outcome::Unchanged, Tally::default()));
             }
-            let tally = self.label_product(&change.id).await?;
+            let text = change.product.as_ref().map(|product| ProductText::of(product).text);
+            let tally = self.label_product(&change.id, text.as_deref()).await?;
             return Ok((tally.outcome(), tally));
         }
         Err(FlowError::Contended { id: change.id.clone() })

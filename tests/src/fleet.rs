@@ -1,8 +1,9 @@
 //! Workers of the real flow on shared tables, with a model that is a function of the
 //! texts, and crashes before any request to the tables.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -80,6 +81,41 @@ pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
         intent_ttl: Duration::from_secs(3_600),
         tombstone_ttl: Duration::from_secs(3_600),
         clock: jiff::Timestamp::now,
+    }
+}
+
+/// The same tables through a worker that stops before its request number `requests` until
+/// `go` is sent to or dropped; `stopped` hears of it. Blocks a thread meanwhile.
+pub fn paused(store: &Store, requests: u64, stopped: Sender<()>, go: Receiver<()>) -> Store {
+    let pause = Pause { left: AtomicI64::new(requests as i64), channels: Mutex::new(Some((stopped, go))) };
+    let config = store.client().config().to_builder().interceptor(pause).build();
+    Store::new(Client::from_conf(config), store.prefix())
+}
+
+#[derive(Debug)]
+struct Pause {
+    left: AtomicI64,
+    channels: Mutex<Option<(Sender<()>, Receiver<()>)>>,
+}
+
+impl Intercept for Pause {
+    fn name(&self) -> &'static str {
+        "pause"
+    }
+
+    fn read_before_execution(
+        &self,
+        _request: &BeforeSerializationInterceptorContextRef<'_>,
+        _config: &mut ConfigBag,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        if self.left.fetch_sub(1, Ordering::SeqCst) == 0
+            && let Some((stopped, go)) = self.channels.lock().ok().and_then(|mut channels| channels.take())
+        {
+            stopped.send(())?;
+            // A test that ended has dropped its end, and nobody waits for this worker.
+            tokio::task::block_in_place(|| go.recv()).ok();
+        }
+        Ok(())
     }
 }
 

@@ -29,14 +29,20 @@ pub(super) enum Step {
 }
 
 impl Pipeline {
-    pub(super) async fn label_product(&self, id: &ProductId) -> Result<Tally, FlowError> {
+    /// `event_text` is that of the event in hand, if it has one: an earlier delivery may have
+    /// written its postings although a newer state was there by then.
+    pub(super) async fn label_product(&self, id: &ProductId, event_text: Option<&str>) -> Result<Tally, FlowError> {
         let (mut tally, mut scored) = (Tally::default(), Scored::new());
+        // Keys that this product may be written under, whatever its state remembers.
+        let mut written: Vec<String> = event_text.map_or_else(Vec::new, |text| self.keys(text));
         for _ in 0..ATTEMPTS_MAX {
             let Some(own) = self.store.product(id).await? else { return Ok(tally) };
             let step = if own.deleted {
-                self.retract(&own, &mut tally).await?
+                self.retract(&own, &written, &mut tally).await?
             } else {
-                self.label_state(&own, &mut scored, &mut tally).await?
+                let step = self.label_state(&own, &written, &mut scored, &mut tally).await?;
+                written.extend(self.keys(&own.text));
+                step
             };
             if step == Step::Done {
                 return Ok(tally);
@@ -46,9 +52,15 @@ impl Pipeline {
     }
 
     /// Steps 2 to 6 for a product that is in the catalog.
-    async fn label_state(&self, own: &ProductItem, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
+    async fn label_state(
+        &self,
+        own: &ProductItem,
+        written: &[String],
+        scored: &mut Scored,
+        tally: &mut Tally,
+    ) -> Result<Step, FlowError> {
         let model = self.scorer.model_id();
-        let keys = blocking::posting_keys(&own.text, self.epoch);
+        let keys = self.keys(&own.text);
         self.store.put_postings(&self.postings_of(own, &keys)).await?;
 
         let candidates = self.candidates(own).await?;
@@ -79,11 +91,11 @@ impl Pipeline {
                 return Ok(Step::Conflict);
             }
         }
-        self.finish(own, &keys).await
+        self.finish(own, &keys, written).await
     }
 
     /// The same for a deleted product: nothing of it may be left that a reader returns.
-    async fn retract(&self, own: &ProductItem, tally: &mut Tally) -> Result<Step, FlowError> {
+    async fn retract(&self, own: &ProductItem, written: &[String], tally: &mut Tally) -> Result<Step, FlowError> {
         let expires_at = own.expires_at.unwrap_or_else(|| self.expiry(self.tombstone_ttl));
         let mut slots = self.store.label_slots(&own.id).await?;
         if slots.iter().all(|slot| slot.model != *self.scorer.model_id()) {
@@ -108,7 +120,7 @@ impl Pipeline {
                 Merged::Unchanged | Merged::Stale => {}
             }
         }
-        self.finish(own, &[]).await
+        self.finish(own, &[], written).await
     }
 
     /// Step 3: what blocking proposes, as it stands in the table now. A posting may be
@@ -199,6 +211,14 @@ impl Pipeline {
             PairLabel { other: own.id.clone(), other_hash: own.text_hash, other_version: own.version, ..label.clone() };
         let owner = Owner::of(other, self.scorer.model_id());
         let current = self.store.label_item(&other.id, self.scorer.model_id()).await?;
+        // The merge below replaces labels of an earlier text, which are all that says who has
+        // an entry about that text: they go first, as the other product's own worker would
+        // have seen to.
+        for partner in current.iter().filter(|item| item.text_hash != other.text_hash).flat_map(|i| i.pairs.keys()) {
+            if self.remove_entry(partner, other, tally).await? == Step::Conflict {
+                return Ok(Step::Conflict);
+            }
+        }
         match merge::other_side(current.as_ref(), &owner, &mirrored) {
             Merged::Write(item) => {
                 let checks = [StateCheck::exact(own), StateCheck::text(other)];
@@ -211,9 +231,9 @@ impl Pipeline {
 
     /// Step 6: postings that only earlier texts had go, then the marker is set. A state
     /// that moved on meanwhile is planned again, since it may have wanted those postings.
-    async fn finish(&self, own: &ProductItem, keys: &[String]) -> Result<Step, FlowError> {
-        let mut obsolete: Vec<String> =
-            own.previous_texts.iter().flat_map(|text| blocking::posting_keys(text, self.epoch)).collect();
+    async fn finish(&self, own: &ProductItem, keys: &[String], written: &[String]) -> Result<Step, FlowError> {
+        let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| self.keys(text)).collect();
+        obsolete.extend_from_slice(written);
         obsolete.retain(|key| !keys.contains(key));
         obsolete.sort();
         obsolete.dedup();
@@ -223,6 +243,10 @@ impl Pipeline {
             WriteOutcome::Written => Step::Done,
             WriteOutcome::Conflict => Step::Conflict,
         })
+    }
+
+    fn keys(&self, text: &str) -> Vec<String> {
+        blocking::posting_keys(text, self.epoch)
     }
 
     fn postings_of(&self, own: &ProductItem, keys: &[String]) -> Vec<Posting> {
