@@ -125,11 +125,12 @@ impl Pipeline {
                 Advance::Stale if receive_count > 1 => None,
                 Advance::Stale => return Ok((Outcome::Stale, Tally::default())),
             };
-            if state.is_some_and(|state| is_labelled(&state, self.scorer.model_id(), self.epoch.number)) {
+            if state.as_ref().is_some_and(|state| is_labelled(state, self.scorer.model_id(), self.epoch.number)) {
                 return Ok((Outcome::Unchanged, Tally::default()));
             }
-            let text = change.product.as_ref().map(|product| ProductText::of(product).text);
-            let tally = self.label_product(&change.id, text.as_deref()).await?;
+            let stale_text = || change.product.as_ref().map(|product| ProductText::of(product).text);
+            let text = state.map(|state| state.text).or_else(stale_text).unwrap_or_default();
+            let tally = self.label_product(&change.id, &text).await?;
             return Ok((tally.outcome(), tally));
         }
         Err(FlowError::Contended { id: change.id.clone() })

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shared::text::normalise_query;
-use tokenizers::{Encoding, Tokenizer};
+use tokenizers::Tokenizer;
 
 use crate::TextPair;
-use crate::mark::{MARKS, Mark, Words, word_spans};
+use crate::mark::{MARKS, Mark, Words};
 
 /// Bytes of a text that are tokenised. 128 tokens of ordinary text are some 600 bytes;
 /// the rest of a longer text could only cost time.
@@ -30,6 +30,17 @@ pub enum EncodeError {
     NoSpecialToken { token: &'static str },
     #[error("the tokenizer refused a text of {bytes} bytes: {reason}")]
     Text { bytes: usize, reason: String },
+}
+
+impl EncodeError {
+    fn of(text: &str, error: &tokenizers::Error) -> Self {
+        Self::Text { bytes: text.len(), reason: error.to_string() }
+    }
+}
+
+/// The part of a text that is tokenised.
+fn head(text: &str) -> &str {
+    &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
 /// The artifact's tokenizer and limits. Truncation is done here instead of by the
@@ -88,7 +99,8 @@ impl Encoder {
             .iter()
             .map(|query| {
                 let text = normalise_query(query);
-                let tokens = self.encode(&text)?;
+                let text = head(&text);
+                let tokens = self.tokenizer.encode_fast(text, false).map_err(|error| EncodeError::of(text, &error))?;
                 let tokens = tokens.get_ids().iter().map(|&id| i64::from(id)).take(self.query_tokens_max - 2);
                 let ids: Vec<i64> = [self.cls].into_iter().chain(tokens).chain([self.sep]).collect();
                 Ok(Encoded { types: vec![Mark::Plain as i64; ids.len()], ids })
@@ -96,20 +108,14 @@ impl Encoder {
             .collect()
     }
 
-    fn encode(&self, text: &str) -> Result<Encoding, EncodeError> {
-        let text = &text[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        self.tokenizer
-            .encode(text, false)
-            .map_err(|error| EncodeError::Text { bytes: text.len(), reason: error.to_string() })
-    }
-
     fn side(&self, text: &str) -> Result<Side, EncodeError> {
-        let encoding = self.encode(text)?;
-        let spans = word_spans(text);
-        let word_at = |offset: usize| spans.partition_point(|&(_, end)| end <= offset);
+        let text = head(text);
+        let words = Words::of(text);
+        // Only this encoding says where in the text each token stands.
+        let encoding = self.tokenizer.encode(text, false).map_err(|error| EncodeError::of(text, &error))?;
         let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
-        let tokens = tokens.map(|(&id, &(start, _))| (i64::from(id), word_at(start))).collect();
-        Ok(Side { tokens, words: Words::of(text) })
+        let tokens = tokens.map(|(&id, &(start, _))| (i64::from(id), words.index_at(start))).collect();
+        Ok(Side { tokens, words })
     }
 
     fn join(&self, first: &Side, second: &Side) -> Encoded {

@@ -6,6 +6,8 @@
 
 use std::collections::HashSet;
 
+use shared::text::squash;
+
 /// What a token tells of the pair. The discriminant is its part of the token type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -32,30 +34,41 @@ pub const MARKS: [&str; 7] =
 /// Letters and digits from which on a run-together or partial match is no accident.
 const KEY_CHARS_MIN: usize = 4;
 
-/// The words of one text, as they are compared.
+/// The words of one text, split at white space, as they are compared.
 pub(crate) struct Words {
+    /// Byte offset at which each word ends.
+    ends: Vec<usize>,
     keys: Vec<String>,
-    single: HashSet<String>,
-    /// Neighbours run together.
-    joined: HashSet<String>,
+    /// Each word run together with the next one; empty where that tells nothing.
+    joined: Vec<String>,
+    /// All of `keys`, and all of `joined`.
+    single_set: HashSet<String>,
+    joined_set: HashSet<String>,
 }
 
 impl Words {
-    /// `text` is split at white space; word `i` here is the `i`-th of [`word_spans`].
     pub(crate) fn of(text: &str) -> Self {
-        let keys: Vec<String> = text.split_whitespace().map(key).collect();
-        let joined = keys.windows(2).map(|pair| pair.concat()).filter(|joined| long(joined)).collect();
-        Self { single: keys.iter().filter(|key| !key.is_empty()).cloned().collect(), joined, keys }
+        let end = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize + word.len();
+        let (ends, keys): (Vec<usize>, Vec<String>) =
+            text.split_whitespace().map(|word| (end(word), key(word))).unzip();
+        let join = |pair: &[String]| if pair.iter().any(String::is_empty) { String::new() } else { pair.concat() };
+        let joined: Vec<String> =
+            keys.windows(2).map(join).map(|key| if long(&key) { key } else { String::new() }).collect();
+        let set = |keys: &[String]| keys.iter().filter(|key| !key.is_empty()).cloned().collect();
+        Self { single_set: set(&keys), joined_set: set(&joined), ends, keys, joined }
+    }
+
+    /// Index of the word that byte `offset` is in, or of the next one.
+    pub(crate) fn index_at(&self, offset: usize) -> usize {
+        self.ends.partition_point(|&end| end <= offset)
     }
 
     /// The mark of each word of this text beside `other`.
     pub(crate) fn marks_beside(&self, other: &Self) -> Vec<Mark> {
         let mut marks: Vec<Mark> = self.keys.iter().map(|key| mark(key, other)).collect();
-        for (i, pair) in self.keys.windows(2).enumerate() {
-            let joined = pair.concat();
-            if long(&joined) && !pair.iter().any(String::is_empty) && other.single.contains(&joined) {
-                marks[i] = shared(&joined);
-                marks[i + 1] = shared(&joined);
+        for (i, joined) in self.joined.iter().enumerate() {
+            if other.single_set.contains(joined) {
+                marks[i..=i + 1].fill(shared(joined));
             }
         }
         marks
@@ -66,7 +79,7 @@ fn mark(key: &str, other: &Words) -> Mark {
     let own_number = || key.chars().all(|c| c.is_ascii_digit() || c == '.');
     if key.is_empty() {
         Mark::Plain
-    } else if other.single.contains(key) || other.joined.contains(key) {
+    } else if other.single_set.contains(key) || other.joined_set.contains(key) {
         shared(key)
     } else if !has_digit(key) {
         Mark::OwnWord
@@ -103,13 +116,7 @@ fn key(word: &str) -> String {
     if decimal && !word.starts_with('.') {
         return word.trim_end_matches('0').trim_end_matches('.').to_owned();
     }
-    word.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
-}
-
-/// Byte ranges of the words of `text`, in order.
-pub(crate) fn word_spans(text: &str) -> Vec<(usize, usize)> {
-    let start_of = |word: &str| word.as_ptr() as usize - text.as_ptr() as usize;
-    text.split_whitespace().map(|word| (start_of(word), start_of(word) + word.len())).collect()
+    squash(word).to_lowercase()
 }
 
 #[cfg(test)]
@@ -147,11 +154,11 @@ mod tests {
         }
 
         #[test]
-        fn every_word_has_a_mark_and_a_span(a in "\\PC{0,60}", b in "\\PC{0,60}") {
-            let spans = word_spans(&a);
-            prop_assert_eq!(marks(&a, &b).len(), spans.len());
-            for (span, word) in spans.iter().zip(a.split_whitespace()) {
-                prop_assert_eq!(&a[span.0..span.1], word);
+        fn every_word_has_a_mark_and_is_found(a in "\\PC{0,60}", b in "\\PC{0,60}") {
+            prop_assert_eq!(marks(&a, &b).len(), a.split_whitespace().count());
+            for (i, word) in a.split_whitespace().enumerate() {
+                let start = word.as_ptr() as usize - a.as_ptr() as usize;
+                prop_assert_eq!(Words::of(&a).index_at(start), i);
             }
         }
     }

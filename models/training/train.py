@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from augment import synthetic_pairs, vary
-from model import MARKS, load_backbone, marked_types
+from model import MARKS, load_backbone
 
 PAIR_TOKENS_MAX = 128
 QUERY_TOKENS_MAX = 32
@@ -34,7 +34,7 @@ LSPC = ["lspc-cameras", "lspc-shoes", "lspc-computers", "lspc-watches"]
 WDC = ["wdc-products-titles", "wdc-products-medium", "wdc-products-small"]
 PHASES = {
     "intermediate": {
-        "batch_tokens": 3072, "learning_rate": 1e-4, "average_decay": 0.999,
+        "marks": False, "batch_tokens": 3072, "learning_rate": 1e-4, "average_decay": 0.999,
         # The third epoch is cut at this step: the targets' own phase gains more.
         "steps_max": 2529,
         "epochs": [
@@ -44,13 +44,13 @@ PHASES = {
         ],
     },
     "targets": {
-        "batch_tokens": 1536, "learning_rate": 8e-5, "average_decay": 0.998, "steps_max": None,
+        "marks": False, "batch_tokens": 1536, "learning_rate": 8e-5, "average_decay": 0.998, "steps_max": None,
         "epochs": [{**dict.fromkeys(TARGETS, 1), "synthetic": 4000, "intent": 0.2}] * 2,
     },
     # With the marks of models/src/mark.rs, which the two phases before do without, and more
     # of what the public sets lack: the same product rewritten, and near misses.
     "marks": {
-        "batch_tokens": 1536, "learning_rate": 1e-4, "average_decay": 0.998,
+        "marks": True, "batch_tokens": 1536, "learning_rate": 1e-4, "average_decay": 0.998,
         # The fourth epoch is left out: the rate has come down by then, and time was short.
         "steps_max": 3201,
         "epochs": [{**dict.fromkeys(TARGETS, 1), "wdc-products-medium": 0.3, "synthetic": 5000, "intent": 0.1}] * 4,
@@ -207,7 +207,7 @@ def main():
     torch.manual_seed(args.seed)
     bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
-    tokens = Tokens(args.encoder, backbone_folder() / "tokenizer.json", marks=args.phase == "marks")
+    tokens = Tokens(args.encoder, backbone_folder() / "tokenizer.json", marks=phase["marks"])
     names = TARGETS + LSPC + WDC + ["intent"]
     train_sets = {name: read(args.prepared, f"{name}.train") for name in names}
     valid_sets = {name: read(args.prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium", "intent"]}
@@ -221,10 +221,7 @@ def main():
     phases = list(PHASES)
     before = phases[:phases.index(args.phase)]
     if before:
-        weights = torch.load(args.run / before[-1] / "averaged.pt")
-        if len(weights["types.weight"]) == 2:  # written before there were marks
-            weights["types.weight"] = marked_types(weights["types.weight"])
-        model.load_state_dict(weights)
+        model.load_state_dict(torch.load(args.run / before[-1] / "averaged.pt"))
     model.train()
     # Half of all weights are word vectors. They were learnt on far more text than is
     # here, and leaving them alone saves a sixth of each step.
@@ -232,10 +229,11 @@ def main():
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     decayed = [p for p in trained.values() if p.dim() > 1]
     plain = [p for p in trained.values() if p.dim() <= 1]
-    decayed = [p for p in decayed if p is not model.types.weight]
-    # The marks are new to a network that knows the rest.
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0},
-              {"params": [model.types.weight], "weight_decay": 0.0, "lr": 10 * phase["learning_rate"]}]
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
+    if phase["marks"]:
+        # The marks are new to a network that knows the rest.
+        groups[0]["params"] = [p for p in decayed if p is not model.types.weight]
+        groups.append({"params": [model.types.weight], "weight_decay": 0.0, "lr": 10 * phase["learning_rate"]})
     optimizer = torch.optim.AdamW(groups, lr=phase["learning_rate"])
     warmup = steps_total // 20
     rate = torch.optim.lr_scheduler.LambdaLR(

@@ -157,7 +157,8 @@ impl Seen {
     }
 }
 
-fn squash(word: &str) -> String {
+/// A word's letters and digits, by which words are compared: "dsc-w55" is "dscw55".
+pub fn squash(word: &str) -> String {
     word.chars().filter(|c| c.is_alphanumeric()).collect()
 }
 

@@ -86,62 +86,56 @@ pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
 
 /// The same tables through a worker that stops before its request number `requests` until
 /// `go` is sent to or dropped; `stopped` hears of it. Blocks a thread meanwhile.
-pub fn paused(store: &Store, requests: u64, stopped: Sender<()>, go: Receiver<()>) -> Store {
-    let pause = Pause { left: AtomicI64::new(requests as i64), channels: Mutex::new(Some((stopped, go))) };
-    let config = store.client().config().to_builder().interceptor(pause).build();
-    Store::new(Client::from_conf(config), store.prefix())
-}
-
-#[derive(Debug)]
-struct Pause {
-    left: AtomicI64,
-    channels: Mutex<Option<(Sender<()>, Receiver<()>)>>,
-}
-
-impl Intercept for Pause {
-    fn name(&self) -> &'static str {
-        "pause"
-    }
-
-    fn read_before_execution(
-        &self,
-        _request: &BeforeSerializationInterceptorContextRef<'_>,
-        _config: &mut ConfigBag,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) == 0
-            && let Some((stopped, go)) = self.channels.lock().ok().and_then(|mut channels| channels.take())
+pub fn paused(store: &Store, requests: i64, stopped: Sender<()>, go: Receiver<()>) -> Store {
+    let channels = Mutex::new(Some((stopped, go)));
+    before_requests(store, move |number| {
+        if number == requests
+            && let Some((stopped, go)) = channels.lock().ok().and_then(|mut channels| channels.take())
         {
             stopped.send(())?;
             // A test that ended has dropped its end, and nobody waits for this worker.
             tokio::task::block_in_place(|| go.recv()).ok();
         }
         Ok(())
-    }
+    })
 }
 
 /// The same tables through a worker that dies before its request number `requests`,
 /// counted from 0: that one and all later ones fail unsent.
-pub fn mortal(store: &Store, requests: u64) -> Store {
-    let crash = Crash { left: AtomicI64::new(requests as i64) };
-    let config = store.client().config().to_builder().interceptor(crash).build();
+pub fn mortal(store: &Store, requests: i64) -> Store {
+    before_requests(store, move |number| if number < requests { Ok(()) } else { Err("the worker died".into()) })
+}
+
+type Unsent = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// The same tables, with `act` before each request, which gets its number.
+fn before_requests(store: &Store, act: impl Fn(i64) -> Unsent + Send + Sync + 'static) -> Store {
+    let before = BeforeRequests { sent: AtomicI64::new(0), act };
+    let config = store.client().config().to_builder().interceptor(before).build();
     Store::new(Client::from_conf(config), store.prefix())
 }
 
-#[derive(Debug)]
-struct Crash {
-    left: AtomicI64,
+struct BeforeRequests<F> {
+    sent: AtomicI64,
+    act: F,
 }
 
-impl Intercept for Crash {
+impl<F> std::fmt::Debug for BeforeRequests<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BeforeRequests").field("sent", &self.sent).finish_non_exhaustive()
+    }
+}
+
+impl<F: Fn(i64) -> Unsent + Send + Sync> Intercept for BeforeRequests<F> {
     fn name(&self) -> &'static str {
-        "crash"
+        "before requests"
     }
 
     fn read_before_execution(
         &self,
         _request: &BeforeSerializationInterceptorContextRef<'_>,
         _config: &mut ConfigBag,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if self.left.fetch_sub(1, Ordering::SeqCst) > 0 { Ok(()) } else { Err("the worker died".into()) }
+    ) -> Unsent {
+        (self.act)(self.sent.fetch_add(1, Ordering::SeqCst))
     }
 }

@@ -57,7 +57,7 @@ struct Message {
     fleet: usize,
     /// Requests after which the worker of each delivery dies; the delivery after the last
     /// one is left alone.
-    crashes: VecDeque<u64>,
+    crashes: VecDeque<i64>,
     /// Where in the queue it comes back.
     delay: usize,
     receive_count: u32,
@@ -77,18 +77,18 @@ fn event() -> impl Strategy<Value = CatalogEvent> {
 
 /// Every event once or twice to each of two fleets, in any order, with crashes.
 fn messages() -> impl Strategy<Value = Vec<Message>> {
-    let crashes = prop::collection::vec(0..24_u64, 0..3);
+    let crashes = prop::collection::vec(0..24_i64, 0..3);
     let copies = prop::collection::vec((crashes, 0..40_usize), 2..5);
     prop::collection::vec((event(), copies), 1..14)
         .prop_map(|events| {
-            let copy = |event: &CatalogEvent, number: usize, (crashes, delay): (Vec<u64>, usize)| Message {
+            let copy = |event: &CatalogEvent, number: usize, (crashes, delay): (Vec<i64>, usize)| Message {
                 event: event.clone(),
                 fleet: number % 2,
                 crashes: crashes.into(),
                 delay,
                 receive_count: 0,
             };
-            let of_event = |(event, copies): (CatalogEvent, Vec<(Vec<u64>, usize)>)| {
+            let of_event = |(event, copies): (CatalogEvent, Vec<(Vec<i64>, usize)>)| {
                 copies.into_iter().enumerate().map(move |(n, c)| copy(&event, n, c)).collect::<Vec<_>>()
             };
             events.into_iter().flat_map(of_event).collect::<Vec<_>>()
@@ -206,7 +206,7 @@ fn promise_2b_any_history_ends_in_the_same_table() {
 async fn survives_every_crash(name: &str, before: &[CatalogEvent], last: CatalogEvent) {
     let engine = Embedded::memory().expect("memory needs nothing");
     let history: Vec<CatalogEvent> = before.iter().chain([&last]).cloned().collect();
-    for requests in 0_u64.. {
+    for requests in 0_i64.. {
         let store = tables(&engine, &format!("{name}{requests}-")).await;
         let model = [TextModel::new("now")];
         for event in before {
@@ -309,7 +309,7 @@ async fn a_look_alike_that_comes_between_state_and_labels_loses_nothing() {
 async fn a_late_worker_leaves_nothing_behind() {
     let engine = Embedded::memory().expect("memory needs nothing");
     for (name, newer) in [("text", upsert("X", 2, "lamp tb2296w", 1.0)), ("gone", delete("X", 2))] {
-        for requests in 0_u64.. {
+        for requests in 0_i64.. {
             let store = tables(&engine, &format!("late-{name}{requests}-")).await;
             let model = [TextModel::new("now")];
             let mut history = neighbours();

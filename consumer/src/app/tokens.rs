@@ -74,3 +74,21 @@ fn encode(encoder: &Encoder, rows: &[Row]) -> Result<Vec<Encoded>, models::encod
     };
     Ok(rows.iter().filter_map(next).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_both_kinds_keep_their_order() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/artifacts/minilm-l6-v2/tokenizer.json");
+        let encoder = Encoder::new(&std::fs::read(file).expect("readable"), 128, 32).expect("the tokenizer is good");
+        let pair = |a: &str, b: &str| Row::Pair { a: a.to_owned(), b: b.to_owned() };
+        let rows = [pair("kettle", "lamp"), Row::Query { text: "zinc".to_owned() }, pair("lamp", "kettle")];
+        let found = encode(&encoder, &rows).expect("encoded");
+        let alone: Vec<Encoded> =
+            rows.iter().flat_map(|row| encode(&encoder, std::slice::from_ref(row)).expect("encoded")).collect();
+        assert_eq!(found, alone);
+        assert_ne!(found[0].ids, found[2].ids, "a pair stays in the order given");
+    }
+}

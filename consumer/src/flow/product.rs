@@ -29,24 +29,23 @@ pub(super) enum Step {
 }
 
 impl Pipeline {
-    /// `event_text` is that of the event in hand, if it has one: an earlier delivery may have
-    /// written its postings although a newer state was there by then.
-    pub(super) async fn label_product(&self, id: &ProductId, event_text: Option<&str>) -> Result<Tally, FlowError> {
+    /// `event_text` is that of the event in hand, empty for a delete: an earlier delivery may
+    /// have written its postings although a newer state was there by then.
+    pub(super) async fn label_product(&self, id: &ProductId, event_text: &str) -> Result<Tally, FlowError> {
         let (mut tally, mut scored) = (Tally::default(), Scored::new());
         // Keys that this product may be written under, whatever its state remembers.
-        let mut written: Vec<String> = event_text.map_or_else(Vec::new, |text| self.keys(text));
+        let mut written = self.keys(event_text);
         for _ in 0..ATTEMPTS_MAX {
             let Some(own) = self.store.product(id).await? else { return Ok(tally) };
             let step = if own.deleted {
                 self.retract(&own, &written, &mut tally).await?
             } else {
-                let step = self.label_state(&own, &written, &mut scored, &mut tally).await?;
-                written.extend(self.keys(&own.text));
-                step
+                self.label_state(&own, &written, &mut scored, &mut tally).await?
             };
             if step == Step::Done {
                 return Ok(tally);
             }
+            written.extend(self.keys(&own.text));
         }
         Err(FlowError::Contended { id: id.clone() })
     }
