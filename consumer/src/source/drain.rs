@@ -143,8 +143,8 @@ impl Drained {
 }
 
 impl Source {
-    /// Stops in order: begins the shutdown if nobody has, releases what was received and
-    /// not taken, waits until all permits are home or `deadline` has passed, and flushes.
+    /// Stops in order: begins the shutdown if nobody has, lets the polls under way end,
+    /// releases what was received and not taken, waits until all permits are home or `deadline` has passed, and flushes.
     /// At the deadline, messages that somebody still has are made visible at once, and
     /// their leases are lost to the holder.
     ///
@@ -152,17 +152,20 @@ impl Source {
     pub async fn drain(mut self, deadline: Duration) -> Drained {
         let started = Instant::now();
         self.shutdown.begin(StopReason::Finished);
-        let mut released = 0;
+        let (mut waiting, mut released) = (Vec::new(), 0);
         let in_order = async {
+            // A poll under way would take a released message straight back, one receive
+            // nearer to the redrive limit; so all polls end before the first release.
             while let Some(delivery) = self.deliveries.recv().await {
-                release(delivery);
-                released += 1;
+                waiting.push(delivery);
             }
+            released = waiting.len();
+            waiting.drain(..).for_each(release);
             self.permits.all_home().await;
         };
         let clean = tokio::time::timeout(deadline, in_order).await.is_ok();
-        // Nothing more is handed over from here on: what is left in the channel, or with
-        // somebody, is torn away below.
+        // Nothing more is handed over from here on: what is left in the channel, in
+        // `waiting`, or with somebody, is torn away below.
         self.deliveries.close();
         let flushed = tokio::time::timeout(LAST_REQUESTS_TIME_MAX, self.settling.flush()).await;
         if flushed.is_err() {

@@ -187,3 +187,22 @@ fn the_first_reason_stands() {
     shutdown.begin(StopReason::Finished);
     assert_eq!(shutdown.reason(), Some(&StopReason::Fatal("device lost".to_owned())));
 }
+
+/// A long poll that is still under way would take a released message straight back, and
+/// each such round is a receive more on its way to the redrive limit.
+#[tokio::test(start_paused = true)]
+async fn released_messages_are_not_received_again_by_the_polls_under_way() {
+    let queue = Watched::new(InProcessOptions::new("q")).not_cancel_safe();
+    let Setup { queue, shutdown, source } = start(queue, 80).await;
+    assert!(queue.receiving_most() > 1, "several polls are under way");
+    shutdown.begin(StopReason::Signal("SIGTERM"));
+    let drained = source.drain(DEADLINE).await;
+    assert_eq!((drained.released, drained.torn_away), (80, 0));
+    let mut left = 80;
+    while left > 0 {
+        for message in queue.inner.receive(BATCH_MAX, Duration::ZERO).await.expect("this queue has no faults") {
+            assert_eq!(message.receive_count, 2, "once before the stop and once here");
+            left -= 1;
+        }
+    }
+}
