@@ -33,7 +33,7 @@ impl Ministack {
         let binary = binary();
         assert!(
             binary.is_file(),
-            "ministack is not at {}: run `make test-env`, which installs it, or set MINISTACK to its path",
+            "ministack is not at {}: run `make test-env`, which installs it, or set CATALOG_LABELS_MINISTACK to its path",
             binary.display()
         );
         for _ in 0..PORT_ATTEMPTS_MAX {
@@ -88,7 +88,7 @@ impl Drop for Ministack {
 }
 
 fn binary() -> PathBuf {
-    std::env::var_os("MINISTACK").map(PathBuf::from).unwrap_or_else(|| {
+    std::env::var_os("CATALOG_LABELS_MINISTACK").map(PathBuf::from).unwrap_or_else(|| {
         let repository = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
         repository.join(".venv-ministack/bin/ministack")
     })

@@ -65,13 +65,19 @@ fn note(error: &FlowError, fault: &Fault, delivery: &Delivery) {
         Fault::Fatal { .. } => "fatal",
     };
     metric::EVENT_FAILURES.counter(&[("stage", error.stage()), ("fault", kind)]).increment(1);
+    let cause = with_causes(error);
+    let poison = matches!(fault, Fault::Poison { .. });
+    if poison {
+        // A refusal may quote the event; the parked message has it too.
+        tracing::debug!(message_id = delivery.message.id, error = cause, "why the event is parked");
+    }
     tracing::warn!(
         queue = &*delivery.queue,
         message_id = delivery.message.id,
         receive_count = delivery.message.receive_count,
         stage = error.stage(),
         fault = kind,
-        error = with_causes(error),
+        error = (!poison).then_some(cause.as_str()),
         "an event failed"
     );
 }
