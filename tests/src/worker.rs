@@ -90,7 +90,7 @@ impl Worker {
 }
 
 /// The release binary beside the test binary; `make test` builds it first.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
     let path = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("catalog-labels");
     assert!(path.is_file(), "{} is missing: `cargo build --release` (or `make test`) builds it", path.display());

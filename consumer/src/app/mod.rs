@@ -1,5 +1,6 @@
 //! The command line and its commands.
 
+pub mod backfill;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
@@ -29,6 +30,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Backfill(backfill::Args),
     /// Label a sample catalog end to end on this machine and print the result
     Demo(demo::Args),
     /// Judge the shipped model, or blocking, on labelled data
@@ -48,6 +50,7 @@ pub enum Command {
 impl Cli {
     pub fn run(self) -> CommandResult {
         match self.command {
+            Command::Backfill(args) => backfill::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::KeyEpoch(args) => key_epoch::run(args),

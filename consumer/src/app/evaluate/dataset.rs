@@ -40,8 +40,8 @@ pub struct LabelledQuery {
 }
 
 /// A field of a product that a column can fill.
-#[derive(Clone, Copy, PartialEq)]
-enum Field {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Field {
     Title,
     Brand,
     ModelNumber,
@@ -52,7 +52,7 @@ enum Field {
 
 impl Field {
     /// The field that a column of the public sets fills; other columns are ignored.
-    fn of_column(name: &str) -> Option<Self> {
+    pub(crate) fn of_column(name: &str) -> Option<Self> {
         match name {
             "title" | "name" => Some(Self::Title),
             "brand" | "manufacturer" => Some(Self::Brand),
@@ -65,7 +65,7 @@ impl Field {
     }
 
     /// Fills the field if it is still empty and the value is not.
-    fn fill(self, product: &mut Product, value: &str) {
+    pub(crate) fn fill(self, product: &mut Product, value: &str) {
         let slot = match self {
             Self::Title => {
                 if product.title.is_empty() {
@@ -293,7 +293,7 @@ fn line_of(position: Option<&csv::Position>, content: &[u8]) -> u64 {
 }
 
 /// Opens a file, through gzip where its first bytes say so.
-fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
+pub(crate) fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
     let mut file = BufReader::new(File::open(path)?);
     Ok(if file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
         Box::new(BufReader::new(MultiGzDecoder::new(file)))
