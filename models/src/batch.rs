@@ -1,103 +1,147 @@
-//! Which rows go through the network together. Pure.
+//! Which waiting rows go through the network together. Pure: time is handed in.
 //!
-//! Rows of like length share a batch, because every row is padded to the longest one:
-//! product pairs average 41 tokens, and padded to 128 three quarters of the work is waste.
+//! Rows of like length share a batch, whoever asked for them, because every row is padded
+//! to the longest one: product pairs average 41 tokens, and padded to 128 three quarters
+//! of the work is waste. A batch that is not full is planned as late as it can be, when a
+//! replica is free, from all that waits by then.
 
-use std::ops::Range;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 /// Lengths are rounded up to a multiple of this, so that few different shapes occur and
 /// the kernels' caches of prepared shapes stay warm.
 pub const LENGTH_STEP: usize = 8;
 
-/// Bounds of one batch.
+/// Bounds of one batch, and what makes a good one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Most tokens in a batch, padding included; a single longer row is a batch of its own.
     pub tokens_max: usize,
     /// Most rows in a batch.
     pub rows_max: usize,
+    /// What a batch costs beside its tokens, in tokens: dispatch and small kernels. Shorter
+    /// rows join a batch as long as padding them adds less than a batch of their own would.
+    pub batch_tokens: usize,
+    /// A row that has waited longer goes before fuller batches, the oldest first.
+    pub wait_max: Duration,
 }
 
 /// Rows that are padded to one length and scored at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch {
-    /// Indices into the planned rows.
-    pub rows: Vec<usize>,
+pub struct Batch<T> {
+    pub rows: Vec<T>,
     /// Tokens of each row after padding.
     pub length: usize,
 }
 
-/// Groups rows of the given lengths (in tokens) into batches, the longest rows first, so
-/// that with several replicas no long batch starts last.
-pub fn plan(lengths: &[usize], budget: Budget) -> Vec<Batch> {
-    let mut order: Vec<usize> = (0..lengths.len()).collect();
-    order.sort_by_key(|&row| std::cmp::Reverse(lengths[row]));
-    let mut batches = Vec::new();
-    let mut start = 0;
-    while start < order.len() {
-        let Range { end, .. } = batch_from(&order, lengths, start, budget);
-        batches.push(Batch { rows: order[start..end].to_vec(), length: padded(lengths[order[start]]) });
-        start = end;
+impl<T> Batch<T> {
+    /// Tokens that go through the network, padding included.
+    pub fn tokens(&self) -> usize {
+        self.rows.len() * self.length
     }
-    batches
 }
 
-/// The rows from `start` on that fit with it. Rows are sorted, so the first is the longest.
-fn batch_from(order: &[usize], lengths: &[usize], start: usize, budget: Budget) -> Range<usize> {
-    let fitting = budget.tokens_max / padded(lengths[order[start]]);
-    let rows = fitting.min(budget.rows_max).max(1);
-    start..order.len().min(start + rows)
+#[derive(Debug)]
+struct Entry<T> {
+    row: T,
+    since: Instant,
+}
+
+/// Rows that wait for a batch, in groups of one padded length, each in order of arrival.
+#[derive(Debug)]
+pub struct Waiting<T> {
+    budget: Budget,
+    /// Group `i` holds the rows whose padded length is `(i + 1) * LENGTH_STEP`.
+    groups: Vec<VecDeque<Entry<T>>>,
+    tokens: usize,
+}
+
+impl<T> Waiting<T> {
+    pub fn new(budget: Budget) -> Self {
+        Self { budget, groups: Vec::new(), tokens: 0 }
+    }
+
+    /// Adds a row of `length` tokens. Rows are to arrive in order of `now`.
+    pub fn push(&mut self, row: T, length: usize, now: Instant) {
+        let group = padded(length) / LENGTH_STEP - 1;
+        if group >= self.groups.len() {
+            self.groups.resize_with(group + 1, VecDeque::new);
+        }
+        self.groups[group].push_back(Entry { row, since: now });
+        self.tokens += length_of(group);
+    }
+
+    /// Tokens of all waiting rows, each padded to its own group's length only.
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    /// True if rows of one length fill a batch, so that waiting would not better it.
+    pub fn has_full_batch(&self) -> bool {
+        let is_full =
+            |(i, group): (usize, &VecDeque<_>)| !group.is_empty() && !self.has_room(group.len(), length_of(i));
+        self.groups.iter().enumerate().any(is_full)
+    }
+
+    /// Takes the next batch: around the oldest row where that one has waited too long,
+    /// else the fullest there is. Rows that nobody `wanted` any more are dropped. None when
+    /// nothing is left.
+    pub fn next(&mut self, now: Instant, wanted: impl Fn(&T) -> bool) -> Option<Batch<T>> {
+        while let Some(longest) = self.first_group(now) {
+            let length = length_of(longest);
+            let mut rows = Vec::new();
+            let mut padding_left = self.budget.batch_tokens;
+            for group in (0..=longest).rev() {
+                let padding = length - length_of(group);
+                while self.has_room(rows.len(), length) && padding <= padding_left {
+                    let Some(entry) = self.pop(group) else { break };
+                    if wanted(&entry.row) {
+                        padding_left -= padding;
+                        rows.push(entry.row);
+                    }
+                }
+            }
+            if !rows.is_empty() {
+                return Some(Batch { rows, length });
+            }
+        }
+        None
+    }
+
+    /// The group of the next batch's longest rows.
+    fn first_group(&self, now: Instant) -> Option<usize> {
+        let fronts = self.groups.iter().enumerate().filter_map(|(i, group)| Some((group.front()?.since, i)));
+        let (since, oldest) = fronts.min_by_key(|&(since, i)| (since, std::cmp::Reverse(i)))?;
+        if now.saturating_duration_since(since) > self.budget.wait_max {
+            return Some(oldest);
+        }
+        // Of equally full batches the longest goes first, so that with several replicas no
+        // long one starts last.
+        (0..self.groups.len())
+            .filter(|&i| !self.groups[i].is_empty())
+            .max_by_key(|&i| (self.groups[i].len() * length_of(i)).min(self.budget.tokens_max))
+    }
+
+    fn has_room(&self, rows: usize, length: usize) -> bool {
+        rows == 0 || (rows < self.budget.rows_max && (rows + 1) * length <= self.budget.tokens_max)
+    }
+
+    fn pop(&mut self, group: usize) -> Option<Entry<T>> {
+        let entry = self.groups[group].pop_front()?;
+        self.tokens -= length_of(group);
+        Some(entry)
+    }
 }
 
 /// `length` rounded up to [`LENGTH_STEP`].
-fn padded(length: usize) -> usize {
+pub fn padded(length: usize) -> usize {
     length.max(1).next_multiple_of(LENGTH_STEP)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn every_row_is_in_one_batch(
-            lengths in prop::collection::vec(0usize..130, 0..300),
-            tokens_max in 1usize..5000,
-            rows_max in 1usize..100,
-        ) {
-            let batches = plan(&lengths, Budget { tokens_max, rows_max });
-            let mut rows: Vec<usize> = batches.iter().flat_map(|b| b.rows.iter().copied()).collect();
-            rows.sort_unstable();
-            prop_assert_eq!(rows, (0..lengths.len()).collect::<Vec<_>>());
-        }
-
-        #[test]
-        fn batches_keep_the_budget_and_hold_their_rows(
-            lengths in prop::collection::vec(0usize..130, 0..300),
-            tokens_max in 1usize..5000,
-            rows_max in 1usize..100,
-        ) {
-            for batch in plan(&lengths, Budget { tokens_max, rows_max }) {
-                prop_assert!(!batch.rows.is_empty() && batch.rows.len() <= rows_max);
-                prop_assert!(batch.rows.len() == 1 || batch.rows.len() * batch.length <= tokens_max);
-                let longest = batch.rows.iter().map(|&r| lengths[r]).max().unwrap_or_default();
-                prop_assert!(batch.length >= longest && batch.length < longest.max(1) + LENGTH_STEP);
-            }
-        }
-
-        /// Sorting makes padding small: beside the rounding, all batches together pad less
-        /// than one more batch's worth of the longest rows.
-        #[test]
-        fn padding_costs_at_most_one_batch_more(
-            lengths in prop::collection::vec(1usize..129, 1..300),
-            rows_max in 1usize..64,
-        ) {
-            let planned: usize =
-                plan(&lengths, Budget { tokens_max: usize::MAX, rows_max }).iter().map(|b| b.rows.len() * b.length).sum();
-            let least: usize = lengths.iter().map(|&l| padded(l)).sum();
-            let longest = lengths.iter().map(|&l| padded(l)).max().unwrap_or_default();
-            prop_assert!(planned <= least + rows_max * longest, "{planned} against {least}");
-        }
-    }
+fn length_of(group: usize) -> usize {
+    (group + 1) * LENGTH_STEP
 }
+
+#[cfg(test)]
+#[path = "batch_tests.rs"]
+mod tests;

@@ -1,6 +1,7 @@
 //! libtorch: the only file that knows `tch`.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
@@ -86,18 +87,19 @@ impl From<TchError> for EngineError {
     }
 }
 
-/// One loaded module. Calls run on the calling thread alone, see [`use_one_thread`].
+/// One loaded module, which several threads may call at once. Each call runs on the
+/// calling thread alone, see [`use_one_thread`].
 pub struct Engine {
     module: CModule,
 }
 
-/// What the network says of a batch, row by row.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Logits {
+/// What the network says of one row.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct RowLogits {
     /// `[distinct, duplicate]`.
-    pub pair: Vec<[f32; 2]>,
+    pub pair: [f32; 2],
     /// In the order of [`shared::Intent::ALL`].
-    pub intent: Vec<[f32; 4]>,
+    pub intent: [f32; 4],
 }
 
 /// Limits libtorch to one thread for calls from this thread: N replicas of one thread
@@ -107,9 +109,10 @@ pub fn use_one_thread() {
 }
 
 impl Engine {
-    /// Loads TorchScript from memory and casts its weights to the numeric path's type.
-    pub fn load(mut torchscript: &[u8], numeric: Numeric) -> Result<Self, EngineError> {
-        let mut module = CModule::load_data_on_device(&mut torchscript, Device::Cpu)?;
+    /// Loads a TorchScript file and casts its weights to the numeric path's type. Loading
+    /// from memory instead would hold four copies of the file at once.
+    pub fn load(torchscript: &Path, numeric: Numeric) -> Result<Self, EngineError> {
+        let mut module = CModule::load_on_device(torchscript, Device::Cpu)?;
         module.f_set_eval()?;
         let kind = match numeric.resolve() {
             Numeric::Bf16 => Kind::BFloat16,
@@ -119,32 +122,38 @@ impl Engine {
         Ok(Self { module })
     }
 
-    /// Scores rows padded to `length` tokens, which no row may exceed. Both heads are
-    /// answered; the caller knows which one it asked. No rows give no logits.
-    pub fn forward(&self, rows: &[Encoded], length: usize) -> Result<Logits, EngineError> {
-        if rows.is_empty() {
-            return Ok(Logits::default());
+    /// Scores rows padded to `length` tokens, which no row may exceed; answers in their
+    /// order. Both heads are answered; the caller knows which one it asked.
+    pub fn forward<'r>(
+        &self,
+        rows: impl ExactSizeIterator<Item = &'r Encoded>,
+        length: usize,
+    ) -> Result<Vec<RowLogits>, EngineError> {
+        let count = rows.len();
+        if count == 0 {
+            return Ok(Vec::new());
         }
-        if let Some(row) = rows.iter().find(|row| row.ids.len() > length) {
-            let reason = format!("a row of {} tokens is in a batch of rows of {length}", row.ids.len());
-            return Err(EngineError { reason });
-        }
-        let cells = rows.len() * length;
+        let cells = count * length;
         let (mut ids, mut mask, mut types) = (vec![0i64; cells], vec![0i64; cells], vec![0i64; cells]);
-        for (i, row) in rows.iter().enumerate() {
+        for (i, row) in rows.enumerate() {
+            if row.ids.len() > length {
+                let reason = format!("a row of {} tokens is in a batch of rows of {length}", row.ids.len());
+                return Err(EngineError { reason });
+            }
             let (start, end) = (i * length, i * length + row.ids.len());
             ids[start..end].copy_from_slice(&row.ids);
             mask[start..end].fill(1);
             types[start..end].copy_from_slice(&row.types);
         }
-        let shape = [rows.len() as i64, length as i64];
+        let shape = [count as i64, length as i64];
         let input = |values: &[i64]| -> Result<IValue, TchError> {
             Ok(IValue::Tensor(Tensor::f_of_slice(values)?.f_view(&shape[..])?))
         };
         let inputs = [input(&ids)?, input(&mask)?, input(&types)?];
         let output = tch::no_grad(|| self.module.forward_is(&inputs))?;
         let (pair, intent) = <(Tensor, Tensor)>::try_from(output)?;
-        Ok(Logits { pair: rows_of(&pair, rows.len())?, intent: rows_of(&intent, rows.len())? })
+        let rows = rows_of(&pair, count)?.into_iter().zip(rows_of(&intent, count)?);
+        Ok(rows.map(|(pair, intent)| RowLogits { pair, intent }).collect())
     }
 }
 
@@ -164,7 +173,7 @@ fn rows_of<const N: usize>(tensor: &Tensor, rows: usize) -> Result<Vec<[f32; N]>
 /// ids it answers `[S, ln S]` and `[S, 0, 0, 0]`, so that a row of zeros has a score that
 /// is not finite, and any other tells which row it was.
 #[cfg(test)]
-pub(crate) const SUMMING_MODULE: &[u8] = include_bytes!("../tests/data/summing.ts");
+pub(crate) const SUMMING_MODULE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/summing.ts");
 
 #[cfg(test)]
 mod tests {
@@ -172,17 +181,19 @@ mod tests {
 
     #[test]
     fn rows_of_different_length_share_a_batch() {
-        let engine = Engine::load(SUMMING_MODULE, Numeric::Fp32).expect("the module loads");
+        let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
         let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids });
-        let logits = engine.forward(&rows, 8).expect("the rows are scored");
-        assert_eq!(logits.pair, [[6.0, 6f32.ln()], [5.0, 5f32.ln()]]);
-        assert_eq!(logits.intent, [[6.0, 0.0, 0.0, 0.0], [5.0, 0.0, 0.0, 0.0]]);
-        assert_eq!(engine.forward(&[], 8), Ok(Logits::default()));
+        let logits = engine.forward(rows.iter(), 8).expect("the rows are scored");
+        let summed = |sum: f32| RowLogits { pair: [sum, sum.ln()], intent: [sum, 0.0, 0.0, 0.0] };
+        assert_eq!(logits, [summed(6.0), summed(5.0)]);
+        assert_eq!(engine.forward([].iter(), 8), Ok(Vec::new()));
     }
 
     #[test]
     fn bytes_that_are_no_module_are_refused_in_one_line() {
-        let error = Engine::load(b"PK not TorchScript", Numeric::Fp32).err().expect("not a module");
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        std::fs::write(file.path(), "PK not TorchScript").expect("writable");
+        let error = Engine::load(file.path(), Numeric::Fp32).err().expect("not a module");
         assert!(!error.reason.is_empty() && !error.reason.contains('\n'), "{error}");
     }
 

@@ -126,16 +126,16 @@ pub(crate) struct EncodedCase {
 pub(crate) fn check(cases: &[EncodedCase], engine: &Engine, tolerance: f32) -> Result<(), GoldenError> {
     for case in cases {
         let logits = engine
-            .forward(&case.rows, case.length)
+            .forward(case.rows.iter(), case.length)
             .map_err(|source| GoldenError::Engine { case: case.name.clone(), source })?;
-        let found: Vec<Vec<f32>> = match case.kind {
-            Kind::Pairs => logits.pair.iter().map(|row| row.to_vec()).collect(),
-            Kind::Queries => logits.intent.iter().map(|row| row.to_vec()).collect(),
+        let found: Vec<&[f32]> = match case.kind {
+            Kind::Pairs => logits.iter().map(|row| &row.pair[..]).collect(),
+            Kind::Queries => logits.iter().map(|row| &row.intent[..]).collect(),
         };
         // Written so that a NaN fails.
         let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(x, y)| (x - y).abs() <= tolerance);
-        if let Some(row) = (0..found.len()).find(|&row| !close(&found[row], &case.logits[row])) {
-            let (expected, found) = (case.logits[row].clone(), found[row].clone());
+        if let Some(row) = (0..found.len()).find(|&row| !close(found[row], &case.logits[row])) {
+            let (expected, found) = (case.logits[row].clone(), found[row].to_vec());
             return Err(GoldenError::Logits { case: case.name.clone(), row, expected, found, tolerance });
         }
     }

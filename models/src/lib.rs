@@ -1,4 +1,4 @@
-//! Text in, scores out: `encode -> batch -> replica -> engine`, behind [`Scorer`].
+//! Text in, scores out: `tokenise -> lane (batch) -> replica -> engine`, behind [`Scorer`].
 //!
 //! An artifact (see [`manifest`]) is believed only after its hashes, its text version and
 //! its golden outputs were checked, on every replica.
@@ -7,12 +7,15 @@ pub mod batch;
 pub mod encode;
 mod engine;
 pub mod golden;
+mod lane;
+mod malloc;
 pub mod manifest;
 pub mod mark;
 mod replica;
 pub mod scorer;
+mod tokenise;
 
-pub use engine::{Logits, Numeric};
+pub use engine::Numeric;
 pub use manifest::{Artifact, Manifest};
 pub use mark::MARKS;
-pub use scorer::{IntentScore, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};
+pub use scorer::{IntentScore, Lanes, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

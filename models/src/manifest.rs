@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -26,6 +27,8 @@ const PAIR_LABELS: [&str; 2] = ["distinct", "duplicate"];
 const TOKENS_MIN: usize = 5;
 /// Rows of the position table of every BERT.
 const TOKENS_MAX: usize = 512;
+
+const HASH_CHUNK_BYTES: usize = 1 << 16;
 
 /// What an artifact says of itself. Training provenance and other fields that a worker
 /// has no use for are left unread.
@@ -78,11 +81,13 @@ pub struct FileEntry {
     pub bytes: u64,
 }
 
-/// An artifact whose files are the ones that its manifest names, held in memory so that
-/// what was hashed is what is used.
+/// An artifact whose files are the ones that its manifest names. Small files are held in
+/// memory, so that what was hashed is what is used; the module is not, because its weights
+/// would be held twice: whoever loads it calls [`Artifact::verify_module`] afterwards.
 pub struct Artifact {
     pub manifest: Manifest,
-    pub module: Vec<u8>,
+    /// Path of the TorchScript file.
+    pub module: PathBuf,
     pub tokenizer: Vec<u8>,
     pub goldens: Goldens,
 }
@@ -132,7 +137,11 @@ impl Artifact {
         let mut problems = manifest.problems();
         let mut contents = BTreeMap::new();
         for (name, entry) in &manifest.files {
-            match read_verified(folder, name, entry) {
+            let checked = match name.as_str() {
+                MODULE_FILE => verify(folder, name, entry).map(|()| Vec::new()),
+                _ => read_verified(folder, name, entry),
+            };
+            match checked {
                 Ok(bytes) => {
                     contents.insert(name.as_str(), bytes);
                 }
@@ -149,10 +158,20 @@ impl Artifact {
         };
         let files = (contents.remove(MODULE_FILE), contents.remove(TOKENIZER_FILE), goldens);
         match files {
-            (Some(module), Some(tokenizer), Some(goldens)) if problems.is_empty() => {
-                Ok(Self { manifest, module, tokenizer, goldens })
+            (Some(_), Some(tokenizer), Some(goldens)) if problems.is_empty() => {
+                Ok(Self { manifest, module: folder.join(MODULE_FILE), tokenizer, goldens })
             }
             _ => Err(refused(problems)),
+        }
+    }
+
+    /// Hashes the module once more: a file that is the same before and after it was loaded
+    /// is the one that was loaded.
+    pub fn verify_module(&self) -> Result<(), Refused> {
+        let folder = self.module.parent().unwrap_or(Path::new(""));
+        match self.manifest.files.get(MODULE_FILE).map(|entry| verify(folder, MODULE_FILE, entry)) {
+            Some(Err(problem)) => Err(Refused { folder: folder.to_owned(), problems: vec![problem] }),
+            _ => Ok(()),
         }
     }
 }
@@ -210,16 +229,43 @@ fn read(folder: &Path, name: &str) -> Result<Vec<u8>, Problem> {
 }
 
 fn read_verified(folder: &Path, name: &str, entry: &FileEntry) -> Result<Vec<u8>, Problem> {
-    // A manifest speaks for its own folder only.
+    check_name(name)?;
+    let bytes = read(folder, name)?;
+    check_hash(name, entry, &Sha256::digest(&bytes))?;
+    Ok(bytes)
+}
+
+/// As [`read_verified`], in constant memory.
+fn verify(folder: &Path, name: &str, entry: &FileEntry) -> Result<(), Problem> {
+    check_name(name)?;
+    let unreadable = |e: io::Error| Problem::Unreadable { file: name.to_owned(), reason: e.to_string() };
+    let mut file = BufReader::with_capacity(HASH_CHUNK_BYTES, File::open(folder.join(name)).map_err(unreadable)?);
+    let mut digest = Sha256::new();
+    loop {
+        let chunk = file.fill_buf().map_err(unreadable)?;
+        if chunk.is_empty() {
+            return check_hash(name, entry, &digest.finalize());
+        }
+        digest.update(chunk);
+        let read = chunk.len();
+        file.consume(read);
+    }
+}
+
+/// A manifest speaks for its own folder only.
+fn check_name(name: &str) -> Result<(), Problem> {
     if Path::new(name).file_name().is_none_or(|file_name| file_name != name) {
         return Err(Problem::Field { field: "files", reason: format!("{name:?} is not a plain file name") });
     }
-    let bytes = read(folder, name)?;
-    let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(())
+}
+
+fn check_hash(name: &str, entry: &FileEntry, digest: &[u8]) -> Result<(), Problem> {
+    let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     if found != entry.sha256 {
         return Err(Problem::Hash { file: name.to_owned(), expected: entry.sha256.clone(), found });
     }
-    Ok(bytes)
+    Ok(())
 }
 
 fn parse<T: serde::de::DeserializeOwned>(file: &str, bytes: &[u8]) -> Result<T, Problem> {

@@ -1,37 +1,32 @@
-//! Replicas: each loaded module belongs to one OS thread for life. All of them take
-//! batches from one bounded channel.
+//! Replicas: OS threads that run a lane's batches, each for life. On CPU they share one
+//! module, and with it the weights: N replicas need the memory of one.
 
-use std::sync::{Arc, Mutex, mpsc as std_mpsc};
+use std::path::Path;
+use std::sync::{Arc, mpsc};
 use std::thread;
+use std::time::Instant;
 
-use tokio::sync::{mpsc, oneshot};
-
-use crate::encode::Encoded;
-use crate::engine::{self, Engine, EngineError, Logits, Numeric};
+use crate::batch::Batch;
+use crate::engine::{self, Engine, EngineError};
 use crate::golden::{self, EncodedCase, GoldenError};
+use crate::lane::{Lane, LaneOptions, Row};
 
-/// Batches that wait for each replica: one, so that none idles between two batches.
-const WAITING_PER_REPLICA: usize = 1;
+/// Added to the niceness of a yielding replica's thread: beside a thread of niceness 0 on
+/// one core, Linux gives it 1.5% of the time, so it moves on but holds nobody up.
+const NICENESS: i32 = 19;
 
-/// What every replica is started from.
-pub struct Start {
-    pub module: Vec<u8>,
-    pub numeric: Numeric,
+/// What the replicas of one model are started from.
+pub struct Model {
+    pub engine: Arc<Engine>,
     pub goldens: Vec<EncodedCase>,
     pub tolerance: f32,
-}
-
-struct Job {
-    rows: Vec<Encoded>,
-    length: usize,
-    reply: oneshot::Sender<Result<Logits, EngineError>>,
 }
 
 /// Why a replica is not serving.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("replica {replica} cannot load the module")]
-    Load { replica: usize, source: EngineError },
+    #[error("the module cannot be loaded")]
+    Load { source: EngineError },
     #[error("replica {replica} does not reproduce the golden outputs")]
     Golden { replica: usize, source: GoldenError },
     #[error("replica {replica} has no thread")]
@@ -40,93 +35,92 @@ pub enum StartError {
     Lost { replica: usize },
 }
 
-/// Why a batch has no logits.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RunError {
-    #[error("every replica has stopped")]
-    Stopped,
-    #[error("a replica ended in the middle of a batch")]
-    Lost,
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+impl Model {
+    pub fn load(
+        module: &Path,
+        numeric: engine::Numeric,
+        goldens: Vec<EncodedCase>,
+        tolerance: f32,
+    ) -> Result<Self, StartError> {
+        let engine = Engine::load(module, numeric).map_err(|source| StartError::Load { source })?;
+        Ok(Self { engine: Arc::new(engine), goldens, tolerance })
+    }
 }
 
-/// The threads' only handle: when the last clone drops, they end after the batch in hand.
-#[derive(Clone)]
+/// A lane and its threads, which end after the batch in hand when this drops.
 pub struct Replicas {
-    jobs: mpsc::Sender<Job>,
+    pub lane: Arc<Lane>,
+}
+
+impl Drop for Replicas {
+    fn drop(&mut self) {
+        self.lane.close();
+    }
 }
 
 impl Replicas {
-    /// Starts `count` threads one after the other (on a device with several cores, core i
-    /// holds load i), and returns when each has reproduced the goldens.
-    pub fn start(count: usize, start: Start) -> Result<Self, StartError> {
-        let count = count.max(1);
-        let start = Arc::new(start);
-        let (jobs, queue) = mpsc::channel(count * WAITING_PER_REPLICA);
-        let queue = Arc::new(Mutex::new(queue));
-        for replica in 0..count {
-            let (ready, is_ready) = std_mpsc::sync_channel(1);
-            let (start, queue) = (Arc::clone(&start), Arc::clone(&queue));
+    /// Starts the lane's threads one after the other, and returns when each has reproduced
+    /// the goldens. With `yields`, they leave the CPU to whoever else wants it.
+    pub fn start(model: &Arc<Model>, options: LaneOptions, yields: bool) -> Result<Self, StartError> {
+        let options = LaneOptions { replicas: options.replicas.max(1), ..options };
+        let replicas = Self { lane: Lane::new(options) };
+        for replica in 0..options.replicas {
+            let (ready, is_ready) = mpsc::sync_channel(1);
+            let (model, lane) = (Arc::clone(model), Arc::clone(&replicas.lane));
             thread::Builder::new()
                 .name(format!("replica-{replica}"))
                 .spawn(move || {
-                    let loaded = load(&start, replica);
-                    drop(start);
-                    match loaded {
-                        Ok(engine) => {
-                            // The starter waits for this answer, so it takes it.
-                            let _ = ready.send(Ok(()));
-                            serve(&engine, &queue);
+                    engine::use_one_thread();
+                    let checked = golden::check(&model.goldens, &model.engine, model.tolerance);
+                    let is_good = checked.is_ok();
+                    // The starter waits for this answer, so it takes it.
+                    let _ = ready.send(checked.map_err(|source| StartError::Golden { replica, source }));
+                    if is_good {
+                        if yields {
+                            give_way();
                         }
-                        Err(error) => {
-                            let _ = ready.send(Err(error));
-                        }
+                        serve(&model.engine, &lane);
                     }
                 })
                 .map_err(|source| StartError::Thread { replica, source })?;
             is_ready.recv().map_err(|_| StartError::Lost { replica })??;
         }
-        Ok(Self { jobs })
-    }
-
-    /// Queues a batch and returns where its logits will arrive; waits while the queue is full.
-    pub async fn submit(&self, rows: Vec<Encoded>, length: usize) -> Result<Pending, RunError> {
-        let (reply, answer) = oneshot::channel();
-        self.jobs.send(Job { rows, length, reply }).await.map_err(|_| RunError::Stopped)?;
-        Ok(Pending { answer })
+        Ok(replicas)
     }
 }
 
-/// A queued batch.
-pub struct Pending {
-    answer: oneshot::Receiver<Result<Logits, EngineError>>,
-}
-
-impl Pending {
-    pub async fn logits(self) -> Result<Logits, RunError> {
-        Ok(self.answer.await.map_err(|_| RunError::Lost)??)
+/// Lowers the priority of the calling thread alone, which is what Linux does.
+fn give_way() {
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "bulk replicas run at the priority of online ones");
     }
 }
 
-fn load(start: &Start, replica: usize) -> Result<Engine, StartError> {
-    engine::use_one_thread();
-    let engine = Engine::load(&start.module, start.numeric).map_err(|source| StartError::Load { replica, source })?;
-    golden::check(&start.goldens, &engine, start.tolerance).map_err(|source| StartError::Golden { replica, source })?;
-    Ok(engine)
+fn serve(engine: &Engine, lane: &Arc<Lane>) {
+    let _ended = Ended(lane);
+    let mut prefetch = None;
+    while let Some(batch) = lane.next_batch(prefetch.take()) {
+        prefetch = Some(lane.prefetch());
+        run(engine, lane, batch);
+    }
 }
 
-fn serve(engine: &Engine, queue: &Mutex<mpsc::Receiver<Job>>) {
-    loop {
-        // Held only while waiting; a replica that fails in `forward` does not poison it.
-        let job = match queue.lock() {
-            Ok(mut queue) => queue.blocking_recv(),
-            Err(_) => None,
-        };
-        let Some(job) = job else { return };
-        // A caller that gave up needs no answer.
-        if !job.reply.is_closed() {
-            let _ = job.reply.send(engine.forward(&job.rows, job.length));
-        }
+fn run(engine: &Engine, lane: &Lane, batch: Batch<Row>) {
+    let tokens = batch.tokens();
+    let started = Instant::now();
+    let answer = engine.forward(batch.rows.iter().map(|row| &row.encoded), batch.length);
+    lane.finished(tokens, started.elapsed());
+    match answer {
+        Ok(logits) => batch.rows.into_iter().zip(logits).for_each(|(row, logits)| row.answer(Ok(logits))),
+        Err(error) => batch.rows.into_iter().for_each(|row| row.answer(Err(error.clone()))),
+    }
+}
+
+/// Tells the lane that a thread has ended, be it by a panic.
+struct Ended<'l>(&'l Lane);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        self.0.replica_ended();
     }
 }

@@ -1,23 +1,34 @@
 //! Scores for pairs of product texts and for queries.
 
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
 use shared::{Intent, ModelId, Stage, Verdict};
-use tokio::task::spawn_blocking;
 
-use crate::batch::{Budget, plan};
+use crate::batch::Budget;
 use crate::encode::{EncodeError, Encoded, Encoder};
-use crate::engine::{Logits, Numeric};
+use crate::engine::{Numeric, RowLogits};
 use crate::golden::GoldenError;
+use crate::lane::{LaneOptions, RunError};
+use crate::malloc;
 use crate::manifest::{Artifact, Manifest, Refused, Thresholds};
-use crate::replica::{Replicas, RunError, Start, StartError};
+use crate::replica::{Model, Replicas, StartError};
+use crate::tokenise::{TokeniseError, Tokenisers};
 
-/// Tokens of one batch. Of 512, 1,024, 2,048 and 4,096 this one was the fastest for a core
+/// Throughput first. Of 512, 1,024, 2,048 and 4,096 tokens this was the fastest for a core
 /// in fp32 (by up to a quarter) and no slower than the others in bf16; larger activations
 /// leave the caches and are paged in anew each time.
-const BUDGET: Budget = Budget { tokens_max: 1_024, rows_max: 128 };
+const BULK: Budget =
+    Budget { tokens_max: 1_024, rows_max: 128, batch_tokens: 16, wait_max: Duration::from_millis(500) };
+const BULK_ROWS_MAX: usize = 8_192;
+/// Latency first: a query that comes while a batch runs waits for it, so batches are short.
+const ONLINE: Budget = Budget { tokens_max: 64, rows_max: 8, batch_tokens: 8, wait_max: Duration::from_millis(2) };
+const ONLINE_ROWS_MAX: usize = 2_048;
+/// Rows of one call that are tokenised together, while those before them are scored.
+const TOKENISED_ROWS: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScorerOptions {
@@ -29,8 +40,19 @@ pub struct ScorerOptions {
 impl Default for ScorerOptions {
     /// A replica for each core, and the numeric path that the CPU computes best.
     fn default() -> Self {
-        Self { replicas: available_parallelism().map_or(1, usize::from), numeric: Numeric::Auto }
+        Self { replicas: cores(), numeric: Numeric::Auto }
     }
+}
+
+fn cores() -> usize {
+    available_parallelism().map_or(1, NonZero::get)
+}
+
+/// Two scorers of one model, each with replicas of its own: a bulk batch takes many times
+/// the deadline of a query. Bulk replicas leave the CPU to online ones.
+pub struct Lanes {
+    pub online: Scorer,
+    pub bulk: Scorer,
 }
 
 /// Texts of two products, as [`shared::ProductText`] writes them. Their order is of no
@@ -66,6 +88,8 @@ pub enum LoadError {
     Tokenizer(#[from] EncodeError),
     #[error("the tokenizer does not reproduce the golden token ids")]
     Golden(#[from] GoldenError),
+    #[error("there is no thread to tokenise on")]
+    Thread(#[source] std::io::Error),
     #[error("a replica did not start")]
     Replica(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -87,6 +111,11 @@ pub enum ScoreError {
     Device { reason: String },
     #[error("the tokenizer failed")]
     Encode(#[from] EncodeError),
+    /// More waits than can be scored by the call's deadline; nothing of the call was.
+    #[error("too much waits already; try again in {retry_after:?}")]
+    Overloaded { retry_after: Duration },
+    #[error("the call's deadline has passed")]
+    Late,
     #[error("the scorer has stopped")]
     Stopped,
 }
@@ -96,7 +125,7 @@ impl ScoreError {
     pub fn is_fatal(&self) -> bool {
         match self {
             Self::Device { .. } | Self::Stopped => true,
-            Self::NonFinite { .. } | Self::Encode(_) => false,
+            Self::NonFinite { .. } | Self::Encode(_) | Self::Overloaded { .. } | Self::Late => false,
         }
     }
 }
@@ -105,36 +134,47 @@ impl From<RunError> for ScoreError {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Stopped => Self::Stopped,
+            RunError::Overloaded { retry_after } => Self::Overloaded { retry_after },
             RunError::Lost | RunError::Engine(_) => Self::Device { reason: error.to_string() },
         }
     }
 }
 
-/// A verified model with its replicas. Clones share them; the replicas end when the last
-/// clone drops.
+impl From<TokeniseError> for ScoreError {
+    fn from(error: TokeniseError) -> Self {
+        match error {
+            TokeniseError::Full => Self::Overloaded { retry_after: Duration::ZERO },
+            TokeniseError::Stopped => Self::Stopped,
+            TokeniseError::Encode(error) => Self::Encode(error),
+        }
+    }
+}
+
+/// A verified model with the replicas of one lane. Clones share them; the replicas end
+/// when the last clone drops. Rows of all callers share batches.
 #[derive(Clone)]
 pub struct Scorer {
     manifest: Arc<Manifest>,
-    encoder: Arc<Encoder>,
-    replicas: Replicas,
+    tokenisers: Tokenisers,
+    replicas: Arc<Replicas>,
     numeric: Numeric,
 }
 
 impl Scorer {
-    /// Loads the artifact in `folder`. Returns only after its files matched the manifest
-    /// and every replica reproduced the golden outputs. Blocks for a second or more.
+    /// Loads the artifact in `folder` with a lane for throughput. Returns only after its
+    /// files matched the manifest and every replica reproduced the golden outputs. Blocks
+    /// for a second or more.
     pub fn start(folder: &Path, options: ScorerOptions) -> Result<Self, LoadError> {
-        let Artifact { manifest, module, tokenizer, goldens } = Artifact::open(folder)?;
-        let encoder = Encoder::new(&tokenizer, manifest.pair_tokens_max, manifest.query_tokens_max)?;
-        let numeric = options.numeric.resolve();
-        let tolerance = match numeric {
-            Numeric::Bf16 => manifest.golden_tolerance.bf16,
-            Numeric::Fp32 | Numeric::Auto => manifest.golden_tolerance.fp32,
-        };
-        let goldens = goldens.encode(&encoder)?;
-        let replicas = Replicas::start(options.replicas, Start { module, numeric, goldens, tolerance })?;
-        tracing::info!(model = %manifest.model_id, %numeric, replicas = options.replicas, "model loaded");
-        Ok(Self { manifest: Arc::new(manifest), encoder: Arc::new(encoder), replicas, numeric })
+        Loaded::open(folder, options.numeric)?.lane(BULK, BULK_ROWS_MAX, options.replicas, false)
+    }
+
+    /// As [`Scorer::start`], with two lanes: `options` speak of the bulk one, which yields to
+    /// the other on CPU.
+    pub fn start_lanes(folder: &Path, online_replicas: usize, options: ScorerOptions) -> Result<Lanes, LoadError> {
+        let loaded = Loaded::open(folder, options.numeric)?;
+        let online = loaded.lane(ONLINE, ONLINE_ROWS_MAX, online_replicas, false)?;
+        let bulk = loaded.lane(BULK, BULK_ROWS_MAX, options.replicas, true)?;
+        Ok(Lanes { online, bulk })
     }
 
     pub fn model_id(&self) -> &ModelId {
@@ -150,10 +190,35 @@ impl Scorer {
         self.numeric
     }
 
-    /// Scores pairs; results are in the order of `pairs`. Must run inside a tokio runtime.
+    /// Scores pairs; results are in the order of `pairs`. Waits while the lane is full.
     pub async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
-        let rows = self.encode(move |encoder| encoder.pairs(&pairs)).await?;
-        let logits = run(&self.replicas, rows, |logits| logits.pair).await?;
+        self.pairs(pairs, None).await
+    }
+
+    /// As [`Scorer::score_pairs`], but [`ScoreError::Overloaded`] at once if the answer would
+    /// come after the deadline, and [`ScoreError::Late`] if it does not come before.
+    pub async fn score_pairs_by(&self, pairs: Vec<TextPair>, deadline: Instant) -> Result<Vec<PairScore>, ScoreError> {
+        self.pairs(pairs, Some(deadline)).await
+    }
+
+    /// Scores queries, which are normalised first; results are in the order of `queries`.
+    /// Waits while the lane is full.
+    pub async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
+        self.queries(queries, None).await
+    }
+
+    /// As [`Scorer::score_queries`], with a deadline as in [`Scorer::score_pairs_by`].
+    pub async fn score_queries_by(
+        &self,
+        queries: Vec<String>,
+        deadline: Instant,
+    ) -> Result<Vec<IntentScore>, ScoreError> {
+        self.queries(queries, Some(deadline)).await
+    }
+
+    async fn pairs(&self, pairs: Vec<TextPair>, deadline: Option<Instant>) -> Result<Vec<PairScore>, ScoreError> {
+        let logits = self.logits(pairs, deadline, Encoder::pairs).await?;
+        let logits = finite(logits.iter().map(|row| row.pair))?;
         let (thresholds, temperature) = (self.manifest.thresholds, self.manifest.temperature);
         let score = |logits: [f32; 2]| {
             let probability = duplicate_probability(logits, temperature);
@@ -162,46 +227,85 @@ impl Scorer {
         Ok(logits.into_iter().map(score).collect())
     }
 
-    /// Scores queries, which are normalised first; results are in the order of `queries`.
-    /// Must run inside a tokio runtime.
-    pub async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
-        let rows = self.encode(move |encoder| encoder.queries(&queries)).await?;
-        let logits = run(&self.replicas, rows, |logits| logits.intent).await?;
-        Ok(logits.into_iter().map(intent_score).collect())
+    async fn queries(&self, queries: Vec<String>, deadline: Option<Instant>) -> Result<Vec<IntentScore>, ScoreError> {
+        let logits = self.logits(queries, deadline, Encoder::queries).await?;
+        Ok(finite(logits.iter().map(|row| row.intent))?.into_iter().map(intent_score).collect())
     }
 
-    /// Tokenises off the runtime's own threads, which have deadlines to keep.
-    async fn encode<F>(&self, work: F) -> Result<Vec<Encoded>, ScoreError>
-    where
-        F: FnOnce(&Encoder) -> Result<Vec<Encoded>, EncodeError> + Send + 'static,
-    {
-        let encoder = Arc::clone(&self.encoder);
-        let rows = spawn_blocking(move || work(&encoder)).await.map_err(|_| ScoreError::Stopped)?;
-        Ok(rows?)
+    /// Logits of all items, in their order, by the deadline.
+    async fn logits<T: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        deadline: Option<Instant>,
+        encode: fn(&Encoder, &[T]) -> Result<Vec<Encoded>, EncodeError>,
+    ) -> Result<Vec<RowLogits>, ScoreError> {
+        let Some(at) = deadline else { return self.logits_in_time(items, None, encode).await };
+        let in_time = self.logits_in_time(items, deadline, encode);
+        tokio::time::timeout_at(at.into(), in_time).await.map_err(|_elapsed| ScoreError::Late)?
+    }
+
+    async fn logits_in_time<T: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        deadline: Option<Instant>,
+        encode: fn(&Encoder, &[T]) -> Result<Vec<Encoded>, EncodeError>,
+    ) -> Result<Vec<RowLogits>, ScoreError> {
+        let mut call = self.replicas.lane.call(deadline);
+        let mut items = items.into_iter();
+        while items.len() > 0 {
+            let chunk: Vec<T> = items.by_ref().take(TOKENISED_ROWS).collect();
+            let rows = self.tokenisers.encode(deadline.is_none(), move |encoder| encode(encoder, &chunk)).await?;
+            call.enter(rows).await?;
+        }
+        Ok(call.answers().await?)
     }
 }
 
-/// Logits of one head for all rows, in their order; all of them finite.
-async fn run<const N: usize>(
-    replicas: &Replicas,
-    rows: Vec<Encoded>,
-    head: impl Fn(Logits) -> Vec<[f32; N]>,
-) -> Result<Vec<[f32; N]>, ScoreError> {
-    let lengths: Vec<usize> = rows.iter().map(|row| row.ids.len()).collect();
-    let mut rows: Vec<Option<Encoded>> = rows.into_iter().map(Some).collect();
-    let mut pending = Vec::new();
-    for batch in plan(&lengths, BUDGET) {
-        let encoded = batch.rows.iter().filter_map(|&row| rows[row].take()).collect();
-        pending.push((batch.rows, replicas.submit(encoded, batch.length).await?));
+/// An artifact in memory, checked but for its outputs, which each lane's replicas check.
+struct Loaded {
+    manifest: Arc<Manifest>,
+    tokenisers: Tokenisers,
+    model: Arc<Model>,
+    numeric: Numeric,
+}
+
+impl Loaded {
+    fn open(folder: &Path, numeric: Numeric) -> Result<Self, LoadError> {
+        let artifact = Artifact::open(folder)?;
+        let Manifest { pair_tokens_max, query_tokens_max, golden_tolerance, .. } = artifact.manifest;
+        let encoder = Encoder::new(&artifact.tokenizer, pair_tokens_max, query_tokens_max)?;
+        let goldens = artifact.goldens.encode(&encoder)?;
+        let numeric = numeric.resolve();
+        let tolerance = match numeric {
+            Numeric::Bf16 => golden_tolerance.bf16,
+            Numeric::Fp32 | Numeric::Auto => golden_tolerance.fp32,
+        };
+        let model = Model::load(&artifact.module, numeric, goldens, tolerance)?;
+        artifact.verify_module()?;
+        malloc::keep_freed_blocks();
+        // Half a core tokenises more than a core scores.
+        let tokenisers = Tokenisers::start(encoder, cores().div_ceil(2)).map_err(LoadError::Thread)?;
+        Ok(Self { manifest: Arc::new(artifact.manifest), tokenisers, model: Arc::new(model), numeric })
     }
-    let mut out = vec![[f32::NAN; N]; lengths.len()];
-    for (batch_rows, answer) in pending {
-        for (row, logits) in batch_rows.into_iter().zip(head(answer.logits().await?)) {
-            out[row] = logits;
-        }
+
+    fn lane(&self, budget: Budget, rows_max: usize, replicas: usize, yields: bool) -> Result<Scorer, LoadError> {
+        let replicas = Replicas::start(&self.model, LaneOptions { budget, rows_max, replicas }, yields)?;
+        let Self { manifest, tokenisers, numeric, .. } = self;
+        tracing::info!(model = %manifest.model_id, %numeric, replicas = replicas.lane.options().replicas, "model loaded");
+        Ok(Scorer {
+            manifest: Arc::clone(manifest),
+            tokenisers: tokenisers.clone(),
+            replicas: Arc::new(replicas),
+            numeric: *numeric,
+        })
     }
-    match non_finite(&out) {
-        rows if rows.is_empty() => Ok(out),
+}
+
+/// The logits of one head, if all of them are finite.
+fn finite<const N: usize>(logits: impl Iterator<Item = [f32; N]>) -> Result<Vec<[f32; N]>, ScoreError> {
+    let logits: Vec<[f32; N]> = logits.collect();
+    match non_finite(&logits) {
+        rows if rows.is_empty() => Ok(logits),
         rows => Err(ScoreError::NonFinite { rows }),
     }
 }
@@ -241,50 +345,6 @@ fn intent_score(logits: [f32; 4]) -> IntentScore {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::SUMMING_MODULE;
-
-    /// Logits of the summing module for rows of the given ids, over two replicas.
-    async fn summed(ids: Vec<Vec<i64>>) -> Result<Vec<[f32; 2]>, ScoreError> {
-        let start =
-            Start { module: SUMMING_MODULE.to_vec(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
-        let replicas = Replicas::start(2, start).expect("the replicas start");
-        let rows = ids.into_iter().map(|ids| Encoded { types: vec![0; ids.len()], ids }).collect();
-        run(&replicas, rows, |logits| logits.pair).await
-    }
-
-    #[tokio::test]
-    async fn rows_come_back_in_their_order() {
-        let rows: Vec<Vec<i64>> = (1..=500).map(|i| (0..1 + i % 97).map(|_| i).collect()).collect();
-        let sums: Vec<f32> = rows.iter().map(|ids| ids.iter().sum::<i64>() as f32).collect();
-        let logits = summed(rows).await.expect("all rows are finite");
-        assert_eq!(logits.iter().map(|row| row[0]).collect::<Vec<_>>(), sums);
-    }
-
-    #[tokio::test]
-    async fn poison_rows_are_named_and_the_others_can_be_scored() {
-        let mut rows: Vec<Vec<i64>> = (1..=300).map(|i| vec![i; 1 + i as usize % 40]).collect();
-        for poison in [3, 177] {
-            rows[poison].fill(0);
-        }
-        match summed(rows.clone()).await {
-            Err(ScoreError::NonFinite { rows }) => assert_eq!(rows, vec![3, 177]),
-            other => panic!("two rows are poison: {other:?}"),
-        }
-        rows.retain(|ids| ids[0] != 0);
-        assert_eq!(summed(rows).await.expect("the others are finite").len(), 298);
-    }
-
-    #[tokio::test]
-    async fn a_failing_device_is_fatal() {
-        let start =
-            Start { module: SUMMING_MODULE.to_vec(), numeric: Numeric::Fp32, goldens: Vec::new(), tolerance: 1.0 };
-        let replicas = Replicas::start(1, start).expect("the replica starts");
-        let row = vec![Encoded { ids: vec![1; 9], types: vec![0; 9] }];
-        let pending = replicas.submit(row, 8).await.expect("the replica lives");
-        let error = ScoreError::from(pending.logits().await.expect_err("the row does not fit"));
-        assert!(matches!(error, ScoreError::Device { .. }) && error.is_fatal(), "{error}");
-        assert!(ScoreError::from(RunError::Lost).is_fatal() && ScoreError::from(RunError::Stopped).is_fatal());
-    }
 
     #[test]
     fn verdicts_hold_from_their_threshold_on() {

@@ -1,0 +1,222 @@
+use std::thread;
+
+use tokio::task::block_in_place;
+
+use super::*;
+use crate::engine::{Engine, Numeric, SUMMING_MODULE};
+use crate::replica::{Model, Replicas};
+
+const BUDGET: Budget = Budget { tokens_max: 64, rows_max: 100, batch_tokens: 0, wait_max: Duration::from_secs(3600) };
+
+fn options(replicas: usize) -> LaneOptions {
+    LaneOptions { budget: BUDGET, rows_max: 64, replicas }
+}
+
+/// Replicas of the module that sums the ids of each row.
+fn replicas(count: usize, options: LaneOptions) -> Replicas {
+    let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
+    let model = Arc::new(Model { engine: Arc::new(engine), goldens: Vec::new(), tolerance: 1.0 });
+    Replicas::start(&model, LaneOptions { replicas: count, ..options }, false).expect("the replicas start")
+}
+
+fn row(id: i64, length: usize) -> Encoded {
+    Encoded { ids: vec![id; length], types: vec![0; length] }
+}
+
+async fn summed(lane: &Arc<Lane>, rows: Vec<Encoded>) -> Result<Vec<f32>, RunError> {
+    let mut call = lane.call(None);
+    call.enter(rows).await?;
+    Ok(call.answers().await?.iter().map(|logits| logits.pair[0]).collect())
+}
+
+/// Answers a batch as a replica does: each row with its first id.
+fn answer(lane: &Lane, batch: Batch<Row>, took: Duration) {
+    lane.finished(batch.tokens(), took);
+    for row in batch.rows {
+        let logits = RowLogits { pair: [row.encoded.ids[0] as f32, 0.0], ..RowLogits::default() };
+        row.answer(Ok(logits));
+    }
+}
+
+/// A replica's next batch, which a replica waits for on a thread of its own.
+fn next(lane: &Lane) -> Option<Batch<Row>> {
+    block_in_place(|| lane.next_batch(None))
+}
+
+fn soon(after: Duration) -> Option<Instant> {
+    Some(Instant::now() + after)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_come_back_in_their_order_though_the_lane_is_smaller_than_the_call() {
+    let replicas = replicas(2, options(2));
+    let rows: Vec<Encoded> = (1..=500).map(|i| row(i, 1 + i as usize % 30)).collect();
+    let sums: Vec<f32> = rows.iter().map(|row| row.ids.iter().sum::<i64>() as f32).collect();
+    assert_eq!(summed(&replicas.lane, rows).await, Ok(sums));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_different_callers_share_a_batch() {
+    let lane = Lane::new(options(1));
+    let (mut one, mut other) = (lane.call(None), lane.call(None));
+    one.enter(vec![row(1, 8), row(2, 8)]).await.expect("there is room");
+    other.enter(vec![row(3, 8)]).await.expect("there is room");
+    let batch = next(&lane).expect("rows wait");
+    assert_eq!(batch.rows.len(), 3);
+    answer(&lane, batch, Duration::from_millis(1));
+    let first = |logits: Vec<RowLogits>| logits.iter().map(|row| row.pair[0]).collect::<Vec<_>>();
+    assert_eq!(first(one.answers().await.expect("answered")), [1.0, 2.0]);
+    assert_eq!(first(other.answers().await.expect("answered")), [3.0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_caller_left_are_not_scored() {
+    let lane = Lane::new(options(1));
+    let (mut leaves, mut stays) = (lane.call(None), lane.call(None));
+    leaves.enter((0..20).map(|_| row(1, 8)).collect()).await.expect("there is room");
+    stays.enter(vec![row(2, 8)]).await.expect("there is room");
+    drop(leaves);
+    let batch = next(&lane).expect("a row waits");
+    assert_eq!(batch.rows.len(), 1);
+    assert_eq!(batch.rows[0].encoded.ids[0], 2);
+    answer(&lane, batch, Duration::from_millis(1));
+    assert_eq!(lane.room.available_permits(), 64, "every row gave its room back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
+    let lane = Lane::new(options(1));
+    let mut call = lane.call(None);
+    call.enter(vec![row(1, 8)]).await.expect("there is room");
+    let running = next(&lane).expect("a row waits");
+    let mut prefetch = lane.prefetch();
+    call.enter((0..7).map(|_| row(2, 8)).collect()).await.expect("there is room");
+    assert!(prefetch.try_recv().is_err(), "7 of 8 rows are no full batch");
+    call.enter(vec![row(3, 8)]).await.expect("there is room");
+    answer(&lane, running, Duration::from_millis(1));
+    let next = block_in_place(|| lane.next_batch(Some(prefetch))).expect("it was prefetched");
+    assert_eq!(next.rows.len(), 8);
+    answer(&lane, next, Duration::from_millis(1));
+    assert_eq!(call.answers().await.expect("answered").len(), 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_replica_goes_before_a_busy_one() {
+    let lane = Lane::new(options(2));
+    let mut call = lane.call(None);
+    call.enter(vec![row(1, 8)]).await.expect("there is room");
+    let running = next(&lane).expect("a row waits");
+    let mut prefetch = lane.prefetch();
+    let idle = {
+        let lane = Arc::clone(&lane);
+        thread::spawn(move || lane.next_batch(None).map(|batch| answer(&lane, batch, Duration::from_millis(1))))
+    };
+    while lane.lock().idle.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    call.enter((0..8).map(|_| row(2, 8)).collect()).await.expect("there is room");
+    assert!(idle.join().expect("the thread does not panic").is_some());
+    assert!(prefetch.try_recv().is_err());
+    answer(&lane, running, Duration::from_millis(1));
+    assert_eq!(call.answers().await.expect("answered").len(), 9);
+}
+
+/// At a measured 1,000 tokens a second, 40 tokens ahead and 8 of its own take 48 ms.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_cannot_be_kept_is_refused_with_the_time_to_wait() {
+    let lane = Lane::new(options(1));
+    let mut first = lane.call(None);
+    first.enter(vec![row(1, 8)]).await.expect("there is room");
+    let batch = next(&lane).expect("a row waits");
+    answer(&lane, batch, Duration::from_millis(8));
+    first.enter((0..5).map(|_| row(2, 8)).collect()).await.expect("there is room");
+
+    let refused = lane.call(soon(Duration::from_millis(20))).enter(vec![row(3, 8)]).await;
+    let Err(RunError::Overloaded { retry_after }) = refused else { panic!("20 ms are too few: {refused:?}") };
+    assert!(retry_after >= Duration::from_millis(28) && retry_after <= Duration::from_millis(48), "{retry_after:?}");
+    let mut patient = lane.call(soon(Duration::from_secs(5)));
+    assert_eq!(patient.enter(vec![row(3, 8)]).await, Ok(()));
+    assert_eq!(lane.lock().waiting.tokens(), 48, "the refused row did not enter");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_lane_tries_whatever_the_deadline() {
+    let lane = Lane::new(options(1));
+    let mut slow = lane.call(None);
+    slow.enter(vec![row(1, 8)]).await.expect("there is room");
+    let batch = next(&lane).expect("a row waits");
+    answer(&lane, batch, Duration::from_secs(8));
+    let mut call = lane.call(soon(Duration::from_millis(1)));
+    assert_eq!(call.enter(vec![row(2, 8)]).await, Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_lane_refuses_calls_with_a_deadline_and_holds_up_others() {
+    let lane = Lane::new(options(1));
+    let mut filling = lane.call(None);
+    filling.enter((0..64).map(|_| row(1, 8)).collect()).await.expect("there is room");
+    let refused = lane.call(soon(Duration::from_secs(60))).enter(vec![row(2, 8)]).await;
+    assert!(matches!(refused, Err(RunError::Overloaded { .. })), "{refused:?}");
+
+    let mut waiting = lane.call(None);
+    let mut entering = std::pin::pin!(waiting.enter(vec![row(3, 8)]));
+    assert!(futures_poll(entering.as_mut()).await.is_none(), "there is no room");
+    let batch = next(&lane).expect("rows wait");
+    answer(&lane, batch, Duration::from_millis(1));
+    assert_eq!(entering.await, Ok(()));
+}
+
+/// One poll of a future: its output if it is ready.
+async fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Output> {
+    let mut future = Some(future);
+    std::future::poll_fn(|context| {
+        let polled = future.take().expect("it is polled once").poll(context);
+        std::task::Poll::Ready(match polled {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_does_not_fit_fails_its_batch_alone() {
+    let lane = Lane::new(options(1));
+    let mut call = lane.call(None);
+    call.enter(vec![row(1, 8)]).await.expect("there is room");
+    let batch = next(&lane).expect("a row waits");
+    let error = EngineError { reason: "lost".to_owned() };
+    lane.finished(batch.tokens(), Duration::from_millis(1));
+    batch.rows.into_iter().for_each(|row| row.answer(Err(error.clone())));
+    assert_eq!(call.answers().await, Err(RunError::Engine(error)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_replicas_callers_hear_of_it() {
+    let lane = Lane::new(options(2));
+    let mut waits = lane.call(None);
+    waits.enter(vec![row(1, 8)]).await.expect("there is room");
+    let in_hand = next(&lane).expect("a row waits");
+    let mut left = lane.call(None);
+    left.enter(vec![row(2, 8)]).await.expect("there is room");
+    drop(in_hand);
+    assert_eq!(waits.answers().await, Err(RunError::Lost));
+    lane.replica_ended();
+    assert!(!lane.lock().is_closed, "one replica is left");
+    lane.replica_ended();
+    assert_eq!(left.answers().await, Err(RunError::Lost));
+    assert_eq!(lane.call(None).enter(vec![row(3, 8)]).await, Err(RunError::Stopped));
+    assert!(next(&lane).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_end_with_their_handle() {
+    let replicas = replicas(2, options(2));
+    let lane = Arc::clone(&replicas.lane);
+    assert_eq!(summed(&lane, vec![row(4, 3)]).await, Ok(vec![12.0]));
+    drop(replicas);
+    while lane.lock().replicas_alive > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(summed(&lane, vec![row(4, 3)]).await, Err(RunError::Stopped));
+}

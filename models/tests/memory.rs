@@ -1,0 +1,49 @@
+//! How much memory replicas need: they share one copy of the weights.
+
+use std::path::Path;
+use std::process::Command;
+
+use models::{Numeric, Scorer, ScorerOptions};
+
+/// Tells the child process how many replicas to start.
+const CHILD_REPLICAS: &str = "MEMORY_CHILD_REPLICAS";
+const TEST: &str = "two_replicas_hold_one_copy_of_the_weights";
+
+/// Peak memory above that of the process before it loaded, in KiB.
+fn peak_kib(replicas: usize) -> u64 {
+    let output = Command::new(std::env::current_exe().expect("a running test has a path"))
+        .args([TEST, "--exact", "--nocapture"])
+        .env(CHILD_REPLICAS, replicas.to_string())
+        .output()
+        .expect("the child runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    let number = said.split("peak KiB: ").nth(1).and_then(|rest| rest.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("the child said {said}"))
+}
+
+#[expect(clippy::print_stdout, reason = "what the parent reads, and a figure for people")]
+#[test]
+fn two_replicas_hold_one_copy_of_the_weights() {
+    let artifact = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v2");
+    if let Some(replicas) = std::env::var_os(CHILD_REPLICAS) {
+        let replicas = replicas.to_str().and_then(|text| text.parse().ok()).expect("a number");
+        let before = high_water_kib();
+        let scorer = Scorer::start(&artifact, ScorerOptions { replicas, numeric: Numeric::Fp32 }).expect("it loads");
+        println!("peak KiB: {} above {before}", high_water_kib() - before);
+        drop(scorer);
+        return;
+    }
+    // The file holds bfloat16.
+    let weights_kib = 2 * std::fs::metadata(artifact.join("model.ts")).expect("readable").len() / 1024;
+    let (one, two) = (peak_kib(1), peak_kib(2));
+    println!(
+        "weights {weights_kib} KiB in fp32; peak above the empty process {one} KiB with 1 replica, {two} KiB with 2"
+    );
+    assert!(two < one + weights_kib * 3 / 10, "{two} KiB with 2 replicas, {one} KiB with 1");
+}
+
+fn high_water_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has it");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux counts peak memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+}
