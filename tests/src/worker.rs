@@ -89,7 +89,7 @@ impl Worker {
     }
 }
 
-/// The release binary beside the test binary; `make test` builds it first.
+/// The binary beside the test binary; `make test` builds it first.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
     let path = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("catalog-labels");

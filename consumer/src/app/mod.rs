@@ -1,6 +1,7 @@
 //! The command line and its commands.
 
 pub mod backfill;
+pub mod check;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
@@ -8,6 +9,7 @@ pub mod health;
 pub mod key_epoch;
 pub mod lookup;
 pub mod sample;
+pub mod tables;
 pub mod telemetry;
 pub mod texts;
 pub mod tokens;
@@ -31,6 +33,8 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Backfill(backfill::Args),
+    /// Look at configuration, model, devices, tables, queues and permissions, and change nothing
+    Check(check::Args),
     /// Label a sample catalog end to end on this machine and print the result
     Demo(demo::Args),
     /// Judge the shipped model, or blocking, on labelled data
@@ -39,6 +43,8 @@ pub enum Command {
     KeyEpoch(key_epoch::Args),
     /// Show a product's duplicates or a query's intent
     Lookup(lookup::Args),
+    /// Print the definition of the tables as JSON
+    Tables(tables::Args),
     /// Print the text that the model reads of each product (NDJSON in, NDJSON out)
     Texts(texts::Args),
     /// Print the token ids and types that the model reads of texts (NDJSON in, NDJSON out)
@@ -51,10 +57,12 @@ impl Cli {
     pub fn run(self) -> CommandResult {
         match self.command {
             Command::Backfill(args) => backfill::run(args),
+            Command::Check(args) => check::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::KeyEpoch(args) => key_epoch::run(args),
             Command::Lookup(args) => lookup::run(args),
+            Command::Tables(args) => tables::run(args),
             Command::Texts(args) => texts::run(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Worker(args) => worker::run(args),

@@ -5,4 +5,4 @@ pub mod dynamo;
 mod sqs;
 
 pub use client::{AwsOptions, ErrorClass, classify, sdk_config, sqs_client};
-pub use sqs::{CreatedQueue, SqsQueue, create_queue_with_dead_letter};
+pub use sqs::{CreatedQueue, QueueSettings, Redrive, SqsQueue, create_queue_with_dead_letter};

@@ -1,5 +1,7 @@
 //! [`Queue`] on SQS.
 
+mod audit;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
@@ -16,6 +18,8 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use jiff::Timestamp;
+
+pub use self::audit::{QueueSettings, Redrive};
 
 use super::client::{ErrorClass, classify};
 use crate::metric;

@@ -4,6 +4,7 @@
 //! something is consistent; every write that could lose to a newer one carries a condition
 //! and says how it went instead of failing.
 
+mod audit;
 mod batch;
 mod codec;
 pub mod embedded;
