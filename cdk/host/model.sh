@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Keeps the model of this host at the pointer, an SSM parameter that holds
+# {"id": ..., "uri": "s3://...", "sha256": ...}.
+#
+#   model.sh install   puts the model in place; workers are not running yet
+#   model.sh follow    rolls a moved pointer out, one worker at a time; a worker that does
+#                      not become ready rolls the host back, and that model is not tried again
+here=$(dirname "$(readlink -f "$0")")
+# shellcheck source=host.sh
+source "$here/host.sh"
+# shellcheck source=/dev/null
+source "$ETC/host.env"
+
+link=$STATE/model
+refused=$STATE/refused-models
+
+# Prints the folder of the model that the pointer names, fetched and checked.
+wanted_folder() {
+    local pointer uri sha256 folder
+    pointer=$(aws ssm get-parameter --name "$MODEL_POINTER" --query Parameter.Value --output text)
+    uri=$(field uri <<<"$pointer")
+    sha256=$(field sha256 <<<"$pointer")
+    folder=$STATE/models/$sha256
+    if grep -qxF "$folder" "$refused" 2>/dev/null; then
+        say "$MODEL_POINTER names $uri, which was rolled back here before; move the pointer"
+        return 1
+    fi
+    if [[ ! -d $folder ]]; then
+        fetch "$uri" "$STATE/model.tar.gz" "$sha256"
+        unpack "$STATE/model.tar.gz" "$folder"
+        rm "$STATE/model.tar.gz"
+    fi
+    check_files "$folder" || { echo "$folder" >>"$refused"; return 1; }
+    echo "$folder"
+}
+
+# The binary reads the manifest and the digest of every file, with the workers' environment.
+check_files() (
+    set -a
+    # shellcheck source=/dev/null
+    source "$ETC/worker.env"
+    CATALOG_LABELS_ARTIFACT=$1 LD_LIBRARY_PATH=$OPT/current/lib "$OPT/current/bin/catalog-labels" check --config-only >&2
+)
+
+# Restarts the workers one at a time, so that the host goes on meanwhile.
+restart_workers() {
+    local unit
+    for unit in $(workers); do
+        systemctl restart "$unit" || return 1
+        wait_ready "$unit" || return 1
+    done
+}
+
+follow() {
+    local previous wanted
+    previous=$(readlink "$link")
+    wanted=$(wanted_folder)
+    [[ $wanted != "$previous" ]] || return 0
+    say "rolling out $wanted"
+    point "$link" "$wanted"
+    if restart_workers; then
+        say "rolled out $wanted"
+        return 0
+    fi
+    say "rolling back to $previous"
+    echo "$wanted" >>"$refused"
+    point "$link" "$previous"
+    restart_workers || say "the previous model is not ready either"
+    return 1
+}
+
+case ${1:-} in
+    install)
+        folder=$(wanted_folder)
+        point "$link" "$folder"
+        ;;
+    follow) follow ;;
+    *)
+        say "usage: model.sh install|follow"
+        exit 2
+        ;;
+esac

@@ -1,0 +1,25 @@
+/** Where things lie on a host, for units, scripts and tests alike. */
+
+export const OPT = '/opt/catalog-labels';
+/** Link to the release in use: bin/ and lib/. */
+export const RELEASE = `${OPT}/current`;
+/** Scripts of `cdk/host`. */
+export const SCRIPTS = `${OPT}/host`;
+/** Link to the model in use. */
+export const MODEL = '/var/lib/catalog-labels/model';
+export const ETC = '/etc/catalog-labels';
+/** JSON lines of the workers, a file for each chip. */
+export const LOGS = '/var/log/catalog-labels';
+
+/** Health, readiness and metrics of the worker on chip 0; chip i has this plus i. */
+export const WORKER_PORT = 9090;
+/** neuron-monitor-prometheus.py. */
+export const NEURON_MONITOR_PORT = 9190;
+/** The online service. */
+export const INTENT_PORT = 8080;
+
+export const workerUnit = (chip: number) => `catalog-labels-worker-${chip}.service`;
+
+/** Lifecycle hooks of the fleet: the first is answered by install.sh, the second by the worker or drain.sh. */
+export const LAUNCH_HOOK = 'install';
+export const DRAIN_HOOK = 'drain';

@@ -1,0 +1,88 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { describe, expect, it } from 'vitest';
+
+import { prometheusConfig } from '../lib/build/agent.ts';
+import { writeHostFolder } from '../lib/build/host.ts';
+import { unitsOf, visibleCores, workerMemoryMib } from '../lib/build/systemd.ts';
+import { INF1, INF1_SIZES } from '../lib/config/inf1.ts';
+import { CONFIG } from './app.ts';
+
+const DRAIN_SECONDS = 60;
+/** Of ten; systemd calls up to 2.0 "OK", its best mark but for "SAFE". */
+const EXPOSURE_MAX = 2.0;
+const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0;
+
+/** The units of a size in a folder, with what they start replaced by something that is there. */
+function written(size: (typeof INF1_SIZES)[number]): { folder: string; names: string[] } {
+  const folder = mkdtempSync(join(tmpdir(), 'catalog-labels-units-'));
+  const units = unitsOf(size, DRAIN_SECONDS);
+  for (const [name, text] of Object.entries(units)) {
+    writeFileSync(join(folder, name), text.replaceAll(/\/opt\/catalog-labels\/(current\/bin\/catalog-labels|host\/\w+\.sh)/g, '/bin/true'));
+  }
+  return { folder, names: Object.keys(units) };
+}
+
+describe.each(INF1_SIZES)('units of an %s', (size) => {
+  const { chips, memoryMib, vcpus } = INF1[size];
+  const workers = Object.entries(unitsOf(size, DRAIN_SECONDS)).filter(([name]) => /-worker-\d+\.service$/.test(name));
+  const values = (name: string) => workers.map(([_name, text]) => new RegExp(`^${name}=(.*)$`, 'm').exec(text)?.[1] as string);
+
+  it('start one worker for each chip, on cores and a device of its own', () => {
+    expect(workers).toHaveLength(chips);
+    expect(values('Environment=NEURON_RT_VISIBLE_CORES')).toEqual(Array.from({ length: chips }, (_, chip) => visibleCores(chip)));
+    expect(values('DeviceAllow')).toEqual(Array.from({ length: chips }, (_, chip) => `/dev/neuron${chip} rw`));
+    expect(new Set(values('Environment=CATALOG_LABELS_HEALTH_ADDRESS')).size).toBe(chips);
+    expect(values('CPUAffinity').at(-1)?.split('-')[1]).toBe(String(vcpus - 1));
+  });
+
+  it('leave the host memory of its own', () => {
+    expect(workerMemoryMib(size) * chips).toBeLessThanOrEqual(memoryMib - 1_024);
+    for (const limit of values('MemoryMax')) expect(limit).toBe(`${workerMemoryMib(size)}M`);
+  });
+
+  it('wait for a drain before they kill', () => {
+    for (const seconds of values('TimeoutStopSec')) expect(Number(seconds)).toBeGreaterThan(DRAIN_SECONDS);
+  });
+
+  it('let the worker answer the drain hook where it is alone, and a script where it is not', () => {
+    const answers = workers.filter(([_name, text]) => text.includes('CATALOG_LABELS_LIFECYCLE_HOOK=drain'));
+    expect(answers).toHaveLength(chips === 1 ? 1 : 0);
+    expect('catalog-labels-drain.service' in unitsOf(size, DRAIN_SECONDS)).toBe(chips > 1);
+  });
+
+  it('are all scraped', () => {
+    const jobs = JSON.parse(prometheusConfig(size, 'test')).scrape_configs;
+    const ports = values('Environment=CATALOG_LABELS_HEALTH_ADDRESS');
+    expect(jobs[0].static_configs[0]).toEqual({ targets: ports, labels: { stage: 'test' } });
+  });
+
+  it.skipIf(!hasSystemd)('are accepted by systemd-analyze verify', () => {
+    const { folder, names } = written(size);
+    const verified = spawnSync('systemd-analyze', ['verify', ...names.map((name) => join(folder, name))], { encoding: 'utf8' });
+    expect(verified.stdout + verified.stderr).toBe('');
+    expect(verified.status).toBe(0);
+  });
+
+  it.skipIf(!hasSystemd)('expose little by systemd-analyze security', () => {
+    const { folder, names } = written(size);
+    for (const name of names.filter((name) => name.endsWith('.service') && !/-worker-[1-9]/.test(name))) {
+      const arguments_ = ['security', '--offline=true', `--threshold=${EXPOSURE_MAX * 10}`, '--no-pager', join(folder, name)];
+      const analysed = spawnSync('systemd-analyze', arguments_, { encoding: 'utf8' });
+      expect(analysed.status, analysed.stdout.trim().split('\n').at(-1)).toBe(0);
+    }
+  });
+});
+
+describe('the host folder', () => {
+  it('has every file in its sums, and comes out the same twice', () => {
+    const [first, second] = [writeHostFolder(CONFIG), writeHostFolder(CONFIG)];
+    expect(first.sums).toBe(second.sums);
+    execFileSync('sha256sum', ['--check', '--quiet', '--strict', 'SHA256SUMS'], { cwd: first.path });
+    const listed = readFileSync(join(first.path, 'SHA256SUMS'), 'utf8').trim().split('\n').length;
+    expect(listed).toBe(Number(execFileSync('sh', ['-c', 'find . -type f | wc -l'], { cwd: first.path, encoding: 'utf8' })) - 1);
+  });
+});

@@ -1,0 +1,121 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
+import { describe, expect, it } from 'vitest';
+
+import { agentConfig } from '../lib/build/agent.ts';
+import { AGES, NAMESPACE, NEURON_DECLARATIONS, WORKER_DECLARATIONS } from '../lib/build/metrics.ts';
+import { CDK_FOLDER } from '../lib/config/read.ts';
+import { CONFIG, only, type Properties, template } from './app.ts';
+
+const doc = (name: string) => readFileSync(join(CDK_FOLDER, '../docs', name), 'utf8');
+const alarms = (): Properties[] => Object.values(template('observability').findResources('AWS::CloudWatch::Alarm')).map((alarm) => alarm.Properties);
+const alarm = (name: string): Properties => only('observability', 'AWS::CloudWatch::Alarm', ({ AlarmName }) => AlarmName === `catalog-labels-test-${name}`);
+const metricsOf = (watch: Properties): Properties[] =>
+  watch.Metrics?.flatMap(({ MetricStat }: Properties) => MetricStat?.Metric ?? []) ?? [watch];
+
+/** Kind and labels of each metric in the worker's typed list, of which docs/METRICS.md is the page. */
+function typedList(): Map<string, { kind: string; what: string }> {
+  const rows = doc('METRICS.md').matchAll(/^\| `(\w+)` \| (\w+) \| \w+ \| \w+ \| (.*) \|$/gm);
+  return new Map([...rows].map(([, name, kind, what]) => [name as string, { kind: kind as string, what: what as string }]));
+}
+
+/** Headings of the runbook as links name them. */
+function sections(): string[] {
+  return [...doc('RUNBOOK.md').matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
+    (heading as string).toLowerCase().replace(/[^\w\s-]/g, '').trim().replace(/\s/g, '-'),
+  );
+}
+
+describe('metrics', () => {
+  it.each(WORKER_DECLARATIONS.flatMap(({ metrics, dimensions }) => metrics.map((metric) => [metric, dimensions] as const)))(
+    '%s by %s is in the typed list, and the agent publishes its kind',
+    (metric, dimensions) => {
+      const entry = typedList().get(metric);
+      expect(entry, `${metric} is not in docs/METRICS.md`).toBeDefined();
+      // The CloudWatch agent drops histograms.
+      expect(['Counter', 'Gauge']).toContain(entry?.kind);
+      for (const label of dimensions.filter((name) => name !== 'stage')) expect(entry?.what).toContain(label);
+    },
+  );
+
+  it('are declared to the agent under the names that alarms and dashboard read', () => {
+    const { emf_processor } = JSON.parse(agentConfig('test', '/log')).logs.metrics_collected.prometheus;
+    expect(emf_processor.metric_namespace).toBe(NAMESPACE);
+    const declared = new Set(
+      emf_processor.metric_declaration.flatMap(({ metric_selectors, dimensions }: Properties) =>
+        metric_selectors.map((selector: string) => `${selector.slice(1, -1)} by ${[...dimensions[0]].sort()}`),
+      ),
+    );
+    const own = alarms().flatMap(metricsOf).filter(({ Namespace }) => Namespace === NAMESPACE);
+    expect(own.length).toBeGreaterThan(4);
+    for (const { MetricName, Dimensions } of own) {
+      expect(declared).toContain(`${MetricName} by ${Dimensions.map(({ Name }: Properties) => Name).sort()}`);
+    }
+    const dashboard = JSON.stringify(only('observability', 'AWS::CloudWatch::Dashboard').DashboardBody);
+    const shown = [...dashboard.matchAll(/\\"CatalogLabels\\",\\"(\w+)\\"/g)].map(([, name]) => name);
+    expect(shown.length).toBeGreaterThan(4);
+    const names = new Set([...declared].map((declaration) => String(declaration).split(' by ')[0]));
+    for (const name of shown) expect(names).toContain(name);
+  });
+
+  it('count ages at the bounds that the worker names', () => {
+    const what = typedList().get('events_by_age_total')?.what;
+    expect(/\(([^)]*)\)/.exec(what ?? '')?.[1]?.split(', ')).toEqual(Object.keys(AGES));
+    // An alarm reads ten metrics at most.
+    for (const watch of alarms()) expect(metricsOf(watch).length).toBeLessThanOrEqual(10);
+  });
+
+  it('of the device are those of the Neuron tools', () => {
+    const known = ['neuroncore_utilization_ratio', 'execution_errors_total', 'neuron_runtime_memory_used_bytes'];
+    expect(NEURON_DECLARATIONS.flatMap(({ metrics }) => metrics)).toEqual(known);
+  });
+});
+
+describe('alarms', () => {
+  it('each say what they mean and link to a section of the runbook that exists', () => {
+    expect(alarms().length).toBeGreaterThan(12);
+    for (const { AlarmDescription, AlarmName } of alarms()) {
+      const section = /^[A-Z].*\. https:\/\/\S+#(\S+)$/.exec(AlarmDescription)?.[1];
+      expect(sections(), `${AlarmName}: ${AlarmDescription}`).toContain(section);
+    }
+  });
+
+  it('each tell somebody, when they begin and when they end', () => {
+    for (const { AlarmActions, OKActions } of alarms()) expect([AlarmActions.length, OKActions.length]).toEqual([1, 1]);
+    expect(only('observability', 'AWS::SNS::Subscription')).toMatchObject({ Protocol: 'email', Endpoint: CONFIG.alarms.email });
+  });
+
+  it.each([
+    ['catalog-oldest-message', 'ApproximateAgeOfOldestMessage', 2 * CONFIG.worker.freshnessSeconds],
+    ['queries-oldest-message', 'ApproximateAgeOfOldestMessage', 2 * CONFIG.worker.freshnessSeconds],
+    ['catalog-in-flight', 'ApproximateNumberOfMessagesNotVisible', 96_000],
+    ['bulk-in-flight', 'ApproximateNumberOfMessagesNotVisible', 96_000],
+    ['dead-letters', 'ApproximateNumberOfMessagesVisible', 0],
+    ['undelivered', 'ApproximateNumberOfMessagesVisible', 0],
+    ['catalog-stale', 'events_by_age_total', CONFIG.alarms.stalePercentMax],
+    ['queries-stale', 'events_by_age_total', CONFIG.alarms.stalePercentMax],
+    ['fatal-faults', 'event_failures_total', 0],
+    ['device-errors', 'execution_errors_total', 0],
+    ['fleet-below-floor', 'GroupInServiceCapacity', CONFIG.worker.chipsMin],
+    ['intent-p99', 'TargetResponseTime', CONFIG.intent.p99Milliseconds / 1_000],
+    ['cost-per-million-labels', 'label_items_written_total', CONFIG.alarms.dollarsPerMillionLabelsMax],
+    ['bulk-failed', 'ExecutionsFailed', 0],
+    ['function-errors', 'Errors', 0],
+  ])('%s watches %s at %d', (name, metric, threshold) => {
+    const found = alarm(name);
+    expect(metricsOf(found).map(({ MetricName }) => MetricName)).toContain(metric);
+    expect(found.Threshold).toBe(threshold);
+  });
+
+  it('take silence of a fleet with a floor for a failure, and other silence for rest', () => {
+    expect(alarm('fleet-below-floor').TreatMissingData).toBe('breaching');
+    expect(alarm('dead-letters').TreatMissingData).toBe('notBreaching');
+  });
+
+  it('go to a topic that is encrypted with a key that CloudWatch may use', () => {
+    expect(only('observability', 'AWS::SNS::Topic').KmsMasterKeyId).toBeDefined();
+    const statements: Properties[] = only('observability', 'AWS::KMS::Key').KeyPolicy.Statement;
+    expect(statements.some(({ Principal }) => Principal.Service === 'cloudwatch.amazonaws.com')).toBe(true);
+  });
+});

@@ -1,0 +1,227 @@
+/**
+ * The scripts of a host, run for real in a folder that stands for its root; only AWS, systemd
+ * and HTTP are stood in for, by small programs that note how they were called.
+ */
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { dirname, join } from 'node:path';
+
+import { beforeEach, describe, expect, it } from 'vitest';
+
+import { writeHostFolder } from '../lib/build/host.ts';
+import { sha256 } from '../lib/build/release.ts';
+import { CDK_FOLDER } from '../lib/config/read.ts';
+import { CONFIG } from './app.ts';
+
+const STANDINS: Record<string, string> = {
+  aws: `echo "aws $*" >>"$ROOT/calls"
+case "$1 $2" in
+  's3 cp') cp "$ROOT/bucket/\${4#s3://}" "$5" ;;
+  'ssm get-parameter') cat "$ROOT/pointer" ;;
+  'ssm get-parameter-history') echo '{"id":"before"}' ;;
+  'sts get-caller-identity') echo 123456789012 ;;
+esac`,
+  // A worker is ready unless the model it runs says that it breaks.
+  curl: `case "$*" in
+  *api/token*) echo token ;;
+  *instance-type*) cat "$ROOT/instance-type" ;;
+  *instance-id*) echo i-1 ;;
+  *target-lifecycle-state*) echo Terminated ;;
+  *readyz*) [[ ! -e $ROOT/var/lib/catalog-labels/model/breaks ]] ;;
+  *metrics*) cat "$ROOT/metrics" ;;
+  *) exit 22 ;;
+esac`,
+  systemctl: 'echo "systemctl $*" >>"$ROOT/calls"',
+  'amazon-cloudwatch-agent-ctl': 'echo "agent $*" >>"$ROOT/calls"',
+  id: 'exit 0',
+};
+
+/** Says its version, and accepts a model that has a manifest. */
+const BINARY = `#!/bin/bash
+case "$1" in
+  --version) echo 'catalog-labels 0.1.0' ;;
+  check) [[ -e $CATALOG_LABELS_ARTIFACT/manifest.json && $2 == --config-only && -n $CATALOG_LABELS_REGION ]] ;;
+esac
+`;
+
+/** A good model, other than the first. */
+const OTHER = { 'manifest.json': '{"model_id": "other"}' };
+
+let root: string;
+
+function write(path: string, text: string, mode = 0o644): void {
+  mkdirSync(dirname(join(root, path)), { recursive: true });
+  writeFileSync(join(root, path), text);
+  chmodSync(join(root, path), mode);
+}
+
+/** An archive in the bucket with these files; gives its digest. */
+function upload(name: string, files: Record<string, string>): string {
+  for (const [path, text] of Object.entries(files)) write(`archives/${name}/${path}`, text, 0o755);
+  mkdirSync(join(root, 'bucket/b'), { recursive: true });
+  const archive = join(root, 'bucket/b', name);
+  execFileSync('tar', ['--sort=name', '--mtime=@0', '-cf', `${archive}.tar`, '-C', join(root, 'archives', name), '.']);
+  writeFileSync(archive, execFileSync('gzip', ['-nc', `${archive}.tar`]));
+  return sha256(readFileSync(archive));
+}
+
+function publish(name: string, files: Record<string, string>): string {
+  const digest = upload(name, files);
+  write('pointer', JSON.stringify({ id: name, uri: `s3://b/${name}`, sha256: digest }));
+  return join(root, 'var/lib/catalog-labels/models', digest);
+}
+
+function run(script: string, ...more: string[]): { status: number | null; output: string } {
+  const env = { PATH: `${join(root, 'bin')}:${process.env.PATH}`, ROOT: root, READY_SECONDS: '0', POLL_SECONDS: '0.01' };
+  const { status, stdout, stderr } = spawnSync('bash', [join(root, 'boot', script), ...more], { env, encoding: 'utf8' });
+  return { status, output: stdout + stderr };
+}
+
+const calls = (): string[] => (existsSync(join(root, 'calls')) ? readFileSync(join(root, 'calls'), 'utf8').trim().split('\n') : []);
+const model = () => readlinkSync(join(root, 'var/lib/catalog-labels/model'));
+
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), 'catalog-labels-root-'));
+  for (const [name, body] of Object.entries(STANDINS)) write(`bin/${name}`, `#!/bin/bash\n${body}\n`, 0o755);
+  cpSync(writeHostFolder(CONFIG).path, join(root, 'boot'), { recursive: true });
+  write('instance-type', 'inf1.6xlarge');
+  write('metrics', '');
+  write('etc/catalog-labels/worker.env', 'CATALOG_LABELS_REGION=eu-west-1\n');
+  const release = upload('release.tar.gz', { 'bin/catalog-labels': BINARY });
+  const host = { GROUP: 'g', LAUNCH_HOOK: 'install', DRAIN_HOOK: 'drain', MODEL_POINTER: '/p', RELEASE_URI: 's3://b/release.tar.gz', RELEASE_SHA256: release };
+  write('etc/catalog-labels/host.env', Object.entries(host).map(([name, value]) => `${name}=${value}\n`).join(''));
+});
+
+describe('install.sh', () => {
+  it('puts release, model and units in place, waits for every worker, and answers the hook', () => {
+    const folder = publish('first', { 'manifest.json': '{}' });
+    const { status, output } = run('install.sh');
+    expect(status, output).toBe(0);
+    expect(model()).toBe(folder);
+    expect(existsSync(join(root, 'opt/catalog-labels/current/bin/catalog-labels'))).toBe(true);
+    expect(existsSync(join(root, 'etc/systemd/system/catalog-labels-worker-3.service'))).toBe(true);
+    expect(calls()).toContain('systemctl enable --now catalog-labels.target');
+    expect(calls().at(-1)).toContain('complete-lifecycle-action --lifecycle-action-result CONTINUE --instance-id i-1 --lifecycle-hook-name install');
+  });
+
+  it.each([
+    ['a release that is not the one of the template', () => write('bucket/b/release.tar.gz', 'other')],
+    ['a model that is not the one of the pointer', () => write('bucket/b/first', 'other')],
+    ['a model that the binary refuses', () => publish('second', { README: 'no manifest' })],
+    ['a size that it has no units for', () => write('instance-type', 'm5.large')],
+    ['a worker that does not become ready', () => publish('third', { 'manifest.json': '{}', breaks: '' })],
+  ])('gives the instance up at %s', (_what, change) => {
+    publish('first', { 'manifest.json': '{}' });
+    change();
+    const { status, output } = run('install.sh');
+    expect(status, output).not.toBe(0);
+    expect(calls().at(-1)).toContain('--lifecycle-action-result ABANDON');
+    expect(calls().join()).not.toContain('CONTINUE');
+  });
+});
+
+describe('model.sh', () => {
+  let first: string;
+  beforeEach(() => {
+    first = publish('first', { 'manifest.json': '{}' });
+    expect(run('install.sh').status).toBe(0);
+    write('calls', '');
+  });
+
+  it('does nothing while the pointer stays', () => {
+    expect(run('model.sh', 'follow').status).toBe(0);
+    expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([]);
+  });
+
+  it('rolls a moved pointer out, one worker at a time', () => {
+    const second = publish('second', OTHER);
+    expect(run('model.sh', 'follow').status).toBe(0);
+    expect(model()).toBe(second);
+    expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([0, 1, 2, 3].map((chip) => `systemctl restart catalog-labels-worker-${chip}.service`));
+  });
+
+  it('rolls back a model with which a worker does not become ready, and does not try it again', () => {
+    publish('bad', { 'manifest.json': '{}', breaks: '' });
+    const { status, output } = run('model.sh', 'follow');
+    expect(status).not.toBe(0);
+    expect(output).toContain(`rolling back to ${first}`);
+    expect(model()).toBe(first);
+    // The first worker met it, and came back; the others were restarted on the old model.
+    expect(calls().filter((call) => call.startsWith('systemctl restart'))).toHaveLength(5);
+    write('calls', '');
+    expect(run('model.sh', 'follow').output).toContain('move the pointer');
+    expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([]);
+  });
+
+  it('goes back with the pointer', () => {
+    publish('second', OTHER);
+    expect(run('model.sh', 'follow').status).toBe(0);
+    publish('first', { 'manifest.json': '{}' });
+    expect(run('model.sh', 'follow').status).toBe(0);
+    expect(model()).toBe(first);
+  });
+
+  it('keeps what runs where the new one is broken on the way', () => {
+    publish('second', OTHER);
+    write('bucket/b/second', 'cut off');
+    expect(run('model.sh', 'follow').status).not.toBe(0);
+    expect(model()).toBe(first);
+    expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([]);
+  });
+});
+
+describe('publish-model.sh', () => {
+  const publishModel = (...more: string[]) => {
+    const env = { PATH: `${join(root, 'bin')}:${process.env.PATH}`, ROOT: root, AWS_REGION: 'eu-west-1' };
+    return spawnSync('bash', [join(CDK_FOLDER, 'host/publish-model.sh'), ...more], { env, encoding: 'utf8' });
+  };
+  const put = () => calls().filter((call) => call.startsWith('aws ssm put-parameter'));
+
+  it('uploads the artifact, and points to it by digest', () => {
+    write('artifact/manifest.json', '{"model_id": "minilm"}');
+    mkdirSync(join(root, 'bucket/catalog-labels-dev-models-123456789012-eu-west-1/models'), { recursive: true });
+    write('bin/aws', `#!/bin/bash\necho "aws $*" >>"$ROOT/calls"\ncase "$1 $2" in\n  's3 cp') cp "$4" "$ROOT/bucket/\${5#s3://}" ;;\n  'sts get-caller-identity') echo 123456789012 ;;\nesac\n`, 0o755);
+    const { status, stderr } = publishModel('dev', join(root, 'artifact'));
+    expect(status, stderr).toBe(0);
+    const value = JSON.parse(/--value (\{.*\})$/.exec(put()[0] as string)?.[1] as string);
+    const uploaded = readFileSync(join(root, 'bucket', value.uri.slice('s3://'.length)));
+    expect(value).toMatchObject({ id: 'minilm', sha256: sha256(uploaded) });
+    expect(put()[0]).toContain('--name /catalog-labels-dev/model ');
+  });
+
+  it('goes back to what the pointer named before', () => {
+    const { status, stderr } = publishModel('dev', '--back');
+    expect(status, stderr).toBe(0);
+    expect(put()[0]).toContain('--value {"id":"before"}');
+  });
+});
+
+describe('protect.sh', () => {
+  const held = (count: number) => write('metrics', `# TYPE queue_leases_held gauge\nqueue_leases_held{queue="catalog"} ${count}\nqueue_leases_lost_total 7\n`);
+  const told = () => calls().filter((call) => call.includes('set-instance-protection')).map((call) => call.split(' ').at(-1));
+
+  it('tells the group only of changes: free when nothing is held, protected when something is', () => {
+    for (const unit of [0, 1]) write(`etc/systemd/system/catalog-labels-worker-${unit}.service`, '');
+    mkdirSync(join(root, 'var/lib/catalog-labels'), { recursive: true });
+    for (const count of [3, 0, 0, 2, 2]) {
+      held(count);
+      const { status, output } = run('protect.sh');
+      expect(status, output).toBe(0);
+    }
+    expect(told()).toEqual(['--no-protected-from-scale-in', '--protected-from-scale-in']);
+  });
+});
+
+describe('drain.sh', () => {
+  it('stops every worker, and answers the hook after that', () => {
+    for (const unit of [0, 1]) write(`etc/systemd/system/catalog-labels-worker-${unit}.service`, '');
+    const { status, output } = run('drain.sh');
+    expect(status, output).toBe(0);
+    expect(calls()).toEqual([
+      'systemctl stop catalog-labels-worker-0.service catalog-labels-worker-1.service',
+      expect.stringContaining('--lifecycle-action-result CONTINUE --instance-id i-1 --lifecycle-hook-name drain'),
+    ]);
+  });
+});

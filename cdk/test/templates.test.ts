@@ -1,0 +1,113 @@
+/** What holds for every template. */
+
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { AwsSolutionsChecks } from 'cdk-nag';
+import { describe, expect, it } from 'vitest';
+
+import type { Stacks } from '../lib/build/app.ts';
+import { CDK_FOLDER } from '../lib/config/read.ts';
+import { assembly, build, type Properties, releaseFolder, shared, template } from './app.ts';
+
+const NAMES: (keyof Stacks)[] = ['network', 'data', 'events', 'worker', 'intent', 'bulk', 'serverless', 'observability'];
+const templates = () => readdirSync(assembly()).filter((name) => name.endsWith('.template.json')).map((name) => join(assembly(), name));
+
+/** A new network namespace has no network; not every machine lets one make it. */
+const canUnshare = spawnSync('unshare', ['--user', '--map-root-user', '--net', 'true']).status === 0;
+
+describe('every template', () => {
+  it('has no finding of cdk-nag that is not acknowledged with a reason', () => {
+    const { app } = shared();
+    const { violations } = new AwsSolutionsChecks(app).validateScope(app);
+    expect(violations.map(({ ruleName, violatingResources }) => [ruleName, violatingResources])).toEqual([]);
+  });
+
+  it('is clean for cfn-lint', () => {
+    const linted = spawnSync(join(CDK_FOLDER, '../.venv-cdk/bin/cfn-lint'), templates(), { cwd: CDK_FOLDER, encoding: 'utf8' });
+    expect(linted.error).toBeUndefined();
+    expect(linted.stdout + linted.stderr).toBe('');
+    expect(templates()).toHaveLength(NAMES.length);
+  });
+
+  it('fits any account and region', () => {
+    for (const path of templates()) expect(readFileSync(path, 'utf8')).not.toMatch(/\b\d{12}\b/);
+  });
+
+  it.skipIf(!canUnshare)('is synthesised by `cdk synth` without a network, credentials or an account', () => {
+    const out = mkdtempSync(join(tmpdir(), 'catalog-labels-synth-'));
+    const cdk = [join(CDK_FOLDER, 'node_modules/.bin/cdk'), 'synth', '--quiet', '--output', out, '-c', 'stage=prod', '-c', `dist=${releaseFolder()}`];
+    const env = { PATH: process.env.PATH, HOME: out };
+    execFileSync('unshare', ['--user', '--map-root-user', '--net', ...cdk], { cwd: CDK_FOLDER, env, stdio: 'pipe' });
+    const made = readdirSync(out).filter((name) => name.endsWith('.template.json'));
+    expect(made.sort()).toEqual(NAMES.map((name) => `catalog-labels-prod-${name}.template.json`).sort());
+  });
+
+  it('comes out the same twice', () => {
+    const { app } = build();
+    const again = app.synth();
+    for (const path of templates()) {
+      const name = path.slice(assembly().length + 1);
+      expect(readFileSync(join(again.directory, name), 'utf8')).toBe(readFileSync(path, 'utf8'));
+    }
+  });
+
+  it('gives wildcards for these actions only, which know no resources', () => {
+    const known = new Set([
+      'autoscaling:DescribeAutoScalingInstances',
+      'ecr:GetAuthorizationToken',
+      'ecs:DiscoverPollEndpoint',
+      'logs:CreateLogDelivery',
+      // The CDK lets hosts of ECS write logs of tasks whose groups it does not know.
+      'logs:CreateLogStream',
+      'logs:PutLogEvents',
+      'logs:DeleteLogDelivery',
+      'logs:DescribeLogGroups',
+      'logs:DescribeResourcePolicies',
+      'logs:GetLogDelivery',
+      'logs:ListLogDeliveries',
+      'logs:PutResourcePolicy',
+      'logs:UpdateLogDelivery',
+      'xray:GetSamplingRules',
+      'xray:GetSamplingTargets',
+      'xray:PutTelemetryRecords',
+      'xray:PutTraceSegments',
+    ]);
+    const wild = NAMES.flatMap((name) => Object.values(template(name).findResources('AWS::IAM::Policy')))
+      .flatMap((policy) => policy.Properties.PolicyDocument.Statement)
+      .filter(({ Effect, Resource, Condition }: Properties) => Effect === 'Allow' && [Resource].flat().includes('*') && !Condition)
+      .flatMap(({ Action }: Properties) => Action as string);
+    expect(wild.filter((action) => !known.has(action))).toEqual([]);
+    expect(wild.length).toBeGreaterThan(0);
+  });
+
+  it('keeps the logical ids of what has state: a new id is a new, empty resource', () => {
+    const stateful = ['AWS::DynamoDB::Table', 'AWS::S3::Bucket', 'AWS::KMS::Key', 'AWS::SQS::Queue', 'AWS::Events::EventBus', 'AWS::Events::Archive', 'AWS::SNS::Topic'];
+    const ids = NAMES.flatMap((name) => stateful.flatMap((type) => Object.keys(template(name).findResources(type)).map((id) => `${name}/${id}`)));
+    expect(ids).toEqual([
+      'data/TableproductsC04140DF',
+      'data/Tablepostings67B2451E',
+      'data/Tablelabels0E5041DC',
+      'data/TableintentsFA9AD7BA',
+      'data/Tablecontrol761A3300',
+      'data/Logs6819BB44',
+      'data/ModelsC55D3500',
+      'data/Bulk4B159F23',
+      'data/Key961B73FD',
+      'events/Key961B73FD',
+      'events/TopicKeyB2E0C9CB',
+      'events/DeadLettersBBF8BAAB',
+      'events/UndeliveredF3CF66A9',
+      'events/Catalog742F25FD',
+      'events/QueriesDB6EF58A',
+      'events/BulkQueueC6016202',
+      'events/BusEA82B648',
+      'events/BusArchiveD76499E2',
+      'events/QueryTopic0E827C37',
+      'observability/Key961B73FD',
+      'observability/Alarms04B5A0BF',
+    ]);
+  });
+});
