@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint models build libtorch test-env
+.PHONY: help demo test bench lint models build libtorch test-env test-cdk cdk-tools bundle
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -21,6 +21,12 @@ demo: build ## label the sample catalog end to end on this machine
 test: build test-env ## run every test
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace
 
+test-cdk: build test-env cdk-tools ## check the stacks, what they hand the worker, and what runs on a host
+	cd cdk && npx --no-install tsc --noEmit && CATALOG_LABELS_BINARY=$(abspath $(BINARY)) npx --no-install vitest run
+
+bundle: ## pack what `cdk deploy` uploads into dist/ (docs/DEPLOY.md)
+	scripts/bundle.sh
+
 bench: build ## measure events/s and pairs/s on the sample catalog
 	$(BINARY) demo --quiet --local .local/bench
 
@@ -38,6 +44,9 @@ build: libtorch
 
 libtorch:
 	@scripts/install-libtorch.sh
+
+cdk-tools: ## install node modules and linters of the CDK app, as pinned
+	@scripts/install-cdk-tools.sh
 
 test-env: ## make the virtual environment that the tests start ministack from
 	@scripts/install-ministack.sh
