@@ -4,44 +4,13 @@
  */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { unitsOf } from '../lib/build/systemd.ts';
-import { CDK_FOLDER } from '../lib/config/read.ts';
-import { CONFIG, only, type Properties } from './app.ts';
-
-const repository = join(CDK_FOLDER, '..');
-
-/** The binary that `make test` has built, or the one named by CATALOG_LABELS_BINARY. */
-function binary(): string {
-  const built = ['release', 'debug'].map((profile) => join(repository, 'target', profile, 'catalog-labels'));
-  const found = [process.env.CATALOG_LABELS_BINARY, ...built].find((path) => path !== undefined && existsSync(path));
-  if (found === undefined) throw new Error('there is no catalog-labels; make build builds it');
-  return found;
-}
-
-const ARTIFACT = readdirSync(join(repository, 'models/artifacts'))[0] as string;
-
-/** Text of a template value; a reference becomes a URL, which is all that the binary looks at. */
-function text(value: Properties): string {
-  if (typeof value === 'string') return value;
-  if (value['Fn::Join']) return value['Fn::Join'][1].map(text).join('');
-  if (value['Fn::Base64']) return text(value['Fn::Base64']);
-  if (value.Ref === 'AWS::Region') return 'eu-west-1';
-  return `https://sqs.eu-west-1.amazonaws.com/123456789012/${JSON.stringify(value).replace(/[^A-Za-z0-9]/g, '').slice(-40)}`;
-}
-
-/** The worker's environment as user data writes it and the unit of the last chip adds to it. */
-function fleetEnvironment(): Record<string, string> {
-  const userData = text(only('worker', 'AWS::EC2::LaunchTemplate').LaunchTemplateData.UserData);
-  const file = /worker\.env <<'END'\n([\s\S]*?)\nEND/.exec(userData)?.[1] ?? '';
-  const unit = unitsOf('inf1.xlarge', CONFIG.worker.drainSeconds)['catalog-labels-worker-0.service'] as string;
-  const lines = [...file.split('\n'), ...[...unit.matchAll(/^Environment=(.*)$/gm)].map(([, line]) => line as string)];
-  return Object.fromEntries(lines.map((line) => [line.slice(0, line.indexOf('=')), line.slice(line.indexOf('=') + 1)]));
-}
+import { only, type Properties } from './app.ts';
+import { ARTIFACT, binary, fleetEnvironment, REPOSITORY, text } from './worker-binary.ts';
 
 function serviceEnvironment(): Record<string, string> {
   const { Environment } = only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions[0];
@@ -63,9 +32,9 @@ interface Answer {
   readonly findings: readonly { about: string; problem: string }[];
 }
 
-/** `catalog-labels check`; models lie elsewhere on the machines that run these environments. */
+/** `catalog-labels check`, with the shipped model. */
 function check(environment: Record<string, string>): Answer {
-  const env = { ...environment, LD_LIBRARY_PATH: '', CATALOG_LABELS_ARTIFACT: join(repository, 'models/artifacts', ARTIFACT) };
+  const env = { ...environment, LD_LIBRARY_PATH: '', CATALOG_LABELS_ARTIFACT: ARTIFACT };
   const { status, stdout, stderr } = spawnSync(binary(), ['check', '--config-only', '--json'], { env, encoding: 'utf8' });
   if (!stdout.startsWith('[')) throw new Error(`${status}: ${stdout}${stderr}`);
   return { status, findings: JSON.parse(stdout) };
@@ -95,6 +64,6 @@ describe('the worker itself', () => {
 
   it('creates the tables that docs/schema/tables.json defines, and the stack with it', () => {
     const printed = execFileSync(binary(), ['tables'], { encoding: 'utf8' });
-    expect(printed).toBe(readFileSync(join(repository, 'docs/schema/tables.json'), 'utf8'));
+    expect(printed).toBe(readFileSync(join(REPOSITORY, 'docs/schema/tables.json'), 'utf8'));
   });
 });
