@@ -7,6 +7,7 @@ mod query;
 mod run;
 mod score;
 
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -37,6 +38,8 @@ pub struct Pipeline {
     pub tombstone_ttl: Duration,
     /// The worker's clock; tests set their own.
     pub clock: fn() -> Timestamp,
+    /// During the roll-out of another model: the same events label its slot too.
+    pub next: Option<Box<Pipeline>>,
 }
 
 /// How an event ended.
@@ -79,6 +82,15 @@ pub struct Tally {
     pub items_written: u64,
 }
 
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.pairs_scored += other.pairs_scored;
+        self.pairs_skipped += other.pairs_skipped;
+        self.queries_scored += other.queries_scored;
+        self.items_written += other.items_written;
+    }
+}
+
 impl Tally {
     fn outcome(self) -> Outcome {
         if self.items_written > 0 { Outcome::Written } else { Outcome::Unchanged }
@@ -91,20 +103,37 @@ impl Pipeline {
         let event = Event::parse(body.as_bytes(), (self.clock)())?;
         let occurred_at = event.occurred_at();
         let lane = if matches!(event, Event::Query(_)) { "queries" } else { "catalog" };
-        let (outcome, tally) = match event {
-            Event::Query(event) => self.label_query(&event).await?,
-            Event::Catalog(CatalogEvent::ScorePairs(event)) => self.label_pairs(&event, receive_count).await?,
-            Event::Catalog(CatalogEvent::Upsert(event)) => {
-                let product = Some(event.product);
-                let change = Change { id: event.product_id, version: event.version, occurred_at, product };
-                self.change_product(&change, receive_count).await?
+        let (mut outcome, mut tally) = self.label(&event, receive_count).await?;
+        if let Some(next) = &self.next {
+            // The state is there by now, and its marker is each model's own.
+            let (_, more) = next.label(&event, receive_count).await?;
+            tally += more;
+            if more.items_written > 0 {
+                outcome = Outcome::Written;
             }
-            Event::Catalog(CatalogEvent::Delete(event)) => {
-                let change = Change { id: event.product_id, version: event.version, occurred_at, product: None };
-                self.change_product(&change, receive_count).await?
-            }
-        };
+        }
         Ok(Processed { outcome, lane, occurred_at, tally })
+    }
+
+    /// One event, in the slot of this pipeline's model.
+    async fn label(&self, event: &Event, receive_count: u32) -> Result<(Outcome, Tally), FlowError> {
+        let change = match event {
+            Event::Query(event) => return self.label_query(event).await,
+            Event::Catalog(CatalogEvent::ScorePairs(event)) => return self.label_pairs(event, receive_count).await,
+            Event::Catalog(CatalogEvent::Upsert(event)) => Change {
+                id: event.product_id.clone(),
+                version: event.version,
+                occurred_at: event.occurred_at,
+                product: Some(event.product.clone()),
+            },
+            Event::Catalog(CatalogEvent::Delete(event)) => Change {
+                id: event.product_id.clone(),
+                version: event.version,
+                occurred_at: event.occurred_at,
+                product: None,
+            },
+        };
+        self.change_product(&change, receive_count).await
     }
 
     /// Step 1 of an upsert or delete, and the rest where it is needed.

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod encode;
 mod engine;
+pub mod explain;
 pub mod golden;
 mod lane;
 mod malloc;
@@ -16,6 +17,7 @@ pub mod scorer;
 mod tokenise;
 
 pub use engine::Numeric;
+pub use explain::{Explanation, explain};
 pub use manifest::{Artifact, Manifest};
 pub use mark::MARKS;
 pub use scorer::{IntentScore, Lanes, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

@@ -28,15 +28,16 @@ pub struct ProductItem {
     /// Epoch seconds; tombstones only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
-    /// What the labels in the table were made from. Written last.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub labelled: Option<LabelledMarker>,
+    /// What the labels in each model's slot were made from. Written last, one model at a
+    /// time, so an empty map is written too: DynamoDB sets no entry of a map that is not
+    /// there.
+    #[serde(default)]
+    pub labelled: BTreeMap<ModelId, LabelledMarker>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelledMarker {
     pub text_hash: TextHash,
-    pub model: ModelId,
     pub key_epoch: u32,
 }
 
@@ -144,6 +145,9 @@ pub struct ActiveModelItem {
     /// Always [`ACTIVE_MODEL`].
     pub name: String,
     pub model: ModelId,
+    /// What was active before, and is again after a roll-back; none before the first switch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous: Option<ModelId>,
     /// Grows by one with each switch.
     pub activation_epoch: u64,
 }

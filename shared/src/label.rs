@@ -48,6 +48,15 @@ pub enum Stage {
     CrossEncoder,
 }
 
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cascade => "cascade",
+            Self::CrossEncoder => "cross_encoder",
+        }
+    }
+}
+
 /// What kind of query this is. The order is that of the model's logits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -22,16 +22,22 @@ use shared::{Intent, ModelId, Stage, TextHash, Verdict};
 pub struct TextModel {
     pub id: ModelId,
     pairs_scored: Arc<AtomicI64>,
+    queries_scored: Arc<AtomicI64>,
 }
 
 impl TextModel {
     pub fn new(id: &str) -> Self {
-        Self { id: ModelId(id.to_owned()), pairs_scored: Arc::default() }
+        Self { id: ModelId(id.to_owned()), pairs_scored: Arc::default(), queries_scored: Arc::default() }
     }
 
     /// Pairs that it was asked for so far, by all who share it.
     pub fn pairs_scored(&self) -> i64 {
         self.pairs_scored.load(Ordering::SeqCst)
+    }
+
+    /// Queries likewise.
+    pub fn queries_scored(&self) -> i64 {
+        self.queries_scored.load(Ordering::SeqCst)
     }
 
     pub fn score(&self, left: &str, right: &str) -> (f32, Verdict) {
@@ -66,6 +72,7 @@ impl Score for TextModel {
     }
 
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
+        self.queries_scored.fetch_add(queries.len() as i64, Ordering::SeqCst);
         let score = IntentScore { intent: Intent::Product, probabilities: [1.0, 0.0, 0.0, 0.0] };
         Ok(vec![score; queries.len()])
     }
@@ -81,6 +88,7 @@ pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
         intent_ttl: Duration::from_secs(3_600),
         tombstone_ttl: Duration::from_secs(3_600),
         clock: jiff::Timestamp::now,
+        next: None,
     }
 }
 
@@ -104,6 +112,17 @@ pub fn paused(store: &Store, requests: i64, stopped: Sender<()>, go: Receiver<()
 /// counted from 0: that one and all later ones fail unsent.
 pub fn mortal(store: &Store, requests: i64) -> Store {
     before_requests(store, move |number| if number < requests { Ok(()) } else { Err("the worker died".into()) })
+}
+
+/// The same tables, and the number of requests that are sent to them through it.
+pub fn counted(store: &Store) -> (Store, Arc<AtomicI64>) {
+    let requests = Arc::new(AtomicI64::new(0));
+    let counter = requests.clone();
+    let store = before_requests(store, move |_| {
+        counter.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    });
+    (store, requests)
 }
 
 type Unsent = Result<(), Box<dyn std::error::Error + Send + Sync>>;

@@ -30,13 +30,13 @@ pub fn state(id: &str, version: u64, text: &str) -> ProductItem {
         deleted: false,
         occurred_at: Timestamp::UNIX_EPOCH,
         expires_at: None,
-        labelled: None,
+        labelled: BTreeMap::new(),
     }
 }
 
 /// Says that this state's text is labelled.
 pub fn marker(state: &ProductItem) -> LabelledMarker {
-    LabelledMarker { text_hash: state.text_hash, model: model(), key_epoch: 3 }
+    LabelledMarker { text_hash: state.text_hash, key_epoch: 3 }
 }
 
 /// A check of the text alone.

@@ -171,7 +171,7 @@ async fn assert_converged(store: &Store, fleets: &[TextModel], history: &[Catalo
     }
     assert_eq!(stored_postings(store).await, postings_of(&states), "postings of {history:#?}");
     for state in store.products(&states.keys().cloned().collect::<Vec<_>>()).await.expect("reads") {
-        assert!(state.labelled.is_some() && state.previous_texts.is_empty(), "{state:?}");
+        assert!(!state.labelled.is_empty() && state.previous_texts.is_empty(), "{state:?}");
     }
 }
 

@@ -1,15 +1,23 @@
 //! What search sees of the labels: pages, groups, one product, one query.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use consumer::decide::merge::{DISTINCT_MAX, ENTRIES_MAX};
 use consumer::store::{Embedded, Store};
+use futures::future::join_all;
 use jiff::Timestamp;
 use reader::{LabelReader, Options, PAGE_PRODUCTS_MAX, PageLabels, ReaderError};
+use serde_json::json;
 use shared::item::{IntentItem, LabelItem, PairEntry};
 use shared::{Intent, ModelId, ProductId, Stage, TextHash, Verdict};
+use tests::fleet::counted;
 use tests::items::{id, model};
 use tests::table_stub::{Answer, TableStub};
+
+/// Longest wait for an answer that will come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Tables in memory, with one model active.
 struct Fixture {
@@ -142,7 +150,8 @@ async fn readers_follow_the_active_model_after_its_ttl() {
         assert_eq!(reader.labels_for_page(&page).await.expect("reads").pairs.len(), 1);
     }
     let next = ModelId("next".to_owned());
-    fixture.store.set_active_model(&next, Some(1)).await.expect("switches");
+    let active = fixture.store.active_model().await.expect("reads");
+    fixture.store.set_active_model(&next, active.as_ref()).await.expect("switches");
     let switched = forgetful.labels_for_page(&page).await.expect("reads");
     assert_eq!((switched.model, switched.pairs.len(), switched.missing), (next, 0, page.clone()));
     for reader in [&caching, &pinned] {
@@ -223,20 +232,118 @@ async fn what_stays_unanswered_is_missing() {
     let page = LabelReader::new(stub.client(), "p-", options).labels_for_page(&ids("A B C D E F G")).await;
     let page = page.expect("a part is better than nothing");
     assert_eq!((page.missing.len(), page.products.len(), stub.requests()), (1, 7, 2));
+    assert_eq!(page.unanswered, page.missing);
 }
 
 #[tokio::test]
-async fn no_answer_at_all_is_an_error_at_the_deadline() {
-    let stub = TableStub::start(|_| Answer::Never).await;
-    let options = Options { model: Some(model()), deadline: Duration::from_millis(50), ..Options::default() };
+async fn a_silent_or_throttled_table_leaves_the_page_unanswered() {
+    let silent = TableStub::start(|_| Answer::Never).await;
+    let throttled = TableStub::start(|_| Answer::Error(400, "ProvisionedThroughputExceededException")).await;
+    let broken = TableStub::start(|_| Answer::Error(503, "ServiceUnavailable")).await;
+    for cache_entries_max in [0, 100] {
+        for stub in [&silent, &throttled, &broken] {
+            let options = Options { model: Some(model()), cache_entries_max, ..hasty() };
+            let reader = LabelReader::new(stub.client(), "p-", options);
+            let page = reader.labels_for_page(&ids("A B")).await.expect("a page without labels is a page");
+            assert_eq!(
+                (page.unanswered.as_slice(), groups(&page)),
+                (ids("A B").as_slice(), vec!["A".into(), "B".into()])
+            );
+            let error = reader.intent_for("kettle").await.expect_err("no part of an intent is an intent");
+            assert!(matches!(error, ReaderError::Deadline { .. } | ReaderError::Unavailable { .. }), "{error:?}");
+            let error = reader.duplicates_of(&id("A")).await.expect_err("all or nothing");
+            assert!(matches!(error, ReaderError::Deadline { .. }), "{error:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_an_error_at_once() {
+    let stub = TableStub::start(|_| Answer::Error(400, "AccessDeniedException")).await;
+    let reader = LabelReader::new(stub.client(), "p-", Options { model: Some(model()), ..Options::default() });
+    let error = reader.labels_for_page(&ids("A")).await.expect_err("no permission");
+    assert!(matches!(&error, ReaderError::Service { table, .. } if table == "p-labels"), "{error:?}");
+}
+
+#[tokio::test]
+async fn promise_10_a_page_of_100_full_items_is_one_request() {
+    let fixture = Fixture::new().await;
+    let names: Vec<String> = (0..PAGE_PRODUCTS_MAX).map(|n| format!("product-with-a-long-name-{n:03}")).collect();
+    for (rank, name) in names.iter().enumerate() {
+        // As many look-alikes as an item holds; three of them are on the page.
+        let on_page = (1..=3).map(|step| names[(rank + step) % names.len()].clone());
+        let elsewhere = (3..ENTRIES_MAX).map(|n| format!("look-alike-{n:03}-elsewhere"));
+        let others: Vec<String> = on_page.chain(elsewhere).collect();
+        let entries: Vec<_> = others.iter().map(|other| (other.as_str(), other.as_str(), Verdict::Duplicate)).collect();
+        let mut full = item(name, name, &entries);
+        full.distinct = (0..DISTINCT_MAX as u64).collect();
+        fixture.put(full).await;
+    }
+    let (store, requests) = counted(&fixture.store);
+    let reader =
+        LabelReader::new(store.client().clone(), store.prefix(), Options { model: Some(model()), ..patient() });
+    let page = reader.labels_for_page(&ids(&names.join(" "))).await.expect("reads");
+    assert_eq!((page.missing.len(), page.pairs.len()), (0, 3 * PAGE_PRODUCTS_MAX));
+    assert_eq!(requests.load(Ordering::SeqCst), 1, "one BatchGetItem");
+}
+
+#[tokio::test]
+async fn what_is_cached_costs_no_request() {
+    let fixture = Fixture::new().await;
+    fixture.label("A", "a", &[("B", "b", Verdict::Duplicate)]).await;
+    fixture.label("B", "b", &[]).await;
+    let (store, requests) = counted(&fixture.store);
+    let options = Options { cache_ttl: Duration::from_secs(3600), deadline: PATIENCE, ..Options::default() };
+    let reader = LabelReader::new(store.client().clone(), store.prefix(), options);
+    let mut spent = 0;
+    let mut spends = |expected, why: &str| {
+        let now = requests.load(Ordering::SeqCst);
+        assert_eq!(now - spent, expected, "{why}");
+        spent = now;
+    };
+    for _ in 0..3 {
+        assert_eq!(reader.labels_for_page(&ids("A B X")).await.expect("reads").pairs.len(), 1);
+    }
+    spends(2, "the pointer and one page; that X has no labels is remembered too");
+    let page_of_three = ids("C D A");
+    let pages = (0..20).map(|_| reader.labels_for_page(&page_of_three));
+    for page in join_all(pages).await {
+        assert_eq!(page.expect("reads").missing, ids("C D"));
+    }
+    spends(1, "twenty pages at once ask once, for what is new");
+    for query in ["Red kettle", " red  KETTLE", "red kettle"] {
+        assert_eq!(reader.intent_for(query).await.expect("reads"), None);
+    }
+    spends(1, "an unknown query is remembered too");
+    assert_eq!(reader.duplicates_of(&id("A")).await.expect("reads").expect("labelled").item.pairs.len(), 1);
+    spends(0, "both items are here");
+}
+
+#[tokio::test]
+async fn pages_go_on_under_the_known_model_while_the_pointer_is_out_of_reach() {
+    let stub = TableStub::start(|request| match (request.operation.as_str(), request.number) {
+        ("GetItem", 0) => Answer::Ok(json!({"Item": {"name": {"S": "model"}, "model": {"S": "pair-1@2"},
+            "activation_epoch": {"N": "1"}}})),
+        ("GetItem", _) => Answer::Never,
+        _ => request.batch_get_half(),
+    })
+    .await;
+    let options = Options { pointer_ttl: Duration::ZERO, ..hasty() };
     let reader = LabelReader::new(stub.client(), "p-", options);
-    let error = reader.labels_for_page(&ids("A")).await.expect_err("nobody answers");
-    assert!(matches!(&error, ReaderError::Deadline { table, .. } if table == "p-labels"), "{error:?}");
+    for _ in 0..2 {
+        let page = reader.labels_for_page(&ids("A")).await.expect("reads");
+        assert_eq!((page.model, page.missing), (model(), vec![]));
+    }
 }
 
 /// Reads what was just written, on a machine that may be busy.
 fn patient() -> Options {
-    Options { deadline: Duration::from_secs(60), consistent: true, ..Options::default() }
+    Options { deadline: PATIENCE, consistent: true, ..Options::default() }
+}
+
+/// Gives up soon, for tables that never answer.
+fn hasty() -> Options {
+    Options { deadline: Duration::from_millis(300), ..Options::default() }
 }
 
 fn ids(separated: &str) -> Vec<ProductId> {

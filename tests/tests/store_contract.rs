@@ -11,7 +11,9 @@ use consumer::aws::dynamo::{Limits, local_client};
 use consumer::fault::{Fault, Faulty};
 use consumer::store::{Embedded, IntentOutcome, StateCheck, Store, StoreError, TablesError, WriteOutcome};
 use jiff::Timestamp;
-use shared::item::{IntentItem, LabelItem, Posting, ProductItem, SKETCH_BYTES_MAX, distinct_key};
+use shared::item::{
+    ACTIVE_MODEL, ActiveModelItem, IntentItem, LabelItem, Posting, ProductItem, SKETCH_BYTES_MAX, distinct_key,
+};
 use shared::table::{ALL, LABELS, POSTINGS, PRODUCTS};
 use shared::{Intent, ModelId, ProductId, TextHash};
 use tests::items::{check, id, label, marker, model, posting, state};
@@ -164,7 +166,10 @@ async fn a_tombstone_replaces_and_is_replaced(store: Store) {
 async fn the_marker_needs_the_state_it_is_about(store: Store) {
     store.create_tables().await.expect("creates");
     let current = ProductItem { previous_texts: vec!["old".to_owned()], ..state("A", 2, "text") };
-    let mark = async |state: &ProductItem| store.mark_labelled(state, &marker(&current)).await.expect("answers");
+    let mark_by = async |model: &ModelId, state: &ProductItem| {
+        store.mark_labelled(state, model, &marker(&current)).await.expect("answers")
+    };
+    let mark = async |state: &ProductItem| mark_by(&model(), state).await;
     assert_eq!(mark(&current).await, WriteOutcome::Conflict, "there is no product yet");
     assert_eq!(store.product(&current.id).await.expect("reads"), None, "and a marker must not make one");
     put(&store, &current).await;
@@ -172,8 +177,13 @@ async fn the_marker_needs_the_state_it_is_about(store: Store) {
     assert_eq!(mark(&state("A", 2, "other")).await, WriteOutcome::Conflict, "another content");
     assert_eq!(store.product(&current.id).await.expect("reads"), Some(current.clone()));
     assert_eq!(mark(&current).await, WriteOutcome::Written);
-    let labelled = ProductItem { labelled: Some(marker(&current)), previous_texts: vec![], ..current.clone() };
-    assert_eq!(store.product(&current.id).await.expect("reads"), Some(labelled), "its old postings are gone");
+    let mut labelled = ProductItem { previous_texts: vec![], ..current.clone() };
+    labelled.labelled.insert(model(), marker(&current));
+    assert_eq!(store.product(&current.id).await.expect("reads").as_ref(), Some(&labelled), "its old postings are gone");
+    let next = ModelId("pair-2@2".to_owned());
+    assert_eq!(mark_by(&next, &current).await, WriteOutcome::Written);
+    labelled.labelled.insert(next, marker(&current));
+    assert_eq!(store.product(&current.id).await.expect("reads"), Some(labelled), "each model has its own");
 }
 
 async fn of_racing_states_one_is_written(store: Store) {
@@ -386,20 +396,26 @@ async fn intents_only_get_newer(store: Store) {
 
 async fn the_active_model_switches_by_epoch(store: Store) {
     store.create_tables().await.expect("creates");
-    let set =
-        async |model: &str, epoch| store.set_active_model(&ModelId(model.to_owned()), epoch).await.expect("answers");
-    let active = async || {
-        let item = store.active_model().await.expect("reads");
-        item.map(|item| (item.model.0, item.activation_epoch))
+    let id = |model: &str| ModelId(model.to_owned());
+    let set = async |model: &str, known: Option<&ActiveModelItem>| {
+        store.set_active_model(&id(model), known).await.expect("answers")
+    };
+    let active = async || store.active_model().await.expect("reads");
+    let item = |model: &str, previous: Option<&str>, activation_epoch| ActiveModelItem {
+        name: ACTIVE_MODEL.to_owned(),
+        model: id(model),
+        previous: previous.map(id),
+        activation_epoch,
     };
     assert_eq!(active().await, None);
-    assert_eq!(set("one", Some(1)).await, WriteOutcome::Conflict, "nothing is active yet");
+    let first = item("one", None, 1);
+    assert_eq!(set("one", Some(&first)).await, WriteOutcome::Conflict, "nothing is active yet");
     assert_eq!(set("one", None).await, WriteOutcome::Written);
-    assert_eq!(active().await, Some(("one".to_owned(), 1)));
+    assert_eq!(active().await.as_ref(), Some(&first));
     assert_eq!(set("two", None).await, WriteOutcome::Conflict);
-    assert_eq!(set("two", Some(1)).await, WriteOutcome::Written);
-    assert_eq!(set("three", Some(1)).await, WriteOutcome::Conflict, "somebody switched in between");
-    assert_eq!(active().await, Some(("two".to_owned(), 2)));
+    assert_eq!(set("two", Some(&first)).await, WriteOutcome::Written);
+    assert_eq!(set("three", Some(&first)).await, WriteOutcome::Conflict, "somebody switched in between");
+    assert_eq!(active().await, Some(item("two", Some("one"), 2)));
 }
 
 async fn the_meter_counts(store: Store) {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use models::explain::{Explanation, OwnWord, explain};
 use reader::{LabelReader, Options, ProductLabels};
 use serde_json::{Value, json};
-use shared::item::{IntentItem, ProductItem};
+use shared::item::{IntentItem, LabelItem, PairEntry, ProductItem};
 use shared::table::PREFIX_DEFAULT;
 use shared::text::normalise_query;
-use shared::{Intent, ModelId, ProductId};
+use shared::{Intent, ModelId, ProductId, TextHash};
 
 use super::CommandResult;
 use crate::aws::dynamo::{self, Limits};
@@ -141,16 +142,18 @@ fn to_json(answer: &Answer) -> Value {
     match answer {
         Answer::Product { state, labels, others } => {
             let pairs: Vec<Value> = by_score(labels, others)
-                .map(|(other, entry, title)| {
+                .map(|(id, entry, other)| {
                     json!({
-                        "other": other, "title": title, "verdict": entry.verdict, "score": entry.score,
-                        "stage": entry.stage, "labelled_at": entry.labelled_at,
+                        "other": id, "title": other.map(|other| &other.title), "verdict": entry.verdict,
+                        "score": entry.score, "stage": entry.stage, "other_text_hash": entry.other_hash,
+                        "other_version": entry.other_version, "labelled_at": entry.labelled_at,
+                        "why": why(state, labels, entry, other),
                     })
                 })
                 .collect();
             json!({
                 "product": state.id, "title": state.title, "version": state.version,
-                "model": labels.item.model, "current": is_current(state, labels), "overflow": labels.item.overflow,
+                "text_hash": labels.item.text_hash, "model": labels.item.model, "current": is_current(state, labels), "overflow": labels.item.overflow,
                 "outdated": labels.outdated, "pairs": pairs,
             })
         }
@@ -168,29 +171,28 @@ fn to_json(answer: &Answer) -> Value {
 
 fn product_text(state: &ProductItem, labels: &ProductLabels, others: &[ProductItem]) -> String {
     let mut lines = vec![format!("{}  {}", state.id, state.title)];
-    lines.push(format!("version {}, labels of model {}", state.version, labels.item.model));
+    let LabelItem { model, text_hash, .. } = &labels.item;
+    lines.push(format!("version {}, text {}, labels of model {model}", state.version, short(*text_hash)));
     if !is_current(state, labels) {
         lines.push("its text has changed since; these labels are about the text before".to_owned());
     }
     if labels.item.pairs.is_empty() {
         lines.push("no duplicates".to_owned());
     } else {
-        let mut table = table(&["product", "title", "verdict", "score", "stage", "labelled at"]);
-        for (other, entry, title) in by_score(labels, others) {
-            let stage = match entry.stage {
-                shared::Stage::Cascade => "cascade",
-                shared::Stage::CrossEncoder => "cross-encoder",
-            };
+        let mut table = table(&["product", "verdict", "score", "stage", "text, version", "labelled at", "why"]);
+        for (id, entry, other) in by_score(labels, others) {
+            let why = why(state, labels, entry, other);
             table.add_row([
-                other.to_string(),
-                title.to_owned(),
+                format!("{id}\n{}", other.map_or("", |other| other.title.as_str())),
                 entry.verdict.as_str().to_owned(),
                 format!("{:.3}", entry.score),
-                stage.to_owned(),
+                entry.stage.as_str().to_owned(),
+                format!("{}\nversion {}", short(entry.other_hash), entry.other_version),
                 format!("{:.0}", entry.labelled_at),
+                why.map_or("its text has changed since".to_owned(), |why| why_text(&why)),
             ]);
         }
-        align_right(&mut table, 3);
+        align_right(&mut table, 2);
         lines.push(table.to_string());
     }
     if labels.item.overflow {
@@ -210,8 +212,9 @@ fn query_text(intent: &IntentItem) -> String {
         table.add_row([intent.as_str().to_owned(), format!("{score:.3}")]);
     }
     align_right(&mut table, 1);
-    let IntentItem { query, intent, model, labelled_at, .. } = intent;
-    format!("{query:?} is {}\nmodel {model}, labelled at {labelled_at:.0}\n{table}", intent.as_str())
+    let IntentItem { query, intent, model, version, labelled_at, .. } = intent;
+    let origin = format!("model {model}, version {version}, labelled at {labelled_at:.0}");
+    format!("{query:?} is {}\n{origin}\n{table}", intent.as_str())
 }
 
 /// Whether the labels are about the text that the product has now.
@@ -219,17 +222,38 @@ fn is_current(state: &ProductItem, labels: &ProductLabels) -> bool {
     state.text_hash == labels.item.text_hash
 }
 
-/// The pairs, best first, with the other product's title.
+/// The words that speak for and against a pair; none where a text has changed since it
+/// was labelled.
+fn why(
+    state: &ProductItem,
+    labels: &ProductLabels,
+    entry: &PairEntry,
+    other: Option<&ProductItem>,
+) -> Option<Explanation> {
+    let other = other.filter(|other| other.text_hash == entry.other_hash && is_current(state, labels))?;
+    Some(explain(&state.text, &other.text))
+}
+
+fn why_text(why: &Explanation) -> String {
+    let own = |words: &[OwnWord]| words.iter().map(|own| own.word.as_str()).collect::<Vec<_>>().join(" ");
+    let parts = [("both", why.shared.join(" ")), ("this", own(&why.left_only)), ("other", own(&why.right_only))];
+    let said = parts.into_iter().filter(|(_, words)| !words.is_empty());
+    said.map(|(who, words)| format!("{who}: {words}")).collect::<Vec<_>>().join("\n")
+}
+
+/// The first digits of a text's hash: enough for people to tell texts apart.
+fn short(hash: TextHash) -> String {
+    hash.to_hex().chars().take(8).collect()
+}
+
+/// The pairs, best first, with the other product's state.
 fn by_score<'a>(
     labels: &'a ProductLabels,
     others: &'a [ProductItem],
-) -> impl Iterator<Item = (&'a ProductId, &'a shared::item::PairEntry, &'a str)> {
+) -> impl Iterator<Item = (&'a ProductId, &'a PairEntry, Option<&'a ProductItem>)> {
     let mut pairs: Vec<_> = labels.item.pairs.iter().collect();
     pairs.sort_by(|a, b| b.1.score.total_cmp(&a.1.score).then_with(|| a.0.cmp(b.0)));
-    pairs.into_iter().map(move |(other, entry)| {
-        let title = others.iter().find(|state| state.id == *other).map_or("", |state| state.title.as_str());
-        (other, entry, title)
-    })
+    pairs.into_iter().map(move |(other, entry)| (other, entry, others.iter().find(|state| state.id == *other)))
 }
 
 fn table(header: &[&str]) -> Table {
@@ -252,8 +276,7 @@ mod tests {
 
     use clap::Parser;
     use jiff::Timestamp;
-    use shared::item::{LabelItem, PairEntry};
-    use shared::{Stage, TextHash, Verdict};
+    use shared::{Stage, Verdict};
 
     use super::*;
 
@@ -281,13 +304,13 @@ mod tests {
             version: 3,
             content_hash: TextHash::of(0, id),
             text_hash: TextHash::of(1, id),
-            text: id.to_owned(),
+            text: format!("kettle {id}"),
             previous_texts: vec![],
             title: format!("Kettle {id}"),
             deleted,
             occurred_at: Timestamp::UNIX_EPOCH,
             expires_at: None,
-            labelled: None,
+            labelled: BTreeMap::new(),
         }
     }
 
@@ -351,11 +374,13 @@ mod tests {
         let found = look_up(directory, &["product", "A"]).await.expect("the tables answer");
         let Answer::Product { state, labels, others } = &found else { panic!("A has labels") };
         let text = product_text(state, labels, others);
-        for part in ["Kettle A", "Kettle B", "duplicate", "0.938", "model m"] {
+        for part in ["Kettle A", "Kettle B", "duplicate", "0.938", "model m", "both: kettle", "this: A", "other: B"] {
             assert!(text.contains(part), "{part} is not in {text}");
         }
         let json = to_json(&found);
         assert_eq!((&json["pairs"][0]["other"], &json["current"]), (&json!("B"), &json!(true)), "{json}");
+        assert_eq!(json["pairs"][0]["why"]["shared"], json!(["kettle"]), "{json}");
+        assert_eq!(json["pairs"][0]["other_text_hash"], json!(TextHash::of(1, "B")), "{json}");
 
         let found = look_up(directory, &["query", " RED  kettle"]).await.expect("the tables answer");
         let Answer::Query(intent) = &found else { panic!("the query has a label") };

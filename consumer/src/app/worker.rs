@@ -97,6 +97,7 @@ pub(super) fn pipeline(
         intent_ttl,
         tombstone_ttl,
         clock: jiff::Timestamp::now,
+        next: None,
     }
 }
 

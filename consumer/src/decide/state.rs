@@ -30,8 +30,8 @@ pub enum Advance {
     Stale,
 }
 
-/// Orders states by version, then content hash. A text that changes takes the marker
-/// with it; a text that stays keeps it, so that a price change costs no inference.
+/// Orders states by version, then content hash. A text that changes takes the markers
+/// with it; a text that stays keeps them, so that a price change costs no inference.
 pub fn advance(known: Option<&ProductItem>, change: &Change, tombstone_expires_at: i64) -> Advance {
     let content_hash = content_hash(change.product.as_ref());
     if let Some(known) = known {
@@ -55,18 +55,18 @@ pub fn advance(known: Option<&ProductItem>, change: &Change, tombstone_expires_a
         deleted: change.product.is_none(),
         occurred_at: change.occurred_at,
         expires_at: change.product.is_none().then_some(tombstone_expires_at),
-        labelled: unchanged.and_then(|known| known.labelled.clone()),
+        labelled: unchanged.map(|known| known.labelled.clone()).unwrap_or_default(),
     }))
 }
 
 /// True when the labels in the tables were made from this text by this model and these
 /// blocking keys.
 pub fn is_labelled(state: &ProductItem, model: &ModelId, key_epoch: u32) -> bool {
-    state.labelled.as_ref().is_some_and(|marker| *marker == self::marker(state, model, key_epoch))
+    state.labelled.get(model).is_some_and(|marker| *marker == self::marker(state, key_epoch))
 }
 
-pub fn marker(state: &ProductItem, model: &ModelId, key_epoch: u32) -> LabelledMarker {
-    LabelledMarker { text_hash: state.text_hash, model: model.clone(), key_epoch }
+pub fn marker(state: &ProductItem, key_epoch: u32) -> LabelledMarker {
+    LabelledMarker { text_hash: state.text_hash, key_epoch }
 }
 
 fn previous_texts(known: Option<&ProductItem>, text_hash: TextHash) -> Vec<String> {
@@ -88,6 +88,8 @@ fn content_hash(product: Option<&Product>) -> TextHash {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn change(version: u64, title: &str, price: Option<f64>) -> Change {
@@ -105,7 +107,7 @@ mod tests {
     }
 
     fn labelled(mut state: ProductItem) -> ProductItem {
-        state.labelled = Some(marker(&state, &ModelId("m".to_owned()), 0));
+        state.labelled.insert(ModelId("m".to_owned()), marker(&state, 0));
         state
     }
 
@@ -122,7 +124,7 @@ mod tests {
     fn a_text_change_drops_the_marker_and_remembers_the_old_text() {
         let first = labelled(written(None, &change(1, "kettle", None)));
         let second = written(Some(&first), &change(2, "red kettle", None));
-        assert_eq!(second.labelled, None);
+        assert_eq!(second.labelled, BTreeMap::new());
         assert_eq!(second.previous_texts, ["kettle"]);
         let third = written(Some(&second), &change(3, "blue kettle", None));
         assert_eq!(third.previous_texts, ["kettle", "red kettle"]);
@@ -133,7 +135,7 @@ mod tests {
         let first = labelled(written(None, &change(1, "kettle", None)));
         let second = written(Some(&first), &change(2, "red kettle", None));
         let third = written(Some(&second), &change(3, "kettle", None));
-        assert_eq!(third.labelled, None);
+        assert_eq!(third.labelled, BTreeMap::new());
     }
 
     #[test]

@@ -237,8 +237,8 @@ impl Pipeline {
         obsolete.sort();
         obsolete.dedup();
         self.store.delete_postings(&own.id, &obsolete).await?;
-        let marker = state::marker(own, self.scorer.model_id(), self.epoch.number);
-        Ok(match self.store.mark_labelled(own, &marker).await? {
+        let marker = state::marker(own, self.epoch.number);
+        Ok(match self.store.mark_labelled(own, self.scorer.model_id(), &marker).await? {
             WriteOutcome::Written => Step::Done,
             WriteOutcome::Conflict => Step::Conflict,
         })

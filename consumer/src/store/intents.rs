@@ -51,21 +51,26 @@ impl Store {
         self.get(&CONTROL, Item::from([("name".to_owned(), string(ACTIVE_MODEL))])).await
     }
 
-    /// Switches readers to `model` if the activation epoch is still `expected_epoch` (none:
-    /// if no model is active yet). The epoch grows by one and starts at 1.
+    /// Switches readers to `model` if `known` is still what the table says (none: if no
+    /// model is active yet), whose model becomes the previous one. The epoch grows by one
+    /// and starts at 1.
     pub async fn set_active_model(
         &self,
         model: &ModelId,
-        expected_epoch: Option<u64>,
+        known: Option<&ActiveModelItem>,
     ) -> Result<WriteOutcome, StoreError> {
         let call = self.call("PutItem", &CONTROL);
-        let activation_epoch = expected_epoch.unwrap_or_default() + 1;
-        let item = ActiveModelItem { name: ACTIVE_MODEL.to_owned(), model: model.clone(), activation_epoch };
-        let condition = match expected_epoch {
+        let item = ActiveModelItem {
+            name: ACTIVE_MODEL.to_owned(),
+            model: model.clone(),
+            previous: known.map(|known| known.model.clone()),
+            activation_epoch: known.map_or(0, |known| known.activation_epoch) + 1,
+        };
+        let condition = match known {
             None => "attribute_not_exists(#epoch)",
             Some(_) => "#epoch = :epoch",
         };
-        let values = expected_epoch.map(|epoch| Item::from([(":epoch".to_owned(), number(epoch))]));
+        let values = known.map(|known| Item::from([(":epoch".to_owned(), number(known.activation_epoch))]));
         let request = self
             .client
             .put_item()

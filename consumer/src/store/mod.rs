@@ -14,6 +14,7 @@ mod labels;
 mod meter;
 mod postings;
 mod products;
+mod scan;
 mod tables;
 
 use std::sync::Arc;
@@ -25,6 +26,7 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use error::{Call, StoreError};
 pub use labels::StateCheck;
 pub use meter::{Meter, MeterSnapshot, Usage};
+pub use scan::Page;
 pub use tables::TablesError;
 
 /// How a conditional write went, where the caller has to read again after losing.

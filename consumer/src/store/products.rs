@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
-use shared::ProductId;
 use shared::item::{LabelledMarker, ProductItem};
 use shared::table::PRODUCTS;
+use shared::{ModelId, ProductId};
 
 use super::codec::{Item, encode, encode_value, number, string};
 use super::{Store, StoreError, WriteOutcome};
@@ -69,11 +69,12 @@ impl Store {
         Ok(ids.into_iter().filter_map(|id| by_id.remove(id)).collect())
     }
 
-    /// Sets the `labelled` marker on `state` and forgets its earlier texts, whose postings
+    /// Sets the model's `labelled` marker on `state` and forgets its earlier texts, whose postings
     /// are gone by then. A conflict means that the product has another state by now.
     pub async fn mark_labelled(
         &self,
         state: &ProductItem,
+        model: &ModelId,
         marker: &LabelledMarker,
     ) -> Result<WriteOutcome, StoreError> {
         let call = self.call("UpdateItem", &PRODUCTS);
@@ -82,9 +83,10 @@ impl Store {
             .update_item()
             .table_name(&call.table)
             .key("id", string(&state.id))
-            .update_expression("SET #labelled = :labelled REMOVE #previous_texts")
+            .update_expression("SET #labelled.#model = :labelled REMOVE #previous_texts")
             .condition_expression(SAME_STATE)
             .expression_attribute_names("#labelled", "labelled")
+            .expression_attribute_names("#model", &model.0)
             .expression_attribute_names("#previous_texts", "previous_texts")
             .expression_attribute_names("#version", "version")
             .expression_attribute_names("#content_hash", "content_hash")

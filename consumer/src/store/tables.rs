@@ -149,7 +149,7 @@ impl Store {
             .and_then(|ttl| ttl.attribute_name))
     }
 
-    async fn describe(&self, table: &Table) -> Result<TableDescription, StoreError> {
+    pub(super) async fn describe(&self, table: &Table) -> Result<TableDescription, StoreError> {
         let call = self.call("DescribeTable", table);
         let request = self.client.describe_table().table_name(&call.table);
         let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), "", error))?;

@@ -12,10 +12,12 @@
 //! # }
 //! ```
 
+mod cache;
 mod error;
 mod page;
 mod reader;
+mod table;
 
 pub use error::ReaderError;
-pub use page::{Group, PageLabels, PagePair};
+pub use page::{Group, PageLabels, PagePair, newest_entry};
 pub use reader::{LabelReader, Options, PAGE_PRODUCTS_MAX, ProductLabels};

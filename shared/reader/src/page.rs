@@ -1,10 +1,12 @@
 //! The labels of one page, from the label items of its products. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use jiff::Timestamp;
 use shared::item::{LabelItem, PairEntry};
 use shared::{ModelId, ProductId, Stage, Verdict};
+
+use crate::table::LabelItems;
 
 /// What is known about the products of one results page.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,9 @@ pub struct PageLabels {
     pub pairs: Vec<PagePair>,
     /// Products without labels: not labelled yet, or not answered within the deadline.
     pub missing: Vec<ProductId>,
+    /// Those of `missing` of which nothing is known, since the table did not answer: ask
+    /// again, or show them as they are.
+    pub unanswered: Vec<ProductId>,
 }
 
 /// Two products of the page that look alike.
@@ -43,15 +48,14 @@ pub struct Group {
 }
 
 impl PageLabels {
-    /// `products` in rank order without repetition; `items` in any order, at most one a
-    /// product.
-    pub(crate) fn of(model: ModelId, products: Vec<ProductId>, items: Vec<LabelItem>) -> Self {
-        let items: HashMap<ProductId, LabelItem> = items.into_iter().map(|item| (item.id.clone(), item)).collect();
+    /// `products` in rank order without repetition.
+    pub(crate) fn of(model: ModelId, products: Vec<ProductId>, items: &LabelItems) -> Self {
+        let item = |id: &ProductId| items.get(id).and_then(Option::as_deref);
         let mut pairs = Vec::new();
         for (rank, first) in products.iter().enumerate() {
-            let Some(own) = items.get(first) else { continue };
+            let Some(own) = item(first) else { continue };
             for second in &products[rank + 1..] {
-                let Some(entry) = items.get(second).and_then(|other| newest_entry(own, other)) else { continue };
+                let Some(entry) = item(second).and_then(|other| newest_entry(own, other)) else { continue };
                 pairs.push(PagePair {
                     first: first.clone(),
                     second: second.clone(),
@@ -62,8 +66,9 @@ impl PageLabels {
                 });
             }
         }
-        let missing = products.iter().filter(|id| !items.contains_key(id)).cloned().collect();
-        Self { model, products, pairs, missing }
+        let missing = products.iter().filter(|id| item(id).is_none()).cloned().collect();
+        let unanswered = products.iter().filter(|id| !items.contains_key(*id)).cloned().collect();
+        Self { model, products, pairs, missing, unanswered }
     }
 
     /// Groups the page greedily by rank: a product collapses into the best-ranked *kept*
@@ -89,7 +94,7 @@ impl PageLabels {
 
 /// What either side says of the pair now; the later word where both do. One side is
 /// enough: the other may have dropped the entry to stay small.
-fn newest_entry<'a>(a: &'a LabelItem, b: &'a LabelItem) -> Option<&'a PairEntry> {
+pub fn newest_entry<'a>(a: &'a LabelItem, b: &'a LabelItem) -> Option<&'a PairEntry> {
     let entries = [current_entry(a, b), current_entry(b, a)];
     entries.into_iter().flatten().max_by_key(|entry| entry.labelled_at)
 }

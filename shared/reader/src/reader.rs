@@ -1,28 +1,23 @@
 use std::collections::{HashMap, HashSet};
 use std::error::Error;
-use std::fmt::Display;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 use jiff::Timestamp;
-use shared::item::{ACTIVE_MODEL, ActiveModelItem, IntentItem, LabelItem};
-use shared::table::{CONTROL, INTENTS, LABELS, Table};
+use shared::item::{IntentItem, LabelItem};
 use shared::text::normalise_query;
 use shared::{ModelId, ProductId};
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::Instant;
 
+use crate::cache::{Answers, Cache};
 use crate::error::ReaderError;
 use crate::page::{PageLabels, current_entry};
+use crate::table::{LabelItems, Tables};
 
 /// Most products of one page: the limit of BatchGetItem, so that a page is one round trip.
 pub const PAGE_PRODUCTS_MAX: usize = 100;
-/// First bound of the back-off between rounds; doubled each time, with full jitter.
-const BACK_OFF_FIRST: Duration = Duration::from_millis(10);
-
-type Item = HashMap<String, AttributeValue>;
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -31,12 +26,19 @@ pub struct Options {
     /// How long the active-model pointer is believed. After a switch, readers follow
     /// within this time.
     pub pointer_ttl: Duration,
+    /// How long a label that was read is believed: a label is at most this much older than
+    /// what the table says.
+    pub cache_ttl: Duration,
+    /// Most label items kept in memory, and as many intents; 0 keeps none, and lets every
+    /// call ask for itself. An item is at most 8 KB, and usually a tenth of that.
+    pub cache_entries_max: usize,
     /// For one call, all its round trips included. What is unanswered by then is missing.
     pub deadline: Duration,
     /// Round trips of one page: the first, and retries of keys that DynamoDB left
     /// unprocessed. 1 or more.
     pub rounds_max: u32,
-    /// Consistent reads cost twice as much and see the latest write. Search needs none.
+    /// Consistent reads cost twice as much and see the latest write; they pass the cache
+    /// by. Search needs none.
     pub consistent: bool,
 }
 
@@ -45,6 +47,8 @@ impl Default for Options {
         Self {
             model: None,
             pointer_ttl: Duration::from_secs(30),
+            cache_ttl: Duration::from_secs(5),
+            cache_entries_max: 10_000,
             deadline: Duration::from_millis(250),
             rounds_max: 4,
             consistent: false,
@@ -52,19 +56,17 @@ impl Default for Options {
     }
 }
 
-/// Reads labels. Cheap to clone; clones share the client and the active-model pointer.
-#[derive(Clone, Debug)]
+/// Reads labels; needs a running tokio runtime. Cheap to clone; clones share the client,
+/// the cache and the active-model pointer.
+#[derive(Clone)]
 pub struct LabelReader {
-    client: Client,
-    prefix: Arc<str>,
+    tables: Tables,
     options: Options,
-    pointer: Arc<Mutex<Option<Pointer>>>,
-}
-
-#[derive(Debug)]
-struct Pointer {
-    model: ModelId,
-    read_at: Instant,
+    pointer: Arc<Cache<(), ModelId>>,
+    /// What to go on with while the pointer cannot be read.
+    last_model: Arc<Mutex<Option<ModelId>>>,
+    labels: Arc<Cache<(ModelId, ProductId), Option<Arc<LabelItem>>>>,
+    intents: Arc<Cache<(ModelId, String), Option<IntentItem>>>,
 }
 
 /// The look-alikes of one product, wherever they rank.
@@ -81,14 +83,23 @@ impl LabelReader {
     /// `prefix` is that of the tables, [`shared::table::PREFIX_DEFAULT`] by default. The
     /// client's own time limits and retries apply within [`Options::deadline`].
     pub fn new(client: Client, prefix: &str, options: Options) -> Self {
-        Self { client, prefix: prefix.into(), options, pointer: Arc::default() }
+        let Options { deadline, rounds_max, consistent, cache_entries_max, cache_ttl, .. } = options;
+        Self {
+            tables: Tables { client, prefix: prefix.into(), deadline, rounds_max, consistent },
+            pointer: Arc::new(Cache::new(1, options.pointer_ttl)),
+            last_model: Arc::default(),
+            labels: Arc::new(Cache::new(cache_entries_max, cache_ttl)),
+            intents: Arc::new(Cache::new(cache_entries_max, cache_ttl)),
+            options,
+        }
     }
 
     /// The labels among these products, given in rank order; repeated ids count once. One
-    /// BatchGetItem round trip, and one GetItem more when the active-model pointer is due.
+    /// BatchGetItem round trip for those that are not in the cache, and one GetItem more
+    /// when the active-model pointer is due.
     ///
-    /// Products that DynamoDB leaves unanswered until the deadline end up in `missing`; it
-    /// is an error only if there was no answer at all.
+    /// A table that is slow, throttles or is out of reach is no error: the products that
+    /// were not answered until the deadline are in `missing` and in `unanswered`.
     pub async fn labels_for_page(&self, ids: &[ProductId]) -> Result<PageLabels, ReaderError> {
         let mut seen = HashSet::new();
         let products: Vec<ProductId> = ids.iter().filter(|id| seen.insert(*id)).cloned().collect();
@@ -98,25 +109,24 @@ impl LabelReader {
         let until = self.deadline();
         let model = self.active_model_until(until).await?;
         let items = self.label_items(&products, &model, until).await?;
-        Ok(PageLabels::of(model, products, items))
+        Ok(PageLabels::of(model, products, &items))
     }
 
     /// The look-alikes of one product; none if it has no labels under this model or is
-    /// deleted.
+    /// deleted. All of them, or an error.
     pub async fn duplicates_of(&self, id: &ProductId) -> Result<Option<ProductLabels>, ReaderError> {
         let until = self.deadline();
         let model = self.active_model_until(until).await?;
-        let own = self.label_items(std::slice::from_ref(id), &model, until).await?.pop();
-        let Some(mut item) = own.filter(|item| !item.deleted) else { return Ok(None) };
-        let others: Vec<ProductId> = item.pairs.keys().cloned().collect();
+        let own = self.all_label_items(std::slice::from_ref(id), &model, until).await?.remove(id).flatten();
+        let Some(own) = own.filter(|item| !item.deleted) else { return Ok(None) };
+        let others: Vec<ProductId> = own.pairs.keys().cloned().collect();
         let mut current = HashSet::new();
         for chunk in others.chunks(PAGE_PRODUCTS_MAX) {
-            for other in self.label_items(chunk, &model, until).await? {
-                if current_entry(&item, &other).is_some() {
-                    current.insert(other.id);
-                }
-            }
+            let items = self.all_label_items(chunk, &model, until).await?;
+            let items = items.into_values().flatten().filter(|other| current_entry(&own, other).is_some());
+            current.extend(items.map(|other| other.id.clone()));
         }
+        let mut item = (*own).clone();
         item.pairs.retain(|other, _| current.contains(other));
         let outdated = others.len() - item.pairs.len();
         Ok(Some(ProductLabels { item, outdated }))
@@ -131,9 +141,22 @@ impl LabelReader {
             return Ok(None);
         }
         let model = self.active_model_until(until).await?;
-        let key = Item::from([("query".to_owned(), string(query)), ("model".to_owned(), string(&model))]);
-        let found = self.get(&INTENTS, key, until).await?;
-        let intent: Option<IntentItem> = found.map(|item| self.decode(&INTENTS, item)).transpose()?;
+        let intent = if self.caches() {
+            let (tables, key) = (self.tables.clone(), (model, query));
+            let read = |keys: Vec<(ModelId, String)>| async move {
+                let until = Instant::now() + tables.deadline;
+                let mut found = HashMap::new();
+                for (model, query) in keys {
+                    let intent = tables.intent(&query, &model, until).await?;
+                    found.insert((model, query), intent);
+                }
+                Ok(found)
+            };
+            let Answers { mut values, error } = self.intents.get(std::slice::from_ref(&key), until, read).await;
+            values.remove(&key).ok_or_else(|| error.unwrap_or_else(|| self.tables.late_intent()))?
+        } else {
+            self.tables.intent(&query, &model, until).await?
+        };
         Ok(intent.filter(|intent| intent.expires_at > Timestamp::now().as_second()))
     }
 
@@ -142,128 +165,106 @@ impl LabelReader {
         self.active_model_until(self.deadline()).await
     }
 
+    /// Half of the time is for the pointer, so that where it cannot be read a page can still
+    /// be filled under the model that was active last.
     async fn active_model_until(&self, until: Instant) -> Result<ModelId, ReaderError> {
         if let Some(model) = &self.options.model {
             return Ok(model.clone());
         }
-        // Held over the read, so that an expired pointer is read once, not by every page.
-        let mut pointer = self.pointer.lock().await;
-        if let Some(known) = pointer.as_ref().filter(|known| known.read_at.elapsed() < self.options.pointer_ttl) {
-            return Ok(known.model.clone());
-        }
-        let model = match (self.read_pointer(until).await, pointer.as_ref()) {
-            (Ok(model), _) => model,
-            (Err(error), Some(known)) => {
-                tracing::warn!(error = &error as &dyn Error, model = %known.model, "keeping the known active model");
-                known.model.clone()
-            }
-            (Err(error), None) => return Err(error),
+        let last = || self.last_model.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = last().clone();
+        let (tables, now) = (self.tables.clone(), Instant::now());
+        let wait_until = if known.is_some() { now + (until - now) / 2 } else { until };
+        let read = |_| async move {
+            let until = Instant::now() + tables.deadline;
+            Ok(HashMap::from([((), tables.active_model(until).await?)]))
         };
-        *pointer = Some(Pointer { model: model.clone(), read_at: Instant::now() });
-        Ok(model)
+        let Answers { mut values, error } = self.pointer.get(&[()], wait_until, read).await;
+        let error = match (values.remove(&()), known) {
+            (Some(model), _) => {
+                *last() = Some(model.clone());
+                return Ok(model);
+            }
+            (None, Some(known)) => {
+                let error = error.unwrap_or_else(|| self.tables.late_pointer());
+                tracing::warn!(error = &error as &dyn Error, model = %known, "keeping the known active model");
+                // Believed for another while, so that not every page waits for half its time.
+                self.pointer.put((), known.clone());
+                return Ok(known);
+            }
+            (None, None) => error,
+        };
+        Err(error.unwrap_or_else(|| self.tables.late_pointer()))
     }
 
-    async fn read_pointer(&self, until: Instant) -> Result<ModelId, ReaderError> {
-        let key = Item::from([("name".to_owned(), string(ACTIVE_MODEL))]);
-        let item = self.get(&CONTROL, key, until).await?;
-        let item = item.ok_or_else(|| ReaderError::NoActiveModel { table: self.name(&CONTROL) })?;
-        self.decode::<ActiveModelItem>(&CONTROL, item).map(|active| active.model)
-    }
-
-    async fn get(&self, table: &Table, key: Item, until: Instant) -> Result<Option<Item>, ReaderError> {
-        let request = self.client.get_item().table_name(self.name(table)).set_key(Some(key));
-        let answer = timeout_at(until, request.consistent_read(self.options.consistent).send())
-            .await
-            .map_err(|_| self.late("GetItem", table))?
-            .map_err(|error| self.failed("GetItem", table, error.into()))?;
-        Ok(answer.item)
-    }
-
-    /// Label items of at most 100 distinct products. An error only before the first
-    /// answer; after it, what came is better than nothing.
-    async fn label_items(
+    /// As [`Self::label_items`], with an error where a product was not answered.
+    async fn all_label_items(
         &self,
         ids: &[ProductId],
         model: &ModelId,
         until: Instant,
-    ) -> Result<Vec<LabelItem>, ReaderError> {
-        let key = |id| Item::from([("id".to_owned(), string(id)), ("model".to_owned(), string(model))]);
-        let mut keys: Vec<Item> = ids.iter().map(key).collect();
-        let mut items = Vec::with_capacity(keys.len());
-        for round in 0..self.options.rounds_max.max(1) {
-            if keys.is_empty() {
-                break;
+    ) -> Result<LabelItems, ReaderError> {
+        let items = self.label_items(ids, model, until).await?;
+        if items.len() == ids.len() { Ok(items) } else { Err(self.tables.late_labels()) }
+    }
+
+    /// Label items of at most 100 distinct products. A failure that passes leaves products
+    /// unanswered; any other is an error.
+    async fn label_items(&self, ids: &[ProductId], model: &ModelId, until: Instant) -> Result<LabelItems, ReaderError> {
+        let (items, error) = if self.caches() {
+            self.cached_label_items(ids, model, until).await
+        } else {
+            match self.tables.label_items(ids, model, until).await {
+                Ok(items) => (items, None),
+                Err(error) => (LabelItems::new(), Some(error)),
             }
-            if round > 0 {
-                let back_off = BACK_OFF_FIRST.saturating_mul(2_u32.saturating_pow(round)).mul_f64(fastrand::f64());
-                sleep_until((Instant::now() + back_off).min(until)).await;
+        };
+        match error {
+            Some(error) if !error.is_passing() => Err(error),
+            Some(error) => {
+                tracing::warn!(
+                    error = &error as &dyn Error,
+                    unanswered = ids.len() - items.len(),
+                    "page is incomplete"
+                );
+                Ok(items)
             }
-            match self.label_round(keys.clone(), until).await {
-                Ok((found, left)) => {
-                    items.extend(found);
-                    keys = left;
-                }
-                Err(error) if round == 0 => return Err(error),
-                Err(error) => {
-                    tracing::warn!(error = &error as &dyn Error, unanswered = keys.len(), "page is incomplete");
-                    break;
-                }
-            }
+            None => Ok(items),
         }
-        Ok(items)
     }
 
-    /// One BatchGetItem: the items found and the keys left unprocessed.
-    async fn label_round(&self, keys: Vec<Item>, until: Instant) -> Result<(Vec<LabelItem>, Vec<Item>), ReaderError> {
-        let table = self.name(&LABELS);
-        let failed = |source| self.failed("BatchGetItem", &LABELS, source);
-        let mut wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(self.options.consistent);
-        // Everything but `distinct`, which is half of a large item and says nothing here.
-        let names = ["id", "model", "text_hash", "version", "content_hash", "pairs", "overflow", "deleted", "revision"];
-        for name in names {
-            wanted = wanted.expression_attribute_names(format!("#{name}"), name);
-        }
-        let projection: Vec<String> = names.iter().map(|name| format!("#{name}")).collect();
-        let wanted = wanted.projection_expression(projection.join(", ")).build();
-        let request = self.client.batch_get_item().request_items(&table, wanted.map_err(|error| failed(error.into()))?);
-        let answer = timeout_at(until, request.send())
-            .await
-            .map_err(|_| self.late("BatchGetItem", &LABELS))?
-            .map_err(|error| failed(error.into()))?;
-
-        let found = answer.responses.and_then(|mut tables| tables.remove(&table)).unwrap_or_default();
-        let readable = found.into_iter().filter_map(|item| self.decode_or_skip(item)).collect();
-        let left = answer.unprocessed_keys.and_then(|mut tables| tables.remove(&table));
-        Ok((readable, left.map(|left| left.keys).unwrap_or_default()))
+    async fn cached_label_items(
+        &self,
+        ids: &[ProductId],
+        model: &ModelId,
+        until: Instant,
+    ) -> (LabelItems, Option<ReaderError>) {
+        let keys: Vec<(ModelId, ProductId)> = ids.iter().map(|id| (model.clone(), id.clone())).collect();
+        let (tables, of) = (self.tables.clone(), model.clone());
+        let read = |keys: Vec<(ModelId, ProductId)>| async move {
+            let until = Instant::now() + tables.deadline;
+            let ids: Vec<ProductId> = keys.into_iter().map(|(_, id)| id).collect();
+            let items = tables.label_items(&ids, &of, until).await?;
+            Ok(items.into_iter().map(|(id, item)| ((of.clone(), id), item)).collect())
+        };
+        let Answers { values, error } = self.labels.get(&keys, until, read).await;
+        (values.into_iter().map(|((_, id), item)| (id, item)).collect(), error)
     }
 
-    /// One broken item costs its product the labels, not the page.
-    fn decode_or_skip(&self, item: Item) -> Option<LabelItem> {
-        let decoded = self.decode(&LABELS, item);
-        decoded.inspect_err(|error| tracing::warn!(error = error as &dyn Error, "label item skipped")).ok()
-    }
-
-    fn decode<T: serde::de::DeserializeOwned>(&self, table: &Table, item: Item) -> Result<T, ReaderError> {
-        serde_dynamo::from_item(item).map_err(|source| ReaderError::Decode { table: self.name(table), source })
+    fn caches(&self) -> bool {
+        self.options.cache_entries_max > 0 && !self.options.consistent
     }
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.options.deadline
     }
-
-    fn name(&self, table: &Table) -> String {
-        table.physical_name(&self.prefix)
-    }
-
-    fn late(&self, operation: &'static str, table: &Table) -> ReaderError {
-        ReaderError::Deadline { operation, table: self.name(table), after: self.options.deadline }
-    }
-
-    fn failed(&self, operation: &'static str, table: &Table, source: Box<dyn Error + Send + Sync>) -> ReaderError {
-        ReaderError::Service { operation, table: self.name(table), source }
-    }
 }
 
-fn string(value: impl Display) -> AttributeValue {
-    AttributeValue::S(value.to_string())
+impl fmt::Debug for LabelReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LabelReader")
+            .field("prefix", &self.tables.prefix)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
 }

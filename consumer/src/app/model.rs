@@ -1,0 +1,189 @@
+//! `model`: which model's labels readers take, and the switch from one to another.
+
+use std::collections::BTreeMap;
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+use futures::TryStreamExt;
+use serde::Serialize;
+use shared::ModelId;
+use shared::item::{ActiveModelItem, ProductItem};
+use shared::table::PRODUCTS;
+
+use super::CommandResult;
+use super::config::TableArgs;
+use super::open::Tables;
+use crate::store::{Store, StoreError, WriteOutcome};
+
+/// Parts of the products table that are read side by side.
+const SEGMENTS: u16 = 4;
+
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Show the active and the previous model, and how much of the catalog each model has labelled
+    Status {
+        #[command(flatten)]
+        tables: TableArgs,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let readers take this model's labels from now on
+    ///
+    /// Refused while products are not labelled under it; readers follow within their
+    /// pointer's time to live, 30 seconds by default.
+    Activate {
+        /// The model_id of its manifest
+        model: String,
+        #[command(flatten)]
+        tables: TableArgs,
+        /// Do not look whether the catalog is labelled under it
+        #[arg(long)]
+        unchecked: bool,
+    },
+    /// Let readers take the previous model's labels again
+    Rollback {
+        #[command(flatten)]
+        tables: TableArgs,
+    },
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ModelError {
+    #[error(
+        "model {model} has labelled {labelled} of {products} products; let `reconcile` with its artifact finish, \
+         or activate it --unchecked"
+    )]
+    Unfinished { model: ModelId, labelled: u64, products: u64 },
+    #[error("model {model} is active already")]
+    Active { model: ModelId },
+    #[error("no model is active under prefix {prefix}; the first worker activates its own")]
+    NoneActive { prefix: String },
+    #[error("there is nothing to roll back to: {model} is the first model that was active")]
+    First { model: ModelId },
+    #[error("somebody else has switched models meanwhile; look at `model status` and try again")]
+    Switched,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is labelled, and what readers take. The JSON names are a promise.
+#[derive(Debug, Serialize)]
+struct Status {
+    active: Option<ModelId>,
+    previous: Option<ModelId>,
+    activation_epoch: u64,
+    #[serde(flatten)]
+    coverage: Coverage,
+}
+
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Coverage {
+    /// Products in the catalog, deleted ones left out.
+    products: u64,
+    /// Of these, how many are labelled for the text that they have now, by model.
+    labelled: BTreeMap<ModelId, u64>,
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let tables = match &args.what {
+        What::Status { tables, .. } | What::Activate { tables, .. } | What::Rollback { tables } => tables,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let said = runtime.block_on(async {
+        let tables = Tables::open(tables).await?;
+        let said = answer(&args.what, &tables.store).await;
+        tables.close().await?;
+        said
+    })?;
+    writeln!(stdout().lock(), "{said}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    match what {
+        What::Status { json, .. } => {
+            let status = status(store).await?;
+            Ok(if *json { serde_json::to_string_pretty(&status)? } else { text(&status) })
+        }
+        What::Activate { model, unchecked, .. } => {
+            let model = ModelId(model.clone());
+            if !unchecked {
+                check(store, &model).await?;
+            }
+            let known = store.active_model().await?;
+            if known.as_ref().is_some_and(|known| known.model == model) {
+                return Err(ModelError::Active { model }.into());
+            }
+            Ok(switch(store, &model, known.as_ref()).await?)
+        }
+        What::Rollback { .. } => {
+            let none = || ModelError::NoneActive { prefix: store.prefix().to_owned() };
+            let known = store.active_model().await?.ok_or_else(none)?;
+            let previous = known.previous.clone().ok_or_else(|| ModelError::First { model: known.model.clone() })?;
+            Ok(switch(store, &previous, Some(&known)).await?)
+        }
+    }
+}
+
+/// One conditional write of one item: all readers follow, or none.
+async fn switch(store: &Store, model: &ModelId, known: Option<&ActiveModelItem>) -> Result<String, ModelError> {
+    match store.set_active_model(model, known).await? {
+        WriteOutcome::Written => Ok(match known {
+            Some(known) => format!("{model} is active; {} was", known.model),
+            None => format!("{model} is active"),
+        }),
+        WriteOutcome::Conflict => Err(ModelError::Switched),
+    }
+}
+
+async fn check(store: &Store, model: &ModelId) -> Result<(), ModelError> {
+    let Coverage { products, labelled } = coverage(store).await?;
+    let labelled = labelled.get(model).copied().unwrap_or_default();
+    if labelled < products {
+        return Err(ModelError::Unfinished { model: model.clone(), labelled, products });
+    }
+    Ok(())
+}
+
+async fn status(store: &Store) -> Result<Status, StoreError> {
+    let (active, coverage) = (store.active_model().await?, coverage(store).await?);
+    let activation_epoch = active.as_ref().map_or(0, |active| active.activation_epoch);
+    let (active, previous) = active.map_or((None, None), |item| (Some(item.model), item.previous));
+    Ok(Status { active, previous, activation_epoch, coverage })
+}
+
+/// Reads the whole products table, once.
+async fn coverage(store: &Store) -> Result<Coverage, StoreError> {
+    let mut coverage = Coverage::default();
+    let mut pages = store.scan::<ProductItem>(&PRODUCTS, None, SEGMENTS);
+    while let Some(page) = pages.try_next().await? {
+        for product in page.items.into_iter().filter(|product| !product.deleted) {
+            coverage.products += 1;
+            for (model, marker) in product.labelled {
+                *coverage.labelled.entry(model).or_default() += u64::from(marker.text_hash == product.text_hash);
+            }
+        }
+    }
+    Ok(coverage)
+}
+
+fn text(status: &Status) -> String {
+    let Status { active, previous, activation_epoch, coverage } = status;
+    let name = |model: &Option<ModelId>| model.as_ref().map_or("none".to_owned(), ModelId::to_string);
+    let mut lines = vec![
+        format!("active    {} (switch {activation_epoch})", name(active)),
+        format!("previous  {}", name(previous)),
+        format!("products  {}", coverage.products),
+    ];
+    let labelled = coverage.labelled.iter().map(|(model, count)| format!("labelled  {count} by {model}"));
+    lines.extend(labelled);
+    lines.join("\n")
+}

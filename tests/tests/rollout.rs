@@ -1,0 +1,160 @@
+//! A model upgrade: both slots are written, one item switches, one item switches back.
+
+use std::path::Path;
+use std::process::Command;
+
+use consumer::flow::{Outcome, Pipeline};
+use consumer::store::{Embedded, Store};
+use reader::{LabelReader, Options};
+use serde_json::Value;
+use shared::table::PREFIX_DEFAULT;
+use shared::{ModelId, ProductId};
+use tempfile::TempDir;
+use tests::events::{delete, query, upsert};
+use tests::fleet::{TextModel, mortal, pipeline};
+use tests::items::id;
+use tests::worker::binary;
+
+/// A worker of both models.
+fn both(store: &Store, model: &TextModel, next: &TextModel) -> Pipeline {
+    Pipeline { next: Some(Box::new(pipeline(store.clone(), next))), ..pipeline(store.clone(), model) }
+}
+
+/// Two models that find other pairs in the same catalog.
+fn models() -> (TextModel, TextModel) {
+    let numbered = |n| TextModel::new(&format!("m{n}"));
+    let differs = |next: &TextModel| next.score(TITLES[0], TITLES[1]).1 != numbered(0).score(TITLES[0], TITLES[1]).1;
+    (numbered(0), (1..1_000).map(numbered).find(differs).expect("two of three do"))
+}
+
+const TITLES: [&str; 3] = ["kettle qx4471z", "steel kettle qx4471z", "large kettle qx4471z"];
+
+async fn process(worker: &Pipeline, event: &Value) -> (Outcome, u64) {
+    let processed = worker.process(&event.to_string(), 1).await.expect("labelled");
+    (processed.outcome, processed.tally.pairs_scored)
+}
+
+/// What one model's slot says, without the times.
+async fn slot(store: &Store, model: &ModelId) -> Vec<(ProductId, bool, String)> {
+    let mut slot = Vec::new();
+    for name in ["A", "B", "C"] {
+        let Some(item) = store.label_item(&id(name), model).await.expect("reads") else { continue };
+        let pairs = item.pairs.iter().map(|(other, entry)| (other, entry.other_hash, entry.verdict));
+        slot.push((item.id.clone(), item.deleted, format!("{:?}", pairs.collect::<Vec<_>>())));
+    }
+    slot
+}
+
+#[tokio::test]
+async fn live_events_label_both_slots_as_each_model_alone_would() {
+    let (model, next) = models();
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let mut stores = Vec::new();
+    for prefix in ["both-", "model-", "next-"] {
+        let store = engine.store(prefix);
+        store.create_tables().await.expect("creates");
+        stores.push(store);
+    }
+    let workers =
+        [both(&stores[0], &model, &next), pipeline(stores[1].clone(), &model), pipeline(stores[2].clone(), &next)];
+    let mut events: Vec<Value> =
+        ["A", "B", "C"].into_iter().zip(TITLES).map(|(name, title)| upsert(name, 1, title)).collect();
+    events.extend([upsert("B", 2, TITLES[2]), delete("C", 3), upsert("C", 2, TITLES[0]), query("red kettle", 1)]);
+    for worker in &workers {
+        for event in &events {
+            process(worker, event).await;
+        }
+    }
+    for (store, model) in [(&stores[1], &model), (&stores[2], &next)] {
+        assert_eq!(slot(&stores[0], &model.id).await, slot(store, &model.id).await, "the slot of {}", model.id);
+        assert!(stores[0].intent("red kettle", &model.id).await.expect("reads").is_some());
+    }
+    assert_ne!(slot(&stores[0], &model.id).await, slot(&stores[0], &next.id).await);
+    let again = upsert("B", 2, TITLES[2]);
+    assert_eq!(process(&workers[0], &again).await, (Outcome::Unchanged, 0), "both markers stand");
+}
+
+#[tokio::test]
+async fn a_price_costs_no_inference_of_either_model_and_a_crash_between_them_is_repaired() {
+    let (model, next) = models();
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let store = engine.store("both-");
+    store.create_tables().await.expect("creates");
+    process(&both(&store, &model, &next), &upsert("A", 1, TITLES[0])).await;
+    let event = upsert("B", 1, TITLES[1]);
+    let mut requests = 0;
+    // Dies one request later each time, until it lives.
+    while both(&mortal(&store, requests), &model, &next).process(&event.to_string(), 1).await.is_err() {
+        requests += 1;
+    }
+    for model in [&model, &next] {
+        let state = store.product(&id("B")).await.expect("reads").expect("written");
+        assert!(state.labelled.contains_key(&model.id), "{state:?}");
+        assert!(store.label_item(&id("B"), &model.id).await.expect("reads").is_some());
+    }
+    let priced = serde_json::json!({"schema_version": 1, "type": "upsert", "product_id": "B", "version": 2,
+        "occurred_at": jiff::Timestamp::now(), "product": {"title": TITLES[1], "price": {"amount": 3.5}}});
+    assert_eq!(process(&both(&store, &model, &next), &priced).await, (Outcome::Unchanged, 0));
+}
+
+fn model_command(folder: &Path, words: &[&str]) -> Result<String, String> {
+    let mut command = Command::new(binary());
+    let output = command.arg("model").args(words).arg("--local").arg(folder).output().expect("the binary starts");
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}
+
+#[tokio::test]
+async fn the_switch_and_the_way_back_are_one_item_each() {
+    let (model, next) = models();
+    let folder = TempDir::new().expect("a folder");
+    let command = |words: &[&str]| model_command(folder.path(), words);
+    let active = async || {
+        let engine = Embedded::open(folder.path()).expect("opens");
+        let store = engine.store(PREFIX_DEFAULT);
+        let reader = LabelReader::new(
+            store.client().clone(),
+            store.prefix(),
+            Options { consistent: true, ..Options::default() },
+        );
+        let model = reader.active_model().await.expect("one is active");
+        engine.stop().await.expect("stops");
+        model
+    };
+    let engine = Embedded::open(folder.path()).expect("opens");
+    let store = engine.store(PREFIX_DEFAULT);
+    store.create_tables().await.expect("creates");
+    engine.stop().await.expect("stops");
+    assert!(command(&["rollback"]).expect_err("nothing is active").contains("no model is active"));
+
+    let engine = Embedded::open(folder.path()).expect("opens");
+    let store = engine.store(PREFIX_DEFAULT);
+    store.set_active_model(&model.id, None).await.expect("activates");
+    for (name, title) in ["A", "B", "C"].into_iter().zip(TITLES) {
+        process(&pipeline(store.clone(), &model), &upsert(name, 1, title)).await;
+    }
+    process(&both(&store, &model, &next), &upsert("A", 2, TITLES[2])).await;
+    process(&both(&store, &model, &next), &delete("C", 2)).await;
+    engine.stop().await.expect("stops");
+
+    let refused = command(&["activate", &next.id.0]).expect_err("B is not labelled by it");
+    assert!(refused.contains("has labelled 1 of 2 products"), "{refused}");
+    assert!(command(&["rollback"]).expect_err("there was no other").contains("nothing to roll back to"));
+    let status: Value = serde_json::from_str(&command(&["status", "--json"]).expect("shows")).expect("JSON");
+    assert_eq!(status["labelled"], serde_json::json!({&model.id.0: 2, &next.id.0: 1}), "{status}");
+    assert_eq!((&status["active"], &status["previous"]), (&serde_json::json!(model.id), &Value::Null));
+
+    let engine = Embedded::open(folder.path()).expect("opens");
+    process(&pipeline(engine.store(PREFIX_DEFAULT), &next), &upsert("B", 2, TITLES[1])).await;
+    engine.stop().await.expect("stops");
+    // B's new version came by a worker of the next model alone; its text is labelled by both.
+    command(&["activate", &next.id.0]).expect("all are labelled");
+    assert_eq!(active().await, next.id);
+    assert!(command(&["activate", &next.id.0]).expect_err("it is").contains("active already"));
+    command(&["rollback"]).expect("goes back");
+    assert_eq!(active().await, model.id);
+    let text = command(&["status"]).expect("shows");
+    assert!(text.contains(&format!("active    {} (switch 3)", model.id)), "{text}");
+    command(&["activate", "elsewhere", "--unchecked"]).expect("is not looked at");
+    assert_eq!(active().await.0, "elsewhere");
+}
