@@ -5,9 +5,12 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
+pub mod export;
 pub mod health;
 pub mod key_epoch;
 pub mod lookup;
+pub mod model;
+mod open;
 pub mod sample;
 pub mod tables;
 pub mod telemetry;
@@ -39,12 +42,16 @@ pub enum Command {
     Demo(demo::Args),
     /// Judge the shipped model, or blocking, on labelled data
     Evaluate(evaluate::Args),
+    /// Write every live label to one file, as NDJSON or Parquet
+    Export(export::Args),
     /// Count words of product texts into a key epoch (NDJSON in, epoch file out)
     KeyEpoch(key_epoch::Args),
     /// Show a product's duplicates or a query's intent
     Lookup(lookup::Args),
     /// Print the definition of the tables as JSON
     Tables(tables::Args),
+    /// Show or switch the model whose labels readers take
+    Model(model::Args),
     /// Print the text that the model reads of each product (NDJSON in, NDJSON out)
     Texts(texts::Args),
     /// Print the token ids and types that the model reads of texts (NDJSON in, NDJSON out)
@@ -60,9 +67,11 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Demo(args) => demo::run(args),
             Command::Evaluate(args) => evaluate::run(args),
+            Command::Export(args) => export::run(args),
             Command::KeyEpoch(args) => key_epoch::run(args),
             Command::Lookup(args) => lookup::run(args),
             Command::Tables(args) => tables::run(args),
+            Command::Model(args) => model::run(args),
             Command::Texts(args) => texts::run(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Worker(args) => worker::run(args),

@@ -65,6 +65,9 @@ pub struct Args {
     /// Version of rows that have none of their own; 0 loses to every live event
     #[arg(long, default_value_t = 0, value_name = "N")]
     row_version: u64,
+    /// Goes before every id, so that files whose ids overlap can share tables
+    #[arg(long, default_value = "", value_name = "PREFIX")]
+    id_prefix: String,
     /// Where progress is kept; rejected rows are written beside it [default: FILE.backfill.json]
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -114,7 +117,8 @@ pub fn run(args: Args) -> CommandResult {
 
 #[expect(clippy::print_stdout, reason = "the result of a command")]
 async fn backfill(args: &Args, format: Format) -> CommandResult {
-    let rows = Rows { path: args.input.clone(), format, window_rows: args.window, row_version: args.row_version };
+    let Args { input, window: window_rows, row_version, id_prefix, .. } = args.clone();
+    let rows = Rows { path: input, format, window_rows, row_version, id_prefix };
     let plan = Plan { file_bytes: std::fs::metadata(&args.input)?.len(), window_rows: args.window };
     let mut ledger = Ledger::open(args.checkpoint_path(), plan, args.restart)?;
     if ledger.progress().finished {

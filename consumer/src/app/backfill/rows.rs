@@ -81,11 +81,14 @@ pub struct Rows {
     pub format: Format,
     pub window_rows: usize,
     pub row_version: u64,
+    /// Goes before the id of each row that is no event.
+    pub id_prefix: String,
 }
 
 /// What rows get that do not say it themselves.
 #[derive(Clone, Copy)]
-struct Stamp {
+struct Stamp<'a> {
+    id_prefix: &'a str,
     version: u64,
     occurred_at: Timestamp,
 }
@@ -114,8 +117,8 @@ impl Rows {
     /// `first_window` on. At most two windows are in memory.
     pub fn start(self, first_window: u64, occurred_at: Timestamp, ahead: usize) -> Receiver<Result<Row, RowsError>> {
         let (sender, receiver) = channel(ahead);
-        let stamp = Stamp { version: self.row_version, occurred_at };
         std::thread::spawn(move || {
+            let stamp = Stamp { id_prefix: &self.id_prefix, version: self.row_version, occurred_at };
             let mut windows = Windows::new(self.window_rows, first_window, &sender);
             let read = match self.format {
                 Format::Csv => self.csv(stamp, &mut windows),
@@ -131,7 +134,7 @@ impl Rows {
         receiver
     }
 
-    fn csv(&self, stamp: Stamp, windows: &mut Windows) -> Result<(), RowsError> {
+    fn csv(&self, stamp: Stamp<'_>, windows: &mut Windows) -> Result<(), RowsError> {
         let mut reader = csv::Reader::from_reader(self.text()?);
         let broken = |number, source| RowsError::Csv { path: self.path.clone(), number, source };
         let header = reader.headers().map_err(|source| broken(0, source))?.clone();
@@ -146,7 +149,7 @@ impl Rows {
         Ok(())
     }
 
-    fn ndjson(&self, stamp: Stamp, windows: &mut Windows) -> Result<(), RowsError> {
+    fn ndjson(&self, stamp: Stamp<'_>, windows: &mut Windows) -> Result<(), RowsError> {
         let mut number = 0;
         for line in self.text()?.split(b'\n') {
             let line = line.map_err(|source| self.unreadable(source))?;
@@ -161,7 +164,7 @@ impl Rows {
         Ok(())
     }
 
-    fn parquet_rows(&self, stamp: Stamp, windows: &mut Windows) -> Result<(), RowsError> {
+    fn parquet_rows(&self, stamp: Stamp<'_>, windows: &mut Windows) -> Result<(), RowsError> {
         let file = self.parquet()?;
         let broken = |source| RowsError::Parquet { path: self.path.clone(), source };
         let schema = file.metadata().file_metadata().schema_descr();
@@ -244,7 +247,7 @@ impl<'a> Windows<'a> {
 }
 
 /// An event as it stands, or a product whose keys are column names.
-fn line_event(line: &[u8], stamp: Stamp) -> Result<String, String> {
+fn line_event(line: &[u8], stamp: Stamp<'_>) -> Result<String, String> {
     let text = std::str::from_utf8(line).map_err(|error| format!("is not UTF-8: {error}"))?;
     let value: Map<String, Value> =
         serde_json::from_str(text).map_err(|error| format!("is not a JSON object: {error}"))?;
@@ -263,11 +266,14 @@ fn line_event(line: &[u8], stamp: Stamp) -> Result<String, String> {
 }
 
 /// The upsert of a product from its columns; unknown ones are left out.
-fn product_event<'a>(cells: impl Iterator<Item = (&'a str, String)>, stamp: Stamp) -> Result<String, String> {
+fn product_event<'a>(cells: impl Iterator<Item = (&'a str, String)>, stamp: Stamp<'_>) -> Result<String, String> {
     let (mut id, mut version, mut product) = (None, stamp.version, Product::default());
     for (column, value) in cells {
         match column {
-            ID => id = Some(ProductId::new(value).map_err(|error| format!("column {ID}: {error}"))?),
+            ID => {
+                let prefixed = format!("{}{value}", stamp.id_prefix);
+                id = Some(ProductId::new(prefixed).map_err(|error| format!("column {ID}: {error}"))?);
+            }
             VERSION if !value.is_empty() => {
                 let bad = |_| format!("column {VERSION}: {value:?} is not a whole number of 0 or more");
                 version = value.parse().map_err(bad)?;
@@ -314,7 +320,7 @@ mod tests {
         let path = folder.path().join(name);
         std::fs::write(&path, content).expect("writable");
         let format = Format::of(&path).expect("a known ending");
-        Rows { path, format, window_rows: 4, row_version: 9 }
+        Rows { path, format, window_rows: 4, row_version: 9, id_prefix: String::new() }
     }
 
     async fn all(rows: &Rows, first_window: u64) -> Result<Vec<Row>, RowsError> {
@@ -358,7 +364,8 @@ mod tests {
         column.close().expect("closed");
         group.close().expect("closed");
         writer.close().expect("closed");
-        let parquet = Rows { path: parquet, format: Format::Parquet, window_rows: 4, row_version: 9 };
+        let parquet =
+            Rows { path: parquet, format: Format::Parquet, window_rows: 4, row_version: 9, id_prefix: String::new() };
 
         let expected = [event("k1", 9, json!({"title": "Kettle,\n1.7 l"})), event("k2", 3, json!({"title": "Pan"}))];
         for rows in [csv, ndjson, parquet] {

@@ -150,15 +150,30 @@ pub fn read_pairs(left: &Path, right: &Path, pairs: &Path) -> Result<Vec<Labelle
 /// Reads matches of two tables: columns `ltable_id`, `rtable_id` and, where there is one,
 /// `label`, whose rows other than 1 are left out. Ids are those of the tables.
 pub fn read_matches(left: &Path, right: &Path, matches: &Path) -> Result<Vec<(String, String)>, DatasetError> {
+    let rows = read_id_pairs([left, right], matches)?;
+    Ok(rows.into_iter().filter(|row| row.duplicate).map(|row| (row.left, row.right)).collect())
+}
+
+/// One row of a file of pairs, by the ids of two tables.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdPair {
+    pub left: String,
+    pub right: String,
+    pub duplicate: bool,
+}
+
+/// Reads pairs by id: columns `ltable_id`, `rtable_id` and, where there is one, `label`;
+/// without it all are duplicates. Ids are those of the tables.
+pub fn read_id_pairs(tables: [&Path; 2], pairs: &Path) -> Result<Vec<IdPair>, DatasetError> {
     let ids = |path| -> Result<HashSet<String>, DatasetError> {
         Ok(read_table(path)?.into_iter().map(|(id, _)| id).collect())
     };
-    let sides = [(left, ids(left)?), (right, ids(right)?)];
-    let table = Table::open(matches, b',')?;
+    let sides = [(tables[0], ids(tables[0])?), (tables[1], ids(tables[1])?)];
+    let table = Table::open(pairs, b',')?;
     let columns = [table.column("ltable_id")?, table.column("rtable_id")?];
     let label = table.column("label").ok();
-    let mut out = Vec::new();
-    for (line, row) in table.rows.iter().filter(|(_, row)| label.is_none_or(|label| &row[label] == "1")) {
+    let mut out = Vec::with_capacity(table.rows.len());
+    for (line, row) in &table.rows {
         for (column, (path, known)) in columns.iter().zip(&sides) {
             let id = &row[*column];
             if !known.contains(id) {
@@ -166,7 +181,8 @@ pub fn read_matches(left: &Path, right: &Path, matches: &Path) -> Result<Vec<(St
                 return Err(table.cell(*line, &table.header[*column], &reason));
             }
         }
-        out.push((row[columns[0]].to_owned(), row[columns[1]].to_owned()));
+        let duplicate = label.is_none_or(|label| &row[label] == "1");
+        out.push(IdPair { left: row[columns[0]].to_owned(), right: row[columns[1]].to_owned(), duplicate });
     }
     Ok(out)
 }

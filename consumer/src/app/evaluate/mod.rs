@@ -2,10 +2,12 @@
 
 mod blocking;
 pub mod dataset;
+mod loss;
 pub mod metrics;
 mod pairs;
 mod printing;
 mod queries;
+mod stored;
 
 use std::time::Duration;
 
@@ -33,6 +35,8 @@ enum What {
     Queries(queries::Args),
     /// Pair completeness and cost of the worker's own look-ups
     Blocking(blocking::Args),
+    /// Precision and recall of the labels in the tables, and where missed pairs were lost
+    Stored(stored::Args),
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -40,6 +44,7 @@ pub fn run(args: Args) -> CommandResult {
         What::Pairs(args) => pairs::run(args),
         What::Queries(args) => queries::run(args),
         What::Blocking(args) => blocking::run(args),
+        What::Stored(args) => stored::run(args),
     }
 }
 

@@ -8,8 +8,10 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use shared::ModelId;
 
+use super::loss::Loss;
 use super::metrics::IntentReport;
 use super::pairs::Report;
+use super::stored;
 
 pub fn json(report: &impl Serialize) -> serde_json::Result<()> {
     println!("{}", serde_json::to_string_pretty(report)?);
@@ -56,6 +58,26 @@ pub fn queries(report: &IntentReport, by: Option<&(String, BTreeMap<String, Inte
         table.add_row(row);
     }
     println!("{}", right_aligned(table, 1));
+}
+
+/// One line a set, then one for each of its categories.
+pub fn stored(report: &stored::Report) {
+    println!("labels of model {}, pairs of {}.csv", report.model, report.split);
+    let header = ["set", "category", "pairs", "matches", "precision", "recall", "f1"];
+    let losses = Loss::ALL.map(|loss| format!("lost: {}", loss.as_str()));
+    let header: Vec<&str> = header.into_iter().chain(losses.iter().map(String::as_str)).collect();
+    let mut table = table(&header);
+    for set in &report.sets {
+        let groups = set.by_category.iter().map(|(name, group)| (name.as_str(), group));
+        for (category, group) in std::iter::once(("all", &set.all)).chain(groups) {
+            let mut row =
+                vec![set.set.clone(), category.to_owned(), group.pairs.to_string(), group.matches.to_string()];
+            row.extend([group.precision, group.recall, group.f1].map(share));
+            row.extend(Loss::ALL.map(|loss| group.lost.get(&loss).copied().unwrap_or_default().to_string()));
+            table.add_row(row);
+        }
+    }
+    println!("{}", right_aligned(table, 2));
 }
 
 fn table(header: &[&str]) -> Table {
