@@ -48,5 +48,6 @@ libtorch:
 cdk-tools: ## install node modules and linters of the CDK app, as pinned
 	@scripts/install-cdk-tools.sh
 
-test-env: ## make the virtual environment that the tests start ministack from
+test-env: ## install what the tests start: ministack, and the SDKs of the snippets
 	@scripts/install-ministack.sh
+	@scripts/install-snippets.sh
