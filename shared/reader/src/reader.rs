@@ -65,9 +65,12 @@ pub struct LabelReader {
     pointer: Arc<Cache<(), ModelId>>,
     /// What to go on with while the pointer cannot be read.
     last_model: Arc<Mutex<Option<ModelId>>>,
-    labels: Arc<Cache<(ModelId, ProductId), Option<Arc<LabelItem>>>>,
+    labels: Arc<LabelCache>,
     intents: Arc<Cache<(ModelId, String), Option<IntentItem>>>,
 }
+
+/// By model and product; none for a product without labels.
+type LabelCache = Cache<(ModelId, ProductId), Option<Arc<LabelItem>>>;
 
 /// The look-alikes of one product, wherever they rank.
 #[derive(Clone, Debug, PartialEq)]

@@ -37,6 +37,7 @@ pub struct ExportFile<R> {
     rows: u64,
 }
 
+#[expect(clippy::large_enum_variant, reason = "one writer exists at a time")]
 enum Writer<R> {
     Ndjson(BufWriter<File>),
     Parquet { writer: SerializedFileWriter<BufWriter<File>>, group: Vec<R> },
