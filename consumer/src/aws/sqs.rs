@@ -18,6 +18,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use jiff::Timestamp;
+use shared::TextHash;
 
 pub use self::audit::{QueueSettings, Redrive};
 
@@ -30,6 +31,10 @@ use crate::source::{
 /// Time for the answer of a receive beyond its wait. Without a limit above the wait, a
 /// connection that hangs ends intake without a sign (aws-sdk-rust issue 1094).
 const RECEIVE_TIME_BEYOND_WAIT: Duration = Duration::from_secs(10);
+
+/// Group of a message without one in a FIFO queue. Its body is its deduplication id, as
+/// with SQS's content-based deduplication.
+const GROUP_DEFAULT: &str = "none";
 
 /// One SQS queue.
 #[derive(Clone, Debug)]
@@ -165,6 +170,11 @@ impl Queue for SqsQueue {
         self.visibility
     }
 
+    /// SQS demands the suffix of FIFO queues, and refuses it elsewhere.
+    fn is_fifo(&self) -> bool {
+        self.name.ends_with(".fifo")
+    }
+
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         check_batch(&self.name, "receive", max)?;
         let wait = wait.min(WAIT_MAX);
@@ -229,6 +239,12 @@ impl Queue for SqsQueue {
         let entries = messages.iter().enumerate().map(|(index, message)| {
             let entry = SendMessageBatchRequestEntry::builder().id(index.to_string()).message_body(&message.body);
             let entry = entry.set_message_attributes(to_attributes(&message.attributes));
+            let entry = if self.is_fifo() {
+                let group = message.group.as_deref().unwrap_or(GROUP_DEFAULT);
+                entry.message_group_id(group).message_deduplication_id(TextHash::of(0, &message.body).to_hex())
+            } else {
+                entry
+            };
             entry.build().expect("id and body are set")
         });
         self.requests.send.increment(1);
@@ -248,17 +264,22 @@ pub struct CreatedQueue {
     pub dead_letters: SqsQueue,
 }
 
-/// Creates `name` and `name-dead`, to which SQS moves what was received
-/// `receive_count_max` times without being deleted. For tests and demos: in production
-/// the CDK app creates queues.
+/// Creates `name` and `name-dead` (of `name.fifo`: `name-dead.fifo`), to which SQS moves
+/// what was received `receive_count_max` times without being deleted. For tests and demos:
+/// in production the CDK app creates queues.
 pub async fn create_queue_with_dead_letter(
     client: &Client,
     name: &str,
     visibility: Duration,
     receive_count_max: u32,
 ) -> Result<CreatedQueue, QueueError> {
-    let dead_name = format!("{name}-dead");
-    let created = client.create_queue().queue_name(&dead_name).send().await;
+    let (dead_name, fifo) = match name.strip_suffix(".fifo") {
+        Some(stem) => {
+            (format!("{stem}-dead.fifo"), Some(HashMap::from([(QueueAttribute::FifoQueue, "true".to_owned())])))
+        }
+        None => (format!("{name}-dead"), None),
+    };
+    let created = client.create_queue().queue_name(&dead_name).set_attributes(fifo.clone()).send().await;
     let created = created.map_err(|error| queue_error(&dead_name, "create_queue", error))?;
     let dead_url = created.queue_url.unwrap_or_default();
     let asked = client.get_queue_attributes().queue_url(&dead_url).attribute_names(QueueAttribute::QueueArn);
@@ -268,6 +289,7 @@ pub async fn create_queue_with_dead_letter(
     let created = client
         .create_queue()
         .queue_name(name)
+        .set_attributes(fifo)
         .attributes(QueueAttribute::VisibilityTimeout, whole_seconds(visibility).to_string())
         .attributes(QueueAttribute::RedrivePolicy, policy.to_string())
         .send()

@@ -22,8 +22,13 @@ pub async fn run(pipeline: Arc<Pipeline>, mut source: Source, shutdown: Shutdown
     drained
 }
 
-async fn deliver(pipeline: Arc<Pipeline>, delivery: Delivery, shutdown: Shutdown) {
-    if delivery.is_lost() || shutdown.has_begun() {
+async fn deliver(pipeline: Arc<Pipeline>, mut delivery: Delivery, shutdown: Shutdown) {
+    let comes_next = tokio::select! {
+        biased;
+        () = shutdown.begun() => false,
+        comes_next = delivery.comes_next() => comes_next,
+    };
+    if !comes_next || delivery.is_lost() || shutdown.has_begun() {
         drop(delivery.settle(Disposition::Release));
         return;
     }

@@ -2,7 +2,7 @@
 //! expire, receives are counted, and what was received too often moves to the
 //! dead-letter queue. It reads tokio's clock, so that paused-time tests drive it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -30,12 +30,21 @@ pub struct InProcessOptions {
     /// Bound on messages held, visible and in flight; a send beyond it is refused.
     pub messages_max: usize,
     pub redrive: Option<Redrive>,
+    /// Keeps the order of each message group, as SQS's FIFO queues do. It does not
+    /// deduplicate.
+    pub fifo: bool,
 }
 
 impl InProcessOptions {
-    /// 30 s of visibility (SQS's default), 100,000 messages, no dead-letter queue.
+    /// 30 s of visibility (SQS's default), 100,000 messages, no dead-letter queue, no order.
     pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), visibility_timeout: Duration::from_secs(30), messages_max: 100_000, redrive: None }
+        Self {
+            name: name.into(),
+            visibility_timeout: Duration::from_secs(30),
+            messages_max: 100_000,
+            redrive: None,
+            fifo: false,
+        }
     }
 }
 
@@ -72,14 +81,22 @@ struct Inner {
 #[derive(Default)]
 struct State {
     messages: HashMap<u64, Stored>,
-    visible: VecDeque<u64>,
+    /// By place in the line.
+    visible: BTreeMap<u64, u64>,
     /// By the end of the visibility timeout.
     in_flight: BTreeSet<(Instant, u64)>,
+    /// Place of whoever joins the line next.
+    next_place: u64,
+    /// See [`InProcessOptions::fifo`].
+    fifo: bool,
 }
 
 struct Stored {
     body: String,
     attributes: BTreeMap<String, String>,
+    group: Option<String>,
+    /// In the line of visible messages. In a FIFO queue it is kept for life.
+    place: u64,
     sent_at: Timestamp,
     receive_count: u32,
     /// Set while in flight.
@@ -88,7 +105,8 @@ struct Stored {
 
 impl InProcessQueue {
     pub fn new(options: InProcessOptions) -> Self {
-        let inner = Inner { options, state: Mutex::default(), arrived: Notify::new(), room: Notify::new() };
+        let state = Mutex::new(State { fifo: options.fifo, ..State::default() });
+        let inner = Inner { options, state, arrived: Notify::new(), room: Notify::new() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -122,6 +140,8 @@ impl InProcessQueue {
         let stored = Stored {
             body: message.body.clone(),
             attributes: message.attributes.clone(),
+            group: message.group.clone(),
+            place: 0,
             sent_at: Timestamp::now(),
             receive_count: 0,
             visible_at: None,
@@ -140,8 +160,7 @@ impl InProcessQueue {
         if state.messages.len() >= self.inner.options.messages_max {
             return Err(stored);
         }
-        state.messages.insert(id, stored);
-        state.visible.push_back(id);
+        state.join_line(id, stored);
         drop(state);
         self.inner.arrived.notify_waiters();
         Ok(())
@@ -152,9 +171,11 @@ impl InProcessQueue {
         let now = Instant::now();
         let mut state = self.state();
         state.expire(now);
+        let held = state.held_groups();
         let mut taken = Vec::new();
         while taken.len() < max {
-            let Some(id) = state.visible.pop_front() else { break };
+            let Some((place, id)) = state.first_in_line(&held) else { break };
+            state.visible.remove(&place);
             if !self.redrive(&mut state, id) {
                 taken.push(state.lease(id, now + self.inner.options.visibility_timeout));
             }
@@ -189,6 +210,10 @@ impl InProcessQueue {
         state.remove(id);
         drop(state);
         self.inner.room.notify_waiters();
+        if self.inner.options.fifo {
+            // The rest of its group may be received now.
+            self.inner.arrived.notify_waiters();
+        }
         Outcome::Done
     }
 
@@ -208,14 +233,41 @@ impl InProcessQueue {
 }
 
 impl State {
+    /// At the end.
+    fn join_line(&mut self, id: u64, mut stored: Stored) {
+        stored.place = self.next_place;
+        self.next_place += 1;
+        self.visible.insert(stored.place, id);
+        self.messages.insert(id, stored);
+    }
+
+    /// Place and id of the first visible message whose group is not held.
+    fn first_in_line(&self, held: &HashSet<String>) -> Option<(u64, u64)> {
+        let is_free =
+            |id: &u64| held.is_empty() || !self.messages[id].group.as_ref().is_some_and(|group| held.contains(group));
+        self.visible.iter().find(|(_, id)| is_free(id)).map(|(place, id)| (*place, *id))
+    }
+
+    /// Groups that nothing is received of, since some of their messages are in flight.
+    fn held_groups(&self) -> HashSet<String> {
+        if !self.fifo {
+            return HashSet::new();
+        }
+        self.in_flight.iter().filter_map(|(_, id)| self.messages[id].group.clone()).collect()
+    }
+
     /// Makes visible what has come to the end of its timeout.
     fn expire(&mut self, now: Instant) {
         while let Some((visible_at, id)) = self.in_flight.first().copied().filter(|(at, _)| *at <= now) {
             self.in_flight.remove(&(visible_at, id));
-            if let Some(stored) = self.messages.get_mut(&id) {
-                stored.visible_at = None;
+            let Some(mut stored) = self.messages.remove(&id) else { continue };
+            stored.visible_at = None;
+            if self.fifo {
+                self.visible.insert(stored.place, id);
+                self.messages.insert(id, stored);
+            } else {
+                self.join_line(id, stored);
             }
-            self.visible.push_back(id);
         }
     }
 
@@ -230,7 +282,7 @@ impl State {
             receive_count: stored.receive_count,
             sent_at: Some(stored.sent_at),
             attributes: stored.attributes.clone(),
-            group: None,
+            group: stored.group.clone(),
         };
         self.in_flight.insert((visible_at, id));
         message
@@ -261,7 +313,9 @@ impl State {
                 self.in_flight.remove(&(visible_at, id));
             }
             // Rare: it is deleted after its timeout ended, before anybody received it.
-            None => self.visible.retain(|visible| *visible != id),
+            None => {
+                self.visible.remove(&stored.place);
+            }
         }
     }
 }
@@ -274,6 +328,10 @@ impl Queue for InProcessQueue {
 
     fn visibility_timeout(&self) -> Duration {
         self.inner.options.visibility_timeout
+    }
+
+    fn is_fifo(&self) -> bool {
+        self.inner.options.fifo
     }
 
     /// Nothing is awaited between taking messages and returning them.

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::drain::Shutdown;
 use super::lanes::note_panic;
 use super::lease::{Heartbeat, Leases};
+use super::order::{self, Predecessor};
 use super::permit::{Permit, Permits};
 use super::pulse::Pulse;
 use super::queue::{BATCH_MAX, Message, Queue, QueueError, WAIT_MAX, with_causes};
@@ -54,10 +55,18 @@ pub struct Delivery {
     /// Name of the queue that it came from.
     pub queue: Arc<str>,
     pub received_at: Instant,
+    predecessor: Predecessor,
     claim: Claim,
 }
 
 impl Delivery {
+    /// Waits until the messages before this one in its group of a FIFO queue are settled;
+    /// no time at all elsewhere. False when one of them failed: release this one. To be
+    /// asked once.
+    pub async fn comes_next(&mut self) -> bool {
+        self.predecessor.is_gone().await
+    }
+
     /// Hands the message over for settlement, at once; the returned future resolves when
     /// the queue has confirmed, and need not be awaited.
     pub fn settle(self, disposition: Disposition) -> impl Future<Output = Settlement> {
@@ -271,13 +280,18 @@ impl Intake {
         };
         self.counters.count(received, messages.len());
         // All leases first: the last message of the batch waits as long as the first.
-        let deliveries: Vec<Delivery> = messages
+        let linked = if self.queue.is_fifo() {
+            order::link(messages)
+        } else {
+            messages.into_iter().map(|message| (message, Predecessor::default(), None)).collect()
+        };
+        let deliveries: Vec<Delivery> = linked
             .into_iter()
             .zip(permits)
-            .map(|(message, permit)| {
+            .map(|((message, predecessor, successor), permit)| {
                 let lease = self.leases.hold(message.receipt.clone(), received_at);
-                let claim = Claim::new(&message, lease, permit, self.settler.clone());
-                Delivery { message, queue: self.name.clone(), received_at, claim }
+                let claim = Claim::new(&message, lease, permit, self.settler.clone(), successor);
+                Delivery { message, queue: self.name.clone(), received_at, predecessor, claim }
             })
             .collect();
         for delivery in deliveries {

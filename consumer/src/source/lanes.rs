@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::drain::Shutdown;
 use super::lease::Lease;
+use super::order::Successor;
 use super::park::Parked;
 use super::permit::Permit;
 use super::queue::{
@@ -59,6 +60,7 @@ pub(super) struct Parking {
 pub(super) struct Ticket {
     pub(super) settled: Arc<Settled>,
     pub(super) permit: Option<Permit>,
+    pub(super) successor: Option<Successor>,
     pub(super) done: Option<oneshot::Sender<Settlement>>,
 }
 
@@ -71,6 +73,9 @@ impl Ticket {
         if let Some(permit) = self.permit.take() {
             self.settled.count(settlement);
             drop(permit);
+        }
+        if let Some(successor) = self.successor.take() {
+            successor.hear_of(settlement);
         }
         if let Some(done) = self.done.take() {
             // Nobody has to listen.
@@ -287,7 +292,8 @@ impl Desk {
 
     fn wrap(&self, parking: &Parking, now: Timestamp) -> Outgoing {
         let Parking { message, reason, stage, .. } = parking;
-        Parked::new(message, self.queue.name(), stage, reason, &self.options.build, now).wrap(&message.body)
+        let parked = Parked::new(message, self.queue.name(), stage, reason, &self.options.build, now);
+        Outgoing { group: message.group.clone(), ..parked.wrap(&message.body) }
     }
 
     /// Returns what did not arrive.

@@ -10,6 +10,7 @@ mod in_process;
 mod intake;
 mod lanes;
 mod lease;
+mod order;
 mod park;
 mod permit;
 mod pulse;

@@ -96,6 +96,7 @@ impl Parked {
         let explained = Outgoing {
             body: body.to_owned(),
             attributes: attributes.map(|(name, value)| (name.to_owned(), value.clone())).collect(),
+            ..Outgoing::default()
         };
         if explained.size_bytes() <= MESSAGE_BYTES_MAX { explained } else { Outgoing::new(explained.body) }
     }

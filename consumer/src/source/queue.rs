@@ -48,7 +48,7 @@ pub struct Message {
     pub sent_at: Option<Timestamp>,
     /// Message attributes by name; binary ones in base64.
     pub attributes: BTreeMap<String, String>,
-    /// Message group of a FIFO queue.
+    /// Message group. Orders the messages of a FIFO queue; elsewhere it only names a tenant.
     pub group: Option<String>,
 }
 
@@ -71,11 +71,17 @@ pub struct Outgoing {
     pub body: String,
     /// At most 10 (SQS's limit); no value may be empty.
     pub attributes: BTreeMap<String, String>,
+    /// Message group, for FIFO queues.
+    pub group: Option<String>,
 }
 
 impl Outgoing {
     pub fn new(body: impl Into<String>) -> Self {
-        Self { body: body.into(), attributes: BTreeMap::new() }
+        Self { body: body.into(), ..Self::default() }
+    }
+
+    pub fn in_group(body: impl Into<String>, group: impl Into<String>) -> Self {
+        Self { group: Some(group.into()), ..Self::new(body) }
     }
 
     /// What counts against [`MESSAGE_BYTES_MAX`]: the body, and each attribute's name,
@@ -121,6 +127,12 @@ pub trait Queue: fmt::Debug + Send + Sync + 'static {
 
     /// How long a received message stays invisible unless its visibility is changed.
     fn visibility_timeout(&self) -> Duration;
+
+    /// True when the messages of a group come in the order in which they were sent, and
+    /// none of them while an earlier receive of the group is unsettled.
+    fn is_fifo(&self) -> bool {
+        false
+    }
 
     /// True when dropping an unfinished [`Queue::receive`] loses no message. Where it is
     /// false, a stop waits for the receive to end.

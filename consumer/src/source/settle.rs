@@ -15,6 +15,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::drain::Shutdown;
 use super::lanes::{Desk, Entry, Lanes, Parking, Settled, Ticket, note_panic, run_lane};
 use super::lease::Lease;
+use super::order::Successor;
 use super::permit::Permit;
 use super::queue::{Message, Queue, Receipt};
 use super::retry::retry_delay;
@@ -115,12 +116,20 @@ struct Duty {
     lease: Lease,
     permit: Permit,
     settler: Settler,
+    successor: Option<Successor>,
 }
 
 impl Claim {
-    pub(super) fn new(message: &Message, lease: Lease, permit: Permit, settler: Settler) -> Self {
+    /// `successor` waits for this message in its group.
+    pub(super) fn new(
+        message: &Message,
+        lease: Lease,
+        permit: Permit,
+        settler: Settler,
+        successor: Option<Successor>,
+    ) -> Self {
         let lost = lease.lost().clone();
-        let duty = Duty { receipt: message.receipt.clone(), lease, permit, settler };
+        let duty = Duty { receipt: message.receipt.clone(), lease, permit, settler, successor };
         Self { duty: Some(duty), receive_count: message.receive_count, lost }
     }
 
@@ -152,9 +161,9 @@ impl Drop for Claim {
 
 impl Duty {
     fn hand_over(self, message: Option<Message>, disposition: Disposition, done: Option<oneshot::Sender<Settlement>>) {
-        let Self { receipt, lease, permit, settler } = self;
+        let Self { receipt, lease, permit, settler, successor } = self;
         let lanes = settler.lanes;
-        let ticket = Ticket { settled: lanes.counters.clone(), permit: Some(permit), done };
+        let ticket = Ticket { settled: lanes.counters.clone(), permit: Some(permit), successor, done };
         let entry = |timeout, settlement| Entry { receipt, timeout, settlement, lease: Some(lease), ticket };
         match (disposition, message) {
             (Disposition::Delete, _) => lanes.delete(entry(None, Settlement::Deleted)),

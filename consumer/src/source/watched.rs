@@ -175,6 +175,10 @@ impl Queue for Watched {
         self.inner.visibility_timeout()
     }
 
+    fn is_fifo(&self) -> bool {
+        self.inner.is_fifo()
+    }
+
     fn receive_is_cancel_safe(&self) -> bool {
         self.cancel_safe
     }
