@@ -64,14 +64,6 @@ impl Worker {
         http_get(&self.health_address, "/metrics").await.expect("the worker answers")
     }
 
-    /// The most memory the worker has held, in KiB.
-    pub fn peak_memory_kb(&self) -> u64 {
-        let pid = self.child.id().expect("the worker runs");
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process has a status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux counts peak memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
-    }
-
     /// Sends SIGTERM and waits for the end.
     pub async fn stop(mut self) -> ExitStatus {
         let pid = self.child.id().expect("the worker runs");

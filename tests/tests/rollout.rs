@@ -2,7 +2,9 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use consumer::aws::dynamo::{Limits, local_client};
 use consumer::flow::{Outcome, Pipeline};
 use consumer::store::{Embedded, Store};
 use reader::{LabelReader, Options};
@@ -13,7 +15,8 @@ use tempfile::TempDir;
 use tests::events::{delete, query, upsert};
 use tests::fleet::{TextModel, mortal, pipeline};
 use tests::items::id;
-use tests::worker::binary;
+use tests::stage::Stage;
+use tests::worker::{artifact, binary};
 
 /// A worker of both models.
 fn both(store: &Store, model: &TextModel, next: &TextModel) -> Pipeline {
@@ -95,6 +98,40 @@ async fn a_price_costs_no_inference_of_either_model_and_a_crash_between_them_is_
     let priced = serde_json::json!({"schema_version": 1, "type": "upsert", "product_id": "B", "version": 2,
         "occurred_at": jiff::Timestamp::now(), "product": {"title": TITLES[1], "price": {"amount": 3.5}}});
     assert_eq!(process(&both(&store, &model, &next), &priced).await, (Outcome::Unchanged, 0));
+}
+
+/// The shipped model under another name, as a new one would lie beside it.
+fn renamed_artifact(folder: &Path, name: &str) {
+    for entry in std::fs::read_dir(artifact()).expect("the artifact is there").flatten() {
+        std::os::unix::fs::symlink(entry.path(), folder.join(entry.file_name())).expect("a link");
+    }
+    let path = folder.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&std::fs::read(&path).expect("readable")).expect("JSON");
+    manifest["model_id"] = name.into();
+    std::fs::remove_file(&path).expect("a link");
+    std::fs::write(&path, manifest.to_string()).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_of_two_artifacts_labels_both_slots_and_readers_see_one() {
+    let folder = TempDir::new().expect("a folder");
+    renamed_artifact(folder.path(), "next-model");
+    let next = folder.path().to_str().expect("UTF-8");
+    let stage = Stage::start(&["--next-artifact", next, "--replicas", "1"]).await;
+    let title = "Soundmark Aria 300 wireless over-ear headphones black SM-A300";
+    stage.send_events([upsert("H1", 1, title), upsert("H2", 1, title), query("red kettle", 1)]).await;
+    stage.drained().await;
+    let client = local_client(&stage.target.endpoint_url, &Limits::default());
+    let model = Some(ModelId("next-model".to_owned()));
+    let options = Options { model, consistent: true, deadline: Duration::from_secs(60), ..Options::default() };
+    let of_next = LabelReader::new(client, &stage.target.table_prefix, options);
+    let ids = [id("H1"), id("H2")];
+    for reader in [&stage.reader, &of_next] {
+        assert_eq!(reader.labels_for_page(&ids).await.expect("reads").pairs.len(), 1);
+        assert!(reader.intent_for("red kettle").await.expect("reads").is_some());
+    }
+    assert_ne!(stage.reader.active_model().await.expect("reads").0, "next-model");
+    assert!(stage.stop().await.success());
 }
 
 fn model_command(folder: &Path, words: &[&str]) -> Result<String, String> {

@@ -9,13 +9,14 @@ mod finding;
 mod queues;
 
 use std::io::{Write, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 
 use models::Artifact;
 
 use self::finding::{Finding, Severity};
 use super::CommandResult;
-use super::config::{ConfigError, ModelArgs, WorkerArgs, WorkerConfig};
+use super::config::{ConfigError, WorkerArgs, WorkerConfig};
 use crate::aws::{AwsOptions, dynamo, sdk_config};
 use crate::store::{Store, StoreError, TablesError};
 
@@ -44,7 +45,9 @@ pub fn run(args: Args) -> CommandResult {
 
 async fn findings(args: WorkerArgs, config_only: bool) -> Vec<Finding> {
     let mut findings = environment::unknown(std::env::vars_os().filter_map(|(name, _value)| name.into_string().ok()));
-    findings.extend(of_model(&args.model));
+    for artifact in std::iter::once(&args.model.artifact).chain(&args.next_artifact) {
+        findings.extend(of_artifact(artifact));
+    }
     if !config_only {
         findings.extend(devices::findings(&devices::Host::this()));
     }
@@ -63,10 +66,10 @@ fn of_configuration(error: ConfigError) -> Vec<Finding> {
 }
 
 /// Manifest, and the digest of each file that it names. The outputs are checked at load.
-fn of_model(model: &ModelArgs) -> Vec<Finding> {
-    let Err(refused) = Artifact::open(&model.artifact) else { return Vec::new() };
+fn of_artifact(folder: &Path) -> Vec<Finding> {
+    let Err(refused) = Artifact::open(folder) else { return Vec::new() };
     let about = format!("model {}", refused.folder.display());
-    let fix = "copy the artifact again, whole, or point --artifact at another";
+    let fix = "copy the artifact again, whole, or point --artifact (or --next-artifact) at another";
     refused.problems.iter().map(|problem| Finding::error(&about, problem.to_string(), fix)).collect()
 }
 

@@ -64,6 +64,9 @@ pub struct WorkerArgs {
     pub tables: TableArgs,
     #[command(flatten)]
     pub model: ModelArgs,
+    /// Folder of another model whose slot is labelled too, during its roll-out
+    #[arg(long, value_name = "DIR", env = "CATALOG_LABELS_NEXT_ARTIFACT")]
+    pub next_artifact: Option<PathBuf>,
     /// Queue of catalog events; query events are welcome on it too
     #[arg(long, value_name = "URL", env = "CATALOG_LABELS_CATALOG_QUEUE_URL")]
     pub catalog_queue_url: Option<String>,
@@ -105,6 +108,7 @@ pub struct WorkerArgs {
 pub struct WorkerConfig {
     pub tables: TableArgs,
     pub model: ModelArgs,
+    pub next_model: Option<ModelArgs>,
     /// At least one.
     pub queue_urls: Vec<String>,
     pub dead_letter_queue_url: String,
@@ -176,16 +180,20 @@ impl WorkerArgs {
         let health_address = self.health_address.parse::<SocketAddr>().map_err(|error| {
             problems.push(format!("--health-address: {:?}: {error}; an example is 0.0.0.0:9090", self.health_address));
         });
-        if !self.model.artifact.join("manifest.json").is_file() {
-            problems.push(format!(
-                "--artifact: {} holds no manifest.json (CATALOG_LABELS_ARTIFACT)",
-                self.model.artifact.display()
-            ));
+        let artifacts = [("artifact", Some(&self.model.artifact)), ("next-artifact", self.next_artifact.as_ref())];
+        for (flag, folder) in artifacts.into_iter().filter_map(|(flag, folder)| Some((flag, folder?))) {
+            if !folder.join("manifest.json").is_file() {
+                let variable = flag.replace('-', "_").to_uppercase();
+                let folder = folder.display();
+                problems.push(format!("--{flag}: {folder} holds no manifest.json (CATALOG_LABELS_{variable})"));
+            }
         }
+        let next_model = self.next_artifact.map(|artifact| ModelArgs { artifact, ..self.model.clone() });
         match (health_address, self.dead_letter_queue_url) {
             (Ok(health_address), Some(dead_letter_queue_url)) if problems.is_empty() => Ok(WorkerConfig {
                 tables: self.tables,
                 model: self.model,
+                next_model,
                 queue_urls,
                 dead_letter_queue_url,
                 create_tables: self.create_tables,
@@ -221,7 +229,13 @@ mod tests {
 
     #[test]
     fn every_problem_is_listed_at_once() {
-        let arguments = ["--concurrency=0", "--lease=1s", "--health-address=nowhere", "--artifact=/nonexistent"];
+        let arguments = [
+            "--concurrency=0",
+            "--lease=1s",
+            "--health-address=nowhere",
+            "--artifact=/nonexistent",
+            "--next-artifact=/nowhere",
+        ];
         let error = resolve(&arguments).expect_err("the configuration is bad");
         for name in [
             "--catalog-queue-url",
@@ -230,10 +244,11 @@ mod tests {
             "--lease",
             "--health-address",
             "--artifact",
+            "--next-artifact",
         ] {
             assert!(error.problems.iter().any(|problem| problem.contains(name)), "{name}: {error}");
         }
-        assert!(error.to_string().starts_with("the configuration has 6 problems:"), "{error}");
+        assert!(error.to_string().starts_with("the configuration has 7 problems:"), "{error}");
     }
 
     #[test]

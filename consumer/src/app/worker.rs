@@ -77,9 +77,19 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
     let model = config.model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
     let scorer = Watched { scorer, pulse: health.device() };
-    let pipeline = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
-    activate_first_model(&pipeline).await?;
-    Ok(pipeline)
+    let mut current = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
+    activate_first_model(&current).await?;
+    if let Some(model) = config.next_model.clone() {
+        let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
+        if scorer.model_id() == current.scorer.model_id() {
+            return Err(format!("--next-artifact: is {} as well; name another model", scorer.model_id()).into());
+        }
+        tracing::info!(model = %scorer.model_id(), "labelling the slot of the next model too");
+        let scorer = Watched { scorer, pulse: health.device() };
+        let next = pipeline(current.store.clone(), Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
+        current.next = Some(Box::new(next));
+    }
+    Ok(current)
 }
 
 /// A pipeline with the shipped key epoch and limits.
