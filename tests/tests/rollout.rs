@@ -170,6 +170,12 @@ async fn the_switch_and_the_way_back_are_one_item_each() {
     for (name, title) in ["A", "B", "C"].into_iter().zip(TITLES) {
         process(&pipeline(store.clone(), &model), &upsert(name, 1, title)).await;
     }
+    let mut brief = pipeline(store.clone(), &model);
+    for text in ["red kettle", "blue kettle"] {
+        process(&brief, &query(text, 1)).await;
+    }
+    brief.intent_ttl = Duration::ZERO;
+    process(&brief, &query("dead kettle", 1)).await;
     process(&both(&store, &model, &next), &upsert("A", 2, TITLES[2])).await;
     process(&both(&store, &model, &next), &delete("C", 2)).await;
     engine.stop().await.expect("stops");
@@ -183,6 +189,15 @@ async fn the_switch_and_the_way_back_are_one_item_each() {
 
     let engine = Embedded::open(folder.path()).expect("opens");
     process(&pipeline(engine.store(PREFIX_DEFAULT), &next), &upsert("B", 2, TITLES[1])).await;
+    engine.stop().await.expect("stops");
+    let refused = command(&["activate", &next.id.0]).expect_err("no query is labelled by it");
+    assert!(refused.contains("has labelled 0 queries, and the active one 2"), "{refused}");
+    let engine = Embedded::open(folder.path()).expect("opens");
+    let worker = pipeline(engine.store(PREFIX_DEFAULT), &next);
+    for scored in [2, 0] {
+        let tally = worker.relabel_queries(&model.id, 8).await.expect("labels");
+        assert_eq!(tally.queries_scored, scored, "a second run finds all done");
+    }
     engine.stop().await.expect("stops");
     // B's new version came by a worker of the next model alone; its text is labelled by both.
     command(&["activate", &next.id.0]).expect("all are labelled");

@@ -6,17 +6,18 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 use futures::TryStreamExt;
+use jiff::Timestamp;
 use serde::Serialize;
 use shared::ModelId;
-use shared::item::{ActiveModelItem, ProductItem};
-use shared::table::PRODUCTS;
+use shared::item::{ActiveModelItem, IntentItem, ProductItem};
+use shared::table::{INTENTS, PRODUCTS};
 
 use super::CommandResult;
 use super::config::TableArgs;
 use super::open::Tables;
 use crate::store::{Store, StoreError, WriteOutcome};
 
-/// Parts of the products table that are read side by side.
+/// Parts of a table that are read side by side.
 const SEGMENTS: u16 = 4;
 
 #[derive(Debug, clap::Args)]
@@ -37,7 +38,7 @@ enum What {
     },
     /// Let readers take this model's labels from now on
     ///
-    /// Refused while products are not labelled under it; readers follow within their
+    /// Refused while products or queries are not labelled under it; readers follow within their
     /// pointer's time to live, 30 seconds by default.
     Activate {
         /// The model_id of its manifest
@@ -62,6 +63,11 @@ enum ModelError {
          or activate it --unchecked"
     )]
     Unfinished { model: ModelId, labelled: u64, products: u64 },
+    #[error(
+        "model {model} has labelled {labelled} queries, and the active one {active}; let `reconcile` with its artifact \
+         finish, or activate it --unchecked"
+    )]
+    Queries { model: ModelId, labelled: u64, active: u64 },
     #[error("model {model} is active already")]
     Active { model: ModelId },
     #[error("no model is active under prefix {prefix}; the first worker activates its own")]
@@ -90,6 +96,8 @@ struct Coverage {
     products: u64,
     /// Of these, how many are labelled for the text that they have now, by model.
     labelled: BTreeMap<ModelId, u64>,
+    /// Queries with a live label, by model.
+    queries: BTreeMap<ModelId, u64>,
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -115,12 +123,12 @@ async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error
         }
         What::Activate { model, unchecked, .. } => {
             let model = ModelId(model.clone());
-            if !unchecked {
-                check(store, &model).await?;
-            }
             let known = store.active_model().await?;
             if known.as_ref().is_some_and(|known| known.model == model) {
                 return Err(ModelError::Active { model }.into());
+            }
+            if !unchecked {
+                check(store, &model, known.as_ref()).await?;
             }
             Ok(switch(store, &model, known.as_ref()).await?)
         }
@@ -144,11 +152,16 @@ async fn switch(store: &Store, model: &ModelId, known: Option<&ActiveModelItem>)
     }
 }
 
-async fn check(store: &Store, model: &ModelId) -> Result<(), ModelError> {
-    let Coverage { products, labelled } = coverage(store).await?;
+async fn check(store: &Store, model: &ModelId, known: Option<&ActiveModelItem>) -> Result<(), ModelError> {
+    let Coverage { products, labelled, queries } = coverage(store).await?;
     let labelled = labelled.get(model).copied().unwrap_or_default();
     if labelled < products {
         return Err(ModelError::Unfinished { model: model.clone(), labelled, products });
+    }
+    let queries = |model| queries.get(model).copied().unwrap_or_default();
+    let (labelled, active) = (queries(model), known.map_or(0, |known| queries(&known.model)));
+    if labelled < active {
+        return Err(ModelError::Queries { model: model.clone(), labelled, active });
     }
     Ok(())
 }
@@ -160,7 +173,7 @@ async fn status(store: &Store) -> Result<Status, StoreError> {
     Ok(Status { active, previous, activation_epoch, coverage })
 }
 
-/// Reads the whole products table, once.
+/// Reads the whole of the products and of the intents table, once.
 async fn coverage(store: &Store) -> Result<Coverage, StoreError> {
     let mut coverage = Coverage::default();
     let mut pages = store.scan::<ProductItem>(&PRODUCTS, None, SEGMENTS);
@@ -170,6 +183,13 @@ async fn coverage(store: &Store) -> Result<Coverage, StoreError> {
             for (model, marker) in product.labelled {
                 *coverage.labelled.entry(model).or_default() += u64::from(marker.text_hash == product.text_hash);
             }
+        }
+    }
+    let now = Timestamp::now().as_second();
+    let mut pages = store.scan::<IntentItem>(&INTENTS, None, SEGMENTS);
+    while let Some(page) = pages.try_next().await? {
+        for intent in page.items.into_iter().filter(|intent| intent.expires_at > now) {
+            *coverage.queries.entry(intent.model).or_default() += 1;
         }
     }
     Ok(coverage)
@@ -185,5 +205,6 @@ fn text(status: &Status) -> String {
     ];
     let labelled = coverage.labelled.iter().map(|(model, count)| format!("labelled  {count} by {model}"));
     lines.extend(labelled);
+    lines.extend(coverage.queries.iter().map(|(model, count)| format!("queries   {count} by {model}")));
     lines.join("\n")
 }
