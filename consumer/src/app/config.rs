@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use clap::Args;
 use models::{LoadError, Numeric, Scorer, ScorerOptions};
+use shared::table::PREFIX_DEFAULT;
 
 /// SQS extends a message's visibility to 12 hours at most.
 const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
@@ -18,20 +19,20 @@ const POLL_MARGIN: Duration = Duration::from_secs(1);
 const CONCURRENCY_MAX: usize = 4096;
 const REPLICAS_MAX: usize = 256;
 
-/// Where the tables are.
+/// Where the tables are. Global, for commands that have sub-commands.
 #[derive(Clone, Debug, Args)]
 pub struct TableArgs {
     /// Tables in a folder of this machine (an engine inside the process), instead of AWS
-    #[arg(long, value_name = "DIR", env = "CATALOG_LABELS_LOCAL", conflicts_with = "endpoint_url")]
+    #[arg(long, global = true, value_name = "DIR", env = "CATALOG_LABELS_LOCAL", conflicts_with = "endpoint_url")]
     pub local: Option<PathBuf>,
     /// Engine other than AWS, such as http://127.0.0.1:4566
-    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_ENDPOINT_URL")]
+    #[arg(long, global = true, value_name = "URL", env = "CATALOG_LABELS_ENDPOINT_URL")]
     pub endpoint_url: Option<String>,
     /// AWS region; the SDK's own sources are asked where it is left out
-    #[arg(long, env = "CATALOG_LABELS_REGION")]
+    #[arg(long, global = true, env = "CATALOG_LABELS_REGION")]
     pub region: Option<String>,
     /// Precedes every table name
-    #[arg(long, default_value = "catalog-labels-", env = "CATALOG_LABELS_TABLE_PREFIX")]
+    #[arg(long, global = true, default_value = PREFIX_DEFAULT, env = "CATALOG_LABELS_TABLE_PREFIX")]
     pub table_prefix: String,
 }
 

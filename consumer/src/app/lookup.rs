@@ -1,6 +1,5 @@
 //! `lookup`: what the tables say of one product or one query, for people and scripts.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,14 +9,13 @@ use models::explain::{Explanation, OwnWord, explain};
 use reader::{LabelReader, Options, ProductLabels};
 use serde_json::{Value, json};
 use shared::item::{IntentItem, LabelItem, PairEntry, ProductItem};
-use shared::table::PREFIX_DEFAULT;
 use shared::text::normalise_query;
 use shared::{Intent, ModelId, ProductId, TextHash};
 
 use super::CommandResult;
-use crate::aws::dynamo::{self, Limits};
-use crate::aws::{AwsOptions, sdk_config};
-use crate::store::{Embedded, Store};
+use super::config::TableArgs;
+use super::open::Tables;
+use crate::store::Store;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -29,22 +27,8 @@ pub struct Args {
     #[command(subcommand)]
     subject: Subject,
 
-    /// Read the embedded tables in this directory, as `demo` leaves them; endpoint and region
-    /// then mean nothing
-    #[arg(long, global = true, value_name = "DIR", env = "CATALOG_LABELS_LOCAL")]
-    local: Option<PathBuf>,
-
-    /// DynamoDB endpoint, if not AWS's own
-    #[arg(long, global = true, value_name = "URL", env = "CATALOG_LABELS_ENDPOINT_URL")]
-    endpoint_url: Option<String>,
-
-    /// AWS region [default: that of the AWS configuration]
-    #[arg(long, global = true, value_name = "REGION", env = "AWS_REGION")]
-    region: Option<String>,
-
-    /// What the names of the tables start with
-    #[arg(long, global = true, value_name = "PREFIX", env = "CATALOG_LABELS_TABLE_PREFIX", default_value = PREFIX_DEFAULT)]
-    table_prefix: String,
+    #[command(flatten)]
+    tables: TableArgs,
 
     /// Read this model's labels instead of the active one's
     #[arg(long, global = true, value_name = "MODEL")]
@@ -82,25 +66,16 @@ pub fn run(args: Args) -> CommandResult {
 }
 
 async fn answer(args: &Args) -> Result<Answer, Error> {
-    let embedded = args.local.as_deref().map(Embedded::open_existing).transpose()?;
-    let store = match &embedded {
-        Some(embedded) => embedded.store(&args.table_prefix),
-        None => {
-            let aws = AwsOptions { region: args.region.clone(), endpoint_url: args.endpoint_url.clone() };
-            let sdk = sdk_config(&aws).await;
-            Store::new(dynamo::client(&sdk, &Limits::default()), &args.table_prefix)
-        }
-    };
+    let tables = Tables::open(&args.tables).await?;
+    let store = &tables.store;
     let model = args.model.clone().map(ModelId);
     let options = Options { model, deadline: DEADLINE, consistent: true, ..Options::default() };
     let reader = LabelReader::new(store.client().clone(), store.prefix(), options);
     let answer = match &args.subject {
-        Subject::Product { id } => product(&store, &reader, &ProductId::new(id.as_str())?).await,
+        Subject::Product { id } => product(store, &reader, &ProductId::new(id.as_str())?).await,
         Subject::Query { text } => query(&reader, text).await,
     };
-    if let Some(embedded) = embedded {
-        embedded.stop().await?;
-    }
+    tables.close().await?;
     answer
 }
 
@@ -276,9 +251,11 @@ mod tests {
 
     use clap::Parser;
     use jiff::Timestamp;
+    use shared::table::PREFIX_DEFAULT;
     use shared::{Stage, Verdict};
 
     use super::*;
+    use crate::store::Embedded;
 
     #[derive(Parser)]
     struct Command {

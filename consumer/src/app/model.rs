@@ -24,14 +24,14 @@ const SEGMENTS: u16 = 4;
 pub struct Args {
     #[command(subcommand)]
     what: What,
+    #[command(flatten)]
+    tables: TableArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum What {
     /// Show the active and the previous model, and how much of the catalog each model has labelled
     Status {
-        #[command(flatten)]
-        tables: TableArgs,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -43,17 +43,12 @@ enum What {
     Activate {
         /// The model_id of its manifest
         model: String,
-        #[command(flatten)]
-        tables: TableArgs,
         /// Do not look whether the catalog is labelled under it
         #[arg(long)]
         unchecked: bool,
     },
     /// Let readers take the previous model's labels again
-    Rollback {
-        #[command(flatten)]
-        tables: TableArgs,
-    },
+    Rollback,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,12 +96,9 @@ struct Coverage {
 }
 
 pub fn run(args: Args) -> CommandResult {
-    let tables = match &args.what {
-        What::Status { tables, .. } | What::Activate { tables, .. } | What::Rollback { tables } => tables,
-    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let said = runtime.block_on(async {
-        let tables = Tables::open(tables).await?;
+        let tables = Tables::open(&args.tables).await?;
         let said = answer(&args.what, &tables.store).await;
         tables.close().await?;
         said
@@ -117,11 +109,11 @@ pub fn run(args: Args) -> CommandResult {
 
 async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     match what {
-        What::Status { json, .. } => {
+        What::Status { json } => {
             let status = status(store).await?;
             Ok(if *json { serde_json::to_string_pretty(&status)? } else { text(&status) })
         }
-        What::Activate { model, unchecked, .. } => {
+        What::Activate { model, unchecked } => {
             let model = ModelId(model.clone());
             let known = store.active_model().await?;
             if known.as_ref().is_some_and(|known| known.model == model) {
@@ -132,7 +124,7 @@ async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error
             }
             Ok(switch(store, &model, known.as_ref()).await?)
         }
-        What::Rollback { .. } => {
+        What::Rollback => {
             let none = || ModelError::NoneActive { prefix: store.prefix().to_owned() };
             let known = store.active_model().await?.ok_or_else(none)?;
             let previous = known.previous.clone().ok_or_else(|| ModelError::First { model: known.model.clone() })?;
