@@ -21,6 +21,10 @@ type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// A person waits longer than a results page.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// Columns of a table, the same wherever the output goes.
+const WIDTH: u16 = 130;
+/// Words of one side that are shown; `--json` has all.
+const WHY_WORDS_MAX: usize = 10;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -209,11 +213,22 @@ fn why(
     Some(explain(&state.text, &other.text))
 }
 
+/// Each side's words in one line: numbers and codes first, since they decide most.
 fn why_text(why: &Explanation) -> String {
-    let own = |words: &[OwnWord]| words.iter().map(|own| own.word.as_str()).collect::<Vec<_>>().join(" ");
-    let parts = [("both", why.shared.join(" ")), ("this", own(&why.left_only)), ("other", own(&why.right_only))];
-    let said = parts.into_iter().filter(|(_, words)| !words.is_empty());
-    said.map(|(who, words)| format!("{who}: {words}")).collect::<Vec<_>>().join("\n")
+    let shared: Vec<&str> = why.shared.iter().map(String::as_str).collect();
+    let sides = [("both", shared), ("this", own_words(&why.left_only)), ("other", own_words(&why.right_only))];
+    let mut lines = Vec::new();
+    for (who, mut words) in sides.into_iter().filter(|(_, words)| !words.is_empty()) {
+        words.sort_by_key(|word| !word.bytes().any(|byte| byte.is_ascii_digit()));
+        let more = if words.len() > WHY_WORDS_MAX { " …" } else { "" };
+        words.truncate(WHY_WORDS_MAX);
+        lines.push(format!("{who}: {}{more}", words.join(" ")));
+    }
+    lines.join("\n")
+}
+
+fn own_words(words: &[OwnWord]) -> Vec<&str> {
+    words.iter().map(|own| own.word.as_str()).collect()
 }
 
 /// The first digits of a text's hash: enough for people to tell texts apart.
@@ -234,7 +249,7 @@ fn by_score<'a>(
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(header.iter().copied());
+    table.set_width(WIDTH).set_header(header.iter().copied());
     table
 }
 
