@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint models build libtorch test-env test-cdk cdk-tools bundle
+.PHONY: help demo test bench bench-serve bench-env lint models build libtorch test-env test-cdk cdk-tools bundle
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -30,6 +30,9 @@ bundle: ## pack what `cdk deploy` uploads into dist/ (docs/DEPLOY.md)
 bench: build ## measure events/s and pairs/s on the sample catalog
 	$(BINARY) demo --quiet --local .local/bench
 
+bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
+	cargo run --release --locked --workspace --example bench_serve
+
 lint: libtorch ## check format, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
@@ -47,6 +50,9 @@ libtorch:
 
 cdk-tools: ## install node modules and linters of the CDK app, as pinned
 	@scripts/install-cdk-tools.sh
+
+bench-env: ## make the virtual environment of the benches' peers, with the shipped weights
+	@scripts/install-bench.sh
 
 test-env: ## install what the tests start: ministack, and the SDKs of the snippets
 	@scripts/install-ministack.sh

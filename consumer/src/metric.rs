@@ -86,6 +86,16 @@ metrics_list! {
         "Label and intent items written.";
     EVENT_FRESHNESS = "event_freshness_seconds", Histogram, Seconds, Stable,
         "From an event's occurrence to its labels being written, by lane: what the fleet scales on and is paged for.";
+    HTTP_REQUESTS = "http_requests_total", Counter, Count, Stable,
+        "Requests that `serve` answered, by route (intent, duplicates) and status.";
+    HTTP_IN_WORK = "http_requests_in_work", Gauge, Count, Stable,
+        "Requests that wait for their answer, by route.";
+    HTTP_TIME = "http_request_seconds", Histogram, Seconds, Stable,
+        "From a request's headers to its answer, by route.";
+    INTENT_LOOKUPS = "intent_lookups_total", Counter, Count, Stable,
+        "Requests whose queries were looked up in the label table, by result (answered, failed, late).";
+    INTENTS_KNOWN = "intents_known_total", Counter, Count, Stable,
+        "Queries that the label table had a live label of, and that so cost no inference.";
 }
 
 /// Label names and values of one series.

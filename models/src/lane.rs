@@ -7,7 +7,7 @@
 //! rows, whichever comes first.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -73,6 +73,7 @@ impl Row {
 pub struct Lane {
     options: LaneOptions,
     state: Mutex<State>,
+    ended: Condvar,
     room: Arc<Semaphore>,
 }
 
@@ -85,7 +86,7 @@ struct State {
     running_tokens: usize,
     /// Of one replica; none before its first batch.
     tokens_per_second: Option<f64>,
-    replicas_alive: usize,
+    replicas_ended: usize,
     is_closed: bool,
 }
 
@@ -97,11 +98,11 @@ impl Lane {
             busy: VecDeque::new(),
             running_tokens: 0,
             tokens_per_second: None,
-            replicas_alive: options.replicas,
+            replicas_ended: 0,
             is_closed: false,
         };
         let room = Arc::new(Semaphore::new(options.rows_max));
-        Arc::new(Self { options, state: Mutex::new(state), room })
+        Arc::new(Self { options, state: Mutex::new(state), ended: Condvar::new(), room })
     }
 
     pub fn options(&self) -> &LaneOptions {
@@ -157,14 +158,21 @@ impl Lane {
 
     /// A replica's thread ends. Without any, whoever waits would wait for ever.
     pub fn replica_ended(&self) {
-        let last = {
+        let ended = {
             let mut state = self.lock();
-            state.replicas_alive -= 1;
-            state.replicas_alive == 0
+            state.replicas_ended += 1;
+            state.replicas_ended
         };
-        if last {
+        self.ended.notify_all();
+        if ended == self.options.replicas {
             self.close();
         }
+    }
+
+    /// Waits until `replicas` threads have ended; false if they have not after `limit`.
+    pub fn wait_ended(&self, replicas: usize, limit: Duration) -> bool {
+        let waited = self.ended.wait_timeout_while(self.lock(), limit, |state| state.replicas_ended < replicas);
+        !waited.expect("no code panics while it holds the lock").1.timed_out()
     }
 
     /// Ends the lane: replicas end after the batch in hand, waiting rows are dropped.

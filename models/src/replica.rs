@@ -3,8 +3,8 @@
 
 use std::path::Path;
 use std::sync::{Arc, mpsc};
-use std::thread;
-use std::time::Instant;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::batch::Batch;
 use crate::engine::{self, Engine, EngineError};
@@ -47,14 +47,27 @@ impl Model {
     }
 }
 
+/// Longest wait for the batches in hand at the end: some batches' time. A device that hangs
+/// must not hold up a stop.
+const LAST_BATCHES_TIME_MAX: Duration = Duration::from_secs(2);
+
 /// A lane and its threads, which end after the batch in hand when this drops.
 pub struct Replicas {
     pub lane: Arc<Lane>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Drop for Replicas {
+    /// Waits for the threads: libtorch takes its own state down at the exit of the process,
+    /// which a batch still under way would crash in.
     fn drop(&mut self) {
         self.lane.close();
+        if self.lane.wait_ended(self.threads.len(), LAST_BATCHES_TIME_MAX) {
+            // A panic was told of when it happened.
+            self.threads.drain(..).for_each(|thread| drop(thread.join()));
+        } else {
+            tracing::warn!("a replica does not end; it is left to itself");
+        }
     }
 }
 
@@ -63,11 +76,11 @@ impl Replicas {
     /// the goldens. With `yields`, they leave the CPU to whoever else wants it.
     pub fn start(model: &Arc<Model>, options: LaneOptions, yields: bool) -> Result<Self, StartError> {
         let options = LaneOptions { replicas: options.replicas.max(1), ..options };
-        let replicas = Self { lane: Lane::new(options) };
+        let mut replicas = Self { lane: Lane::new(options), threads: Vec::new() };
         for replica in 0..options.replicas {
             let (ready, is_ready) = mpsc::sync_channel(1);
             let (model, lane) = (Arc::clone(model), Arc::clone(&replicas.lane));
-            thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name(format!("replica-{replica}"))
                 .spawn(move || {
                     engine::use_one_thread();
@@ -84,6 +97,7 @@ impl Replicas {
                 })
                 .map_err(|source| StartError::Thread { replica, source })?;
             is_ready.recv().map_err(|_| StartError::Lost { replica })??;
+            replicas.threads.push(thread);
         }
         Ok(replicas)
     }

@@ -25,7 +25,7 @@ const BULK: Budget =
     Budget { tokens_max: 1_024, rows_max: 128, batch_tokens: 16, wait_max: Duration::from_millis(500) };
 const BULK_ROWS_MAX: usize = 8_192;
 /// Latency first: a query that comes while a batch runs waits for it, so batches are short.
-const ONLINE: Budget = Budget { tokens_max: 64, rows_max: 8, batch_tokens: 8, wait_max: Duration::from_millis(2) };
+const ONLINE: Budget = Budget { tokens_max: 32, rows_max: 4, batch_tokens: 8, wait_max: Duration::from_millis(2) };
 const ONLINE_ROWS_MAX: usize = 2_048;
 /// Rows of one call that are tokenised together, while those before them are scored.
 const TOKENISED_ROWS: usize = 512;

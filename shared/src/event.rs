@@ -172,12 +172,7 @@ impl Event {
             Self::Catalog(CatalogEvent::Upsert(upsert)) => validate_product(&upsert.product)?,
             Self::Catalog(CatalogEvent::Delete(_)) => {}
             Self::Catalog(CatalogEvent::ScorePairs(request)) => validate_pairs(&request.pairs)?,
-            Self::Query(event) => {
-                bounded("query", &event.query, QUERY_CHARS_MAX)?;
-                if crate::text::normalise_query(&event.query).is_empty() {
-                    return Err(field("query", "is empty; send 1 to 512 characters"));
-                }
-            }
+            Self::Query(event) => validate_query(&event.query)?,
         }
         let occurred_at = self.occurred_at();
         if occurred_at.duration_since(now).as_secs() > CLOCK_SKEW_MAX.as_secs() as i64 {
@@ -187,7 +182,17 @@ impl Event {
     }
 }
 
-fn validate_product(product: &Product) -> Result<(), EventError> {
+/// Refuses a query that is too long or says nothing; the error names the field `query`.
+pub fn validate_query(query: &str) -> Result<(), EventError> {
+    bounded("query", query, QUERY_CHARS_MAX)?;
+    if crate::text::normalise_query(query).is_empty() {
+        return Err(field("query", "is empty; send 1 to 512 characters"));
+    }
+    Ok(())
+}
+
+/// Refuses a product with a field out of bounds; the error names it, below `product`.
+pub fn validate_product(product: &Product) -> Result<(), EventError> {
     bounded("product.title", &product.title, TITLE_CHARS_MAX)?;
     if product.title.trim().is_empty() {
         return Err(field("product.title", "is empty; every product needs a title"));

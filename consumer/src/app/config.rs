@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use models::{LoadError, Numeric, Scorer, ScorerOptions};
+use models::{Lanes, LoadError, Numeric, Scorer, ScorerOptions};
 use shared::table::PREFIX_DEFAULT;
 
 /// SQS extends a message's visibility to 12 hours at most.
@@ -17,7 +17,7 @@ const POLL_MAX: Duration = Duration::from_secs(20);
 /// A stop waits for the poll under way, and then has to finish what it brought.
 const POLL_MARGIN: Duration = Duration::from_secs(1);
 const CONCURRENCY_MAX: usize = 4096;
-const REPLICAS_MAX: usize = 256;
+pub(super) const REPLICAS_MAX: usize = 256;
 
 /// Where the tables are. Global, for commands that have sub-commands.
 #[derive(Clone, Debug, Args)]
@@ -53,10 +53,22 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Loads and verifies the model; blocks for seconds.
     pub fn start(&self) -> Result<Scorer, LoadError> {
-        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let replicas = if self.replicas > 0 { self.replicas } else { cores() };
-        Scorer::start(&self.artifact, ScorerOptions { replicas, numeric: self.numeric })
+        Scorer::start(&self.artifact, self.options())
     }
+
+    /// As [`ModelArgs::start`], with an online lane beside the bulk one that the options
+    /// speak of; 0 online replicas mean one for each core.
+    pub fn start_lanes(&self, online_replicas: usize) -> Result<Lanes, LoadError> {
+        Scorer::start_lanes(&self.artifact, or_cores(online_replicas), self.options())
+    }
+
+    fn options(&self) -> ScorerOptions {
+        ScorerOptions { replicas: or_cores(self.replicas), numeric: self.numeric }
+    }
+}
+
+fn or_cores(replicas: usize) -> usize {
+    if replicas > 0 { replicas } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
 #[derive(Clone, Debug, Args)]

@@ -49,7 +49,17 @@ pub struct Health {
     shutdown: Shutdown,
     tables_exist: AtomicBool,
     device: Pulse,
-    queues: Mutex<Vec<(String, Pulse)>>,
+    watched: Mutex<Vec<Watched>>,
+}
+
+/// Something beside the device that has to show that it lives.
+#[derive(Debug)]
+struct Watched {
+    what: String,
+    /// What it does when it shows that it lives.
+    done: &'static str,
+    pulse: Pulse,
+    age_max: Duration,
 }
 
 /// What `/readyz` answers.
@@ -64,7 +74,7 @@ impl Health {
     /// Not ready: nothing has been shown yet. A shutdown, fatal or not, ends readiness.
     pub fn new(limits: HealthLimits, shutdown: Shutdown) -> Arc<Self> {
         let (tables_exist, device) = (AtomicBool::new(false), Pulse::default());
-        Arc::new(Self { limits, shutdown, tables_exist, device, queues: Mutex::default() })
+        Arc::new(Self { limits, shutdown, tables_exist, device, watched: Mutex::default() })
     }
 
     /// Every table was described by the store.
@@ -79,7 +89,19 @@ impl Health {
 
     /// Readiness needs this queue's pulse as well from here on.
     pub fn watch_queue(&self, name: impl Into<String>, pulse: Pulse) {
-        self.queues.lock().expect("no code panics while it holds the lock").push((name.into(), pulse));
+        let (what, age_max) = (format!("queue {}", name.into()), self.limits.queue_age_max);
+        self.watch(Watched { what, done: "answered", pulse, age_max });
+    }
+
+    /// Another device, whose pulse readiness needs as well from here on.
+    pub fn watch_device(&self, what: &str) -> Pulse {
+        let (pulse, age_max) = (Pulse::default(), self.limits.device_age_max);
+        self.watch(Watched { what: what.to_owned(), done: "finished a batch", pulse: pulse.clone(), age_max });
+        pulse
+    }
+
+    fn watch(&self, watched: Watched) {
+        self.watched.lock().expect("no code panics while it holds the lock").push(watched);
     }
 
     pub fn readiness(&self) -> Readiness {
@@ -93,8 +115,10 @@ impl Health {
             because.push("tables were not found yet".to_owned());
         }
         because.extend(silence("device", "finished a batch", &self.device, self.limits.device_age_max));
-        for (name, pulse) in self.queues.lock().expect("no code panics while it holds the lock").iter() {
-            because.extend(silence(&format!("queue {name}"), "answered", pulse, self.limits.queue_age_max));
+        for Watched { what, done, pulse, age_max } in
+            self.watched.lock().expect("no code panics while it holds the lock").iter()
+        {
+            because.extend(silence(what, done, pulse, *age_max));
         }
         Readiness { ready: because.is_empty(), because }
     }
@@ -127,20 +151,24 @@ pub async fn serve(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> io::Result<()> {
-    let routes = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(render_metrics))
-        .with_state(Served { health, metrics: metrics.clone() });
-    let server = axum::serve(listener, routes).with_graceful_shutdown(stop.cancelled_owned());
+    let server = axum::serve(listener, routes(health, metrics.clone())).with_graceful_shutdown(stop.cancelled_owned());
     tokio::select! {
         served = server.into_future() => served,
         never = upkeep(metrics) => match never {},
     }
 }
 
+/// `/healthz`, `/readyz` and `/metrics`.
+pub fn routes(health: Arc<Health>, metrics: PrometheusHandle) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(render_metrics))
+        .with_state(Served { health, metrics })
+}
+
 /// Histograms grow until they are rendered; this bounds them where nobody scrapes.
-async fn upkeep(metrics: PrometheusHandle) -> Infallible {
+pub async fn upkeep(metrics: PrometheusHandle) -> Infallible {
     let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;

@@ -12,6 +12,7 @@ pub mod lookup;
 pub mod model;
 mod open;
 pub mod sample;
+pub mod serve;
 pub mod tables;
 pub mod telemetry;
 pub mod texts;
@@ -52,6 +53,8 @@ pub enum Command {
     Tables(tables::Args),
     /// Show or switch the model whose labels readers take
     Model(model::Args),
+    /// Answer intents and duplicates over HTTP
+    Serve(serve::Args),
     /// Print the text that the model reads of each product (NDJSON in, NDJSON out)
     Texts(texts::Args),
     /// Print the token ids and types that the model reads of texts (NDJSON in, NDJSON out)
@@ -72,6 +75,7 @@ impl Cli {
             Command::Lookup(args) => lookup::run(args),
             Command::Tables(args) => tables::run(args),
             Command::Model(args) => model::run(args),
+            Command::Serve(args) => serve::run(args),
             Command::Texts(args) => texts::run(args),
             Command::Tokens(args) => tokens::run(args),
             Command::Worker(args) => worker::run(args),

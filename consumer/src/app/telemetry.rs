@@ -14,10 +14,12 @@ pub const FILTER_VARIABLE: &str = "CATALOG_LABELS_LOG";
 /// The SDK tells of each retry at its own levels; what matters of it comes back as errors.
 const DEFAULT_FILTER: &str = "info,aws_config=warn,aws_smithy_runtime=warn,aws_runtime=warn,hyper_util=warn";
 
-/// Upper bounds of histograms of seconds: from a query in ten milliseconds to a bulk
+/// Upper bounds of histograms of seconds: from a query in a millisecond to a bulk
 /// event after a day.
-const SECONDS_BUCKETS: &[f64] =
-    &[0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0];
+const SECONDS_BUCKETS: &[f64] = &[
+    0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3_600.0,
+    14_400.0, 86_400.0,
+];
 /// Upper bounds of histograms of counts, such as rows in a batch.
 const COUNT_BUCKETS: &[f64] = &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1_024.0];
 

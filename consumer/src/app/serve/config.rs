@@ -1,0 +1,109 @@
+//! The options of `serve`, checked at once.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::request::DEADLINE_MAX_MS;
+use crate::app::config::{ConfigError, ModelArgs, REPLICAS_MAX, TableArgs};
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub tables: TableArgs,
+    /// Score every query; by default a live label of the table is taken first
+    #[arg(long, env = "CATALOG_LABELS_WITHOUT_TABLES")]
+    pub without_tables: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Copies of the model for queries, one thread each; 0 means one for each core. The
+    /// other replicas score pairs, and leave the CPU to these
+    #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_ONLINE_REPLICAS")]
+    pub online_replicas: usize,
+    /// Address of the API, /healthz, /readyz and /metrics
+    #[arg(long, default_value = "127.0.0.1:8080", env = "CATALOG_LABELS_ADDRESS")]
+    pub address: String,
+    /// How long a request may take that names no time of its own
+    #[arg(long, default_value = "1s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_DEADLINE")]
+    pub deadline: Duration,
+    /// How long a stop waits for requests in work
+    #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_DRAIN")]
+    pub drain: Duration,
+}
+
+/// The options after every check.
+#[derive(Clone, Debug)]
+pub struct ServeConfig {
+    /// None: every query is scored.
+    pub tables: Option<TableArgs>,
+    pub model: ModelArgs,
+    pub online_replicas: usize,
+    pub address: SocketAddr,
+    pub deadline: Duration,
+    pub drain: Duration,
+}
+
+impl ServeArgs {
+    pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
+        let mut problems = Vec::new();
+        let mut problem = |bad: bool, text: String| problems.extend(bad.then_some(text));
+        let address = self.address.parse::<SocketAddr>();
+        if let Err(error) = &address {
+            problem(true, format!("--address: {:?}: {error}; an example is 0.0.0.0:8080", self.address));
+        }
+        let deadline_max = Duration::from_millis(DEADLINE_MAX_MS);
+        let is_in_range = (Duration::from_millis(1)..=deadline_max).contains(&self.deadline);
+        problem(!is_in_range, format!("--deadline: {:?} is not between 1ms and {deadline_max:?}", self.deadline));
+        for (flag, count) in [("--online-replicas", self.online_replicas), ("--replicas", self.model.replicas)] {
+            problem(count > REPLICAS_MAX, format!("{flag}: {count} is more than {REPLICAS_MAX}"));
+        }
+        let url = self.tables.endpoint_url.as_deref().unwrap_or("http://");
+        let is_url = url.starts_with("http://") || url.starts_with("https://");
+        problem(!is_url, format!("--endpoint-url: {url:?} is not a URL: it must start with http:// or https://"));
+        let has_model = self.model.artifact.join("manifest.json").is_file();
+        let artifact = self.model.artifact.display();
+        problem(!has_model, format!("--artifact: {artifact} holds no manifest.json (CATALOG_LABELS_ARTIFACT)"));
+        match address {
+            Ok(address) if problems.is_empty() => Ok(ServeConfig {
+                tables: (!self.without_tables).then_some(self.tables),
+                model: self.model,
+                online_replicas: self.online_replicas,
+                address,
+                deadline: self.deadline,
+                drain: self.drain,
+            }),
+            _ => Err(ConfigError { problems }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ServeArgs,
+    }
+
+    #[test]
+    fn every_problem_is_listed_at_once() {
+        let arguments = [
+            "serve",
+            "--address=nowhere",
+            "--deadline=2m",
+            "--online-replicas=1000",
+            "--endpoint-url=ftp://x",
+            "--artifact=/nonexistent",
+        ];
+        let args = Cli::try_parse_from(arguments).expect("the arguments parse").args;
+        let error = args.resolve().expect_err("the configuration is bad");
+        for argument in &arguments[1..] {
+            let flag = argument.split('=').next().expect("a flag");
+            assert!(error.problems.iter().any(|problem| problem.starts_with(flag)), "{flag}: {error}");
+        }
+        assert_eq!(error.problems.len(), 5);
+    }
+}

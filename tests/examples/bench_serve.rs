@@ -1,0 +1,141 @@
+//! Latency against load of `serve`, beside the same network behind onnxruntime and FastAPI.
+//! `make bench-serve` runs it and writes its section of docs/BENCHMARKS.md.
+
+#![expect(clippy::print_stderr, reason = "progress")]
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tests::load::{Outcome, Target, closed_loop, open_loop};
+use tests::report::{machine, write_section};
+use tests::server::Server;
+use tests::worker::repository;
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+/// Loads, as shares of what each server answers when it is saturated.
+const SHARES: [f64; 6] = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9];
+/// Clients of the saturated runs.
+const CLIENTS: usize = 32;
+/// Each share is run so often, the servers in turn.
+const ROUNDS: u64 = 3;
+
+struct System {
+    name: &'static str,
+    target: Target,
+    capacities: Vec<f64>,
+    at_shares: Vec<Vec<Outcome>>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
+    let lasts = Duration::from_secs(seconds);
+    let bodies = Arc::new(queries().into_iter().map(|query| json!({"query": query}).to_string()).collect::<Vec<_>>());
+    let ours = Server::start(&["--without-tables", "--replicas", "1", "--deadline", "60s"]).await;
+    let (_fp32, fp32) = peer("fp32").await;
+    let (_int8, int8) = peer("int8").await;
+    let system = |name, address: String| {
+        let target = Target { address, path: "/v1/intent", bodies: Arc::clone(&bodies) };
+        System { name, target, capacities: Vec::new(), at_shares: vec![Vec::new(); SHARES.len()] }
+    };
+    let mut systems = [
+        system("catalog-labels serve", ours.address.clone()),
+        system("onnxruntime fp32 + FastAPI", fp32),
+        system("onnxruntime int8 + FastAPI", int8),
+    ];
+    for system in &mut systems {
+        closed_loop(&system.target, CLIENTS, lasts / 2).await;
+    }
+    for round in 0..ROUNDS {
+        for system in &mut systems {
+            let outcome = closed_loop(&system.target, CLIENTS, lasts).await;
+            eprintln!("round {round}: {}: {:.0} queries/s saturated", system.name, outcome.rate());
+            system.capacities.push(outcome.rate());
+        }
+        for (i, share) in SHARES.into_iter().enumerate() {
+            for system in &mut systems {
+                let capacity = system.capacities.iter().sum::<f64>() / system.capacities.len() as f64;
+                let outcome = open_loop(&system.target, share * capacity, lasts, round * 100 + i as u64).await;
+                eprintln!("round {round}: {}: p99 {:.2} ms at {share}", system.name, outcome.quantile_ms(0.99));
+                system.at_shares[i].push(outcome);
+            }
+        }
+    }
+    write_section("serve", &report(&systems, lasts));
+}
+
+/// Queries of the sample, in the order of the file.
+fn queries() -> Vec<String> {
+    let path = repository().join("consumer/src/app/sample/queries.tsv");
+    let text = std::fs::read_to_string(path).expect("the sample is readable");
+    text.lines().skip(1).filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
+}
+
+/// Starts the peer with one of the exported models; killed when dropped.
+async fn peer(path: &str) -> (Child, String) {
+    let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = free.local_addr().expect("a bound socket has an address");
+    drop(free);
+    let python: PathBuf = repository().join(".venv-bench/bin/python");
+    let child = Command::new(&python)
+        .arg(repository().join("models/bench/peer_server.py"))
+        .args(["--path", path, "--port", &address.port().to_string(), "--models"])
+        .arg(repository().join(".local/bench-models"))
+        // A user sets neither; onnxruntime has its own threads.
+        .env_remove("OMP_NUM_THREADS")
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap_or_else(|error| panic!("{} does not start: {error}; run make bench-serve", python.display()));
+    while tokio::net::TcpStream::connect(address).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    (child, address.to_string())
+}
+
+fn report(systems: &[System], lasts: Duration) -> String {
+    let mut text = format!(
+        "## Online intent\n\n{}. `make bench-serve`: one query a request over HTTP on the loopback, {} queries of the \
+         sample in turn; the load generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a \
+         closed loop. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
+         stall counts for every request that it held up. {ROUNDS} rounds of {} s each, the servers in turn; a figure \
+         is over all rounds, its spread from the lowest to the highest round.\n\n",
+        machine(),
+        systems[0].target.bodies.len(),
+        lasts.as_secs(),
+    );
+    text += "| server | capacity, queries/s | spread |\n|---|---|---|\n";
+    for System { name, capacities, .. } in systems {
+        let (mean, low, high) = spread(capacities);
+        let _ = writeln!(text, "| {name} | {mean:.0} | {low:.0} to {high:.0} |");
+    }
+    text += "\n| server | load | queries/s | p50 ms | p90 ms | p99 ms | spread of p99 | p99.9 ms | refused |\n";
+    text += "|---|---|---|---|---|---|---|---|---|\n";
+    for System { name, at_shares, .. } in systems {
+        for (share, rounds) in SHARES.iter().zip(at_shares) {
+            let Some((first, others)) = rounds.split_first() else { continue };
+            let mut all = first.clone();
+            others.iter().for_each(|round| all.add(round));
+            let (_, low, high) = spread(&rounds.iter().map(|round| round.quantile_ms(0.99)).collect::<Vec<_>>());
+            let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|quantile| all.quantile_ms(quantile));
+            let _ = writeln!(
+                text,
+                "| {name} | {:.0}% | {:.0} | {p50:.2} | {p90:.2} | **{p99:.2}** | {low:.2} to {high:.2} | {p999:.2} | {} |",
+                share * 100.0,
+                all.rate(),
+                all.refused,
+            );
+        }
+    }
+    text
+}
+
+/// Mean, lowest, highest.
+fn spread(values: &[f64]) -> (f64, f64, f64) {
+    let mean = values.iter().sum::<f64>() / values.len() as f64;
+    let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+    (mean, low, values.iter().copied().fold(0.0, f64::max))
+}

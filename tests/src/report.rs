@@ -1,0 +1,56 @@
+//! Sections of docs/BENCHMARKS.md, each written by the bench that measured it.
+
+use std::fs;
+
+use crate::worker::repository;
+
+/// Date, cores, and what the CPU computes in hardware.
+pub fn machine() -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let of = |key: &str| {
+        let line = cpu.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+    };
+    let flags = of("flags");
+    let known = [("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_vnni", "VNNI"), ("avx512_bf16", "BF16")];
+    let has = |flag: &str| flags.split(' ').any(|given| given == flag);
+    let features: Vec<&str> = known.iter().filter(|(flag, _)| has(flag)).map(|(_, name)| *name).collect();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
+    format!("{date}, {cores} cores of {} ({})", of("model name"), features.join(", "))
+}
+
+/// Replaces the section between this name's markers, or adds it at the end.
+///
+/// # Panics
+/// When the page can't be written.
+pub fn write_section(name: &str, section: &str) {
+    let path = repository().join("docs/BENCHMARKS.md");
+    let page = fs::read_to_string(&path).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
+    fs::write(path, replaced(&page, name, section)).expect("docs is writable");
+}
+
+fn replaced(page: &str, name: &str, section: &str) -> String {
+    let (begin, end) = (format!("<!-- {name}: begin -->\n"), format!("<!-- {name}: end -->\n"));
+    let section = format!("{begin}{}\n{end}", section.trim_end());
+    match (page.find(&begin), page.find(&end)) {
+        (Some(from), Some(to)) if from < to => format!("{}{section}{}", &page[..from], &page[to + end.len()..]),
+        _ => format!("{}\n\n{section}", page.trim_end()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_section_is_added_once_and_then_replaced() {
+        let one = replaced("# Benchmarks\n", "a", "first\n");
+        let two = replaced(&one, "b", "other");
+        let again = replaced(&two, "a", "second");
+        assert_eq!(
+            again,
+            "# Benchmarks\n\n<!-- a: begin -->\nsecond\n<!-- a: end -->\n\n<!-- b: begin -->\nother\n<!-- b: end -->\n"
+        );
+    }
+}
