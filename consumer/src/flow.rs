@@ -1,24 +1,32 @@
 //! The pipeline: the only file that names every stage, in order.
 
+mod bisect;
 mod error;
+mod invocation;
+mod message;
 mod pairs;
 mod product;
 mod query;
+mod report;
 mod run;
 mod score;
 
 use std::ops::AddAssign;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use shared::{CatalogEvent, Event, ProductText};
 
 pub use error::FlowError;
+pub use invocation::{FatalFault, Invocation};
+pub use message::{Job, Reached};
 pub use run::run;
 pub use score::{Score, Watched};
 
 use crate::decide::blocking::{KeyEpoch, Limits};
 use crate::decide::state::{Advance, Change, advance, is_labelled};
+use crate::source::Objects;
 use crate::store::{Store, WriteOutcome};
 
 /// Times an event is planned again when other workers change the same products. Each
@@ -29,6 +37,8 @@ const ATTEMPTS_MAX: usize = 8;
 pub struct Pipeline {
     pub store: Store,
     pub scorer: Box<dyn Score>,
+    /// What messages may point to.
+    pub objects: Arc<dyn Objects>,
     pub epoch: &'static KeyEpoch,
     pub limits: Limits,
     /// How long an intent label lives.
@@ -98,9 +108,12 @@ impl Tally {
 }
 
 impl Pipeline {
-    /// One message body, from bytes to written labels.
+    /// One event, from its text to written labels.
     pub async fn process(&self, body: &str, receive_count: u32) -> Result<Processed, FlowError> {
-        let event = Event::parse(body.as_bytes(), (self.clock)())?;
+        self.process_event(Event::parse(body.as_bytes(), (self.clock)())?, receive_count).await
+    }
+
+    async fn process_event(&self, event: Event, receive_count: u32) -> Result<Processed, FlowError> {
         let occurred_at = event.occurred_at();
         let lane = if matches!(event, Event::Query(_)) { "queries" } else { "catalog" };
         let (mut outcome, mut tally) = self.label(&event, receive_count).await?;

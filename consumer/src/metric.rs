@@ -75,7 +75,7 @@ metrics_list! {
     EVENTS = "events_total", Counter, Count, Stable,
         "Events processed, by lane (catalog, queries) and outcome (written, unchanged, stale).";
     EVENT_FAILURES = "event_failures_total", Counter, Count, Stable,
-        "Events that failed, by stage (parse, plan, score, store) and fault (retry, poison, fatal); retries count again.";
+        "Events that failed, by stage (envelope, object, parse, plan, score, store, park) and fault (retry, poison, fatal); retries count again.";
     PAIRS_SCORED = "pairs_scored_total", Counter, Count, Stable,
         "Pairs that the model scored.";
     PAIRS_SKIPPED = "pairs_skipped_total", Counter, Count, Stable,

@@ -12,6 +12,7 @@ use aws_sdk_dynamodb::config::interceptors::BeforeSerializationInterceptorContex
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept};
 use consumer::decide::blocking::{KeyEpoch, Limits};
 use consumer::flow::{Pipeline, Score};
+use consumer::source::NoObjects;
 use consumer::store::Store;
 use models::{IntentScore, PairScore, ScoreError, TextPair};
 use shared::{Intent, ModelId, Stage, TextHash, Verdict};
@@ -83,6 +84,7 @@ pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
     Pipeline {
         store,
         scorer: Box::new(model.clone()),
+        objects: Arc::new(NoObjects),
         epoch: KeyEpoch::shipped(),
         limits: Limits::default(),
         intent_ttl: Duration::from_secs(3_600),

@@ -3,11 +3,13 @@
 pub mod events;
 pub mod faulty;
 pub mod fleet;
+pub mod function;
 pub mod http;
 pub mod items;
 pub mod load;
 pub mod ministack;
 pub mod report;
+pub mod runtime_api;
 pub mod server;
 pub mod stage;
 pub mod table_model;

@@ -26,7 +26,11 @@ pub struct Stage {
 impl Stage {
     /// An engine with a queue, its dead-letter queue and a worker on them.
     pub async fn start(worker_arguments: &[&str]) -> Self {
-        let engine = Ministack::start();
+        Self::on(Ministack::start(), worker_arguments).await
+    }
+
+    /// The same on an engine that has something already.
+    pub async fn on(engine: Ministack, worker_arguments: &[&str]) -> Self {
         let endpoint_url = engine.endpoint_url();
         let options = AwsOptions { region: Some("us-east-1".to_owned()), endpoint_url: Some(endpoint_url.clone()) };
         let config = sdk_config(&options).await;

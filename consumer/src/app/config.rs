@@ -2,7 +2,7 @@
 //! every problem listed at once.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -51,6 +51,14 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Adds to `problems` what can be seen to be wrong without loading it.
+    pub(super) fn check(&self, problems: &mut Vec<String>) {
+        if self.replicas > REPLICAS_MAX {
+            problems.push(format!("--replicas: {} is more than {REPLICAS_MAX}", self.replicas));
+        }
+        check_artifact("artifact", &self.artifact, problems);
+    }
+
     /// Loads and verifies the model; blocks for seconds.
     pub fn start(&self) -> Result<Scorer, LoadError> {
         Scorer::start(&self.artifact, self.options())
@@ -71,6 +79,21 @@ fn or_cores(replicas: usize) -> usize {
     if replicas > 0 { replicas } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
+/// Adds to `problems` what is wrong with a URL.
+pub(super) fn check_url(url: &str, problems: &mut Vec<String>) {
+    if !(url.starts_with("http://") || url.starts_with("https://")) {
+        problems.push(format!("{url:?} is not a URL: it must start with http:// or https://"));
+    }
+}
+
+fn check_artifact(flag: &str, folder: &Path, problems: &mut Vec<String>) {
+    if !folder.join("manifest.json").is_file() {
+        let variable = flag.replace('-', "_").to_uppercase();
+        let folder = folder.display();
+        problems.push(format!("--{flag}: {folder} holds no manifest.json (CATALOG_LABELS_{variable})"));
+    }
+}
+
 #[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
     #[command(flatten)]
@@ -89,6 +112,9 @@ pub struct WorkerArgs {
     /// Where messages are parked that can never be labelled
     #[arg(long, value_name = "URL", env = "CATALOG_LABELS_DEAD_LETTER_QUEUE_URL")]
     pub dead_letter_queue_url: Option<String>,
+    /// Bucket whose objects messages may point to; give it once for each bucket
+    #[arg(long, value_name = "NAME", value_delimiter = ',', env = "CATALOG_LABELS_OBJECT_BUCKET")]
+    pub object_bucket: Vec<String>,
     /// Create missing tables at start; on AWS the stack does
     #[arg(long, env = "CATALOG_LABELS_CREATE_TABLES")]
     pub create_tables: bool,
@@ -125,6 +151,7 @@ pub struct WorkerConfig {
     /// At least one.
     pub queue_urls: Vec<String>,
     pub dead_letter_queue_url: String,
+    pub object_buckets: Vec<String>,
     pub create_tables: bool,
     pub concurrency: usize,
     pub lease: Duration,
@@ -158,9 +185,7 @@ impl WorkerArgs {
             );
         }
         for url in queue_urls.iter().chain(&self.dead_letter_queue_url).chain(&self.tables.endpoint_url) {
-            if !(url.starts_with("http://") || url.starts_with("https://")) {
-                problems.push(format!("{url:?} is not a URL: it must start with http:// or https://"));
-            }
+            check_url(url, &mut problems);
         }
         if self.dead_letter_queue_url.is_none() {
             problems.push(
@@ -178,9 +203,7 @@ impl WorkerArgs {
         if !(1..=CONCURRENCY_MAX).contains(&self.concurrency) {
             problems.push(format!("--concurrency: {} is not in 1..={CONCURRENCY_MAX}", self.concurrency));
         }
-        if self.model.replicas > REPLICAS_MAX {
-            problems.push(format!("--replicas: {} is more than {REPLICAS_MAX}", self.model.replicas));
-        }
+        self.model.check(&mut problems);
         if !(LEASE_MIN..=LEASE_MAX).contains(&self.lease) {
             problems.push(format!("--lease: {:?} is not between {LEASE_MIN:?} and {LEASE_MAX:?}", self.lease));
         }
@@ -193,13 +216,8 @@ impl WorkerArgs {
         let health_address = self.health_address.parse::<SocketAddr>().map_err(|error| {
             problems.push(format!("--health-address: {:?}: {error}; an example is 0.0.0.0:9090", self.health_address));
         });
-        let artifacts = [("artifact", Some(&self.model.artifact)), ("next-artifact", self.next_artifact.as_ref())];
-        for (flag, folder) in artifacts.into_iter().filter_map(|(flag, folder)| Some((flag, folder?))) {
-            if !folder.join("manifest.json").is_file() {
-                let variable = flag.replace('-', "_").to_uppercase();
-                let folder = folder.display();
-                problems.push(format!("--{flag}: {folder} holds no manifest.json (CATALOG_LABELS_{variable})"));
-            }
+        if let Some(folder) = &self.next_artifact {
+            check_artifact("next-artifact", folder, &mut problems);
         }
         let next_model = self.next_artifact.map(|artifact| ModelArgs { artifact, ..self.model.clone() });
         match (health_address, self.dead_letter_queue_url) {
@@ -209,6 +227,7 @@ impl WorkerArgs {
                 next_model,
                 queue_urls,
                 dead_letter_queue_url,
+                object_buckets: self.object_bucket,
                 create_tables: self.create_tables,
                 concurrency: self.concurrency,
                 lease: self.lease,

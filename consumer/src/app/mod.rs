@@ -8,6 +8,7 @@ pub mod evaluate;
 pub mod export;
 pub mod health;
 pub mod key_epoch;
+pub mod lambda;
 pub mod lookup;
 pub mod model;
 mod open;
@@ -47,6 +48,8 @@ pub enum Command {
     Export(export::Args),
     /// Count words of product texts into a key epoch (NDJSON in, epoch file out)
     KeyEpoch(key_epoch::Args),
+    /// Label what an SQS event source brings, as a Lambda function
+    Lambda(lambda::Args),
     /// Show a product's duplicates or a query's intent
     Lookup(lookup::Args),
     /// Print the definition of the tables as JSON
@@ -72,6 +75,7 @@ impl Cli {
             Command::Evaluate(args) => evaluate::run(args),
             Command::Export(args) => export::run(args),
             Command::KeyEpoch(args) => key_epoch::run(args),
+            Command::Lambda(args) => lambda::run(args),
             Command::Lookup(args) => lookup::run(args),
             Command::Tables(args) => tables::run(args),
             Command::Model(args) => model::run(args),

@@ -13,15 +13,15 @@ use super::CommandResult;
 use super::config::{WorkerArgs, WorkerConfig};
 use super::health::{self, Health, HealthLimits};
 use super::telemetry;
-use crate::aws::{AwsOptions, SqsQueue, dynamo, sdk_config, sqs_client};
+use crate::aws::{AwsOptions, BucketError, Buckets, SqsQueue, dynamo, sdk_config, sqs_client};
 use crate::decide::blocking::{KeyEpoch, Limits};
 use crate::flow::{Pipeline, Score, Watched, run as run_flow};
-use crate::source::{Queue, Shutdown, Source, SourceOptions, StopReason};
+use crate::source::{NoObjects, Objects, Queue, Shutdown, Source, SourceOptions, StopReason};
 use crate::store::{Store, WriteOutcome};
 
 pub type Args = WorkerArgs;
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How often an idle worker scores a probe, so that readiness always speaks of the device.
 const PROBE_INTERVAL: Duration = Duration::from_secs(20);
@@ -74,10 +74,12 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
     }
     store.verify_tables().await?;
     health.tables_exist();
+    let objects = open_buckets(sdk, &config.object_buckets).await?;
     let model = config.model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
     let scorer = Watched { scorer, pulse: health.device() };
     let mut current = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
+    current.objects = objects;
     activate_first_model(&current).await?;
     if let Some(model) = config.next_model.clone() {
         let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
@@ -92,7 +94,15 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
     Ok(current)
 }
 
-/// A pipeline with the shipped key epoch and limits.
+/// The buckets that messages may point to; without any, messages that do are parked.
+pub(super) async fn open_buckets(sdk: &SdkConfig, names: &[String]) -> Result<Arc<dyn Objects>, BucketError> {
+    if names.is_empty() {
+        return Ok(Arc::new(NoObjects));
+    }
+    Ok(Arc::new(Buckets::open(sdk, names.iter().cloned()).await?))
+}
+
+/// A pipeline with the shipped key epoch and limits, and with no objects to read.
 pub(super) fn pipeline(
     store: Store,
     scorer: Box<dyn Score>,
@@ -102,6 +112,7 @@ pub(super) fn pipeline(
     Pipeline {
         store,
         scorer,
+        objects: Arc::new(NoObjects),
         epoch: KeyEpoch::shipped(),
         limits: Limits::default(),
         intent_ttl,

@@ -3,22 +3,32 @@ use shared::ProductId;
 use shared::event::ScorePairs;
 use shared::item::ProductItem;
 
+use super::bisect::score_each;
 use super::product::Step;
 use super::{ATTEMPTS_MAX, FlowError, Outcome, Pipeline, Tally};
 use crate::decide::plan;
+use crate::fault::{Fault, Faulty};
 
 impl Pipeline {
-    /// Labels the pairs that somebody asked for by name, on both sides.
+    /// Labels the pairs that somebody asked for by name, on both sides. A pair that can never
+    /// be labelled keeps no other from its label; the last one is the event's error.
     pub(super) async fn label_pairs(
         &self,
         event: &ScorePairs,
         receive_count: u32,
     ) -> Result<(Outcome, Tally), FlowError> {
-        let mut tally = Tally::default();
+        let (mut tally, mut poison) = (Tally::default(), None);
         for (left, right) in &event.pairs {
-            self.label_pair(left, right, receive_count, &mut tally).await?;
+            match self.label_pair(left, right, receive_count, &mut tally).await {
+                Ok(()) => {}
+                Err(error) if matches!(error.fault(), Fault::Poison { .. }) => poison = Some(error),
+                Err(error) => return Err(error),
+            }
         }
-        Ok((tally.outcome(), tally))
+        match poison {
+            Some(error) => Err(error),
+            None => Ok((tally.outcome(), tally)),
+        }
     }
 
     async fn label_pair(
@@ -40,7 +50,9 @@ impl Pipeline {
                 return Ok(());
             }
             let text_pair = TextPair { left: left.text.as_str().into(), right: right.text.as_str().into() };
-            let scores = self.scorer.score_pairs(vec![text_pair]).await?;
+            let scores =
+                score_each(self.scorer.as_ref(), vec![text_pair]).await?.into_iter().collect::<Result<Vec<_>, _>>();
+            let scores = scores.map_err(|reason| FlowError::unscorable(&left.id, &right.id, &reason))?;
             tally.pairs_scored += scores.len() as u64;
             let now = (self.clock)();
             let mut is_settled = true;

@@ -10,15 +10,16 @@ use models::TextPair;
 use shared::item::{LabelItem, Posting, ProductItem};
 use shared::{PairLabel, ProductId, TextHash, Verdict};
 
+use super::bisect::score_each;
 use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
 use crate::decide::merge::{self, Merged, Owner};
 use crate::decide::plan::{self, plan};
 use crate::decide::{blocking, state};
 use crate::store::{StateCheck, WriteOutcome};
 
-/// Scores of this run, by own text, other product and other text: a conflict plans
-/// again, but pays for no pair twice.
-type Scored = HashMap<(TextHash, ProductId, TextHash), PairLabel>;
+/// Scores of this run, by own text, other product and other text, or why a pair has none: a
+/// conflict plans again, but pays for no pair twice.
+type Scored = HashMap<(TextHash, ProductId, TextHash), Result<PairLabel, String>>;
 
 /// Whether a step found the tables as it had read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,8 @@ impl Pipeline {
         let plan = plan(own, candidates.clone(), item.as_ref(), &partners);
         tally.pairs_skipped += (plan.known.len() + plan.known_distinct) as u64;
         let mut labels = plan.known;
-        labels.extend(self.score(own, &plan.to_score, scored, tally).await?);
+        let (fresh, unscorable) = self.score(own, &plan.to_score, scored, tally).await?;
+        labels.extend(fresh);
 
         let stays = |id: &ProductId| labels.iter().any(|l| l.other == *id && l.verdict != Verdict::Distinct);
         for partner in plan.dropped.iter().filter(|partner| !stays(partner)) {
@@ -90,7 +92,11 @@ impl Pipeline {
                 return Ok(Step::Conflict);
             }
         }
-        self.finish(own, &keys, written).await
+        // All the same is labelled; without the marker, a repetition tries these again.
+        match unscorable {
+            Some(error) => Err(error),
+            None => self.finish(own, &keys, written).await,
+        }
     }
 
     /// The same for a deleted product: nothing of it may be left that a reader returns.
@@ -144,28 +150,35 @@ impl Pipeline {
         Ok(self.store.products(&ids).await?)
     }
 
-    /// Step 4. Labels of `to_score`, scored now or earlier in this run.
+    /// Step 4. Labels of `to_score`, scored now or earlier in this run, and what is to be
+    /// said of the pairs that cannot be scored.
     async fn score(
         &self,
         own: &ProductItem,
         to_score: &[ProductItem],
         scored: &mut Scored,
         tally: &mut Tally,
-    ) -> Result<Vec<PairLabel>, FlowError> {
+    ) -> Result<(Vec<PairLabel>, Option<FlowError>), FlowError> {
         let key = |other: &ProductItem| (own.text_hash, other.id.clone(), other.text_hash);
         let fresh: Vec<&ProductItem> = to_score.iter().filter(|other| !scored.contains_key(&key(other))).collect();
         let own_text: Arc<str> = own.text.as_str().into();
         let texts = fresh.iter().map(|other| TextPair { left: own_text.clone(), right: other.text.as_str().into() });
-        let scores = self.scorer.score_pairs(texts.collect()).await?;
-        tally.pairs_scored += scores.len() as u64;
+        let scores = score_each(self.scorer.as_ref(), texts.collect()).await?;
+        tally.pairs_scored += scores.iter().filter(|score| score.is_ok()).count() as u64;
         let now = (self.clock)();
         for (other, score) in fresh.into_iter().zip(scores) {
-            scored.insert(key(other), plan::label(other, score.probability, score.verdict, score.stage, now));
+            let label = score.map(|score| plan::label(other, score.probability, score.verdict, score.stage, now));
+            scored.insert(key(other), label);
         }
-        let label = |other: &ProductItem| {
-            scored.get(&key(other)).map(|label| PairLabel { other_version: other.version, ..label.clone() })
-        };
-        Ok(to_score.iter().filter_map(label).collect())
+        let (mut labels, mut unscorable) = (Vec::new(), None);
+        for other in to_score {
+            match scored.get(&key(other)) {
+                Some(Ok(label)) => labels.push(PairLabel { other_version: other.version, ..label.clone() }),
+                Some(Err(reason)) => unscorable = Some(FlowError::unscorable(&own.id, &other.id, reason)),
+                None => {}
+            }
+        }
+        Ok((labels, unscorable))
     }
 
     /// Step 5a, one partner: its entry about an earlier text of `own` goes.

@@ -1,13 +1,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::task::JoinSet;
 
-use super::{FlowError, Pipeline, Processed};
+use super::Pipeline;
+use super::message::{Job, Reached};
+use super::report::note;
 use crate::fault::{Fault, Faulty};
-use crate::metric;
-use crate::source::{Delivery, Disposition, Drained, Shutdown, Source, with_causes};
+use crate::source::{Delivery, Disposition, Drained, Shutdown, Source};
+
+/// Tries of a message that others wait for, before all of them go back to their queue.
+const TRIES_MAX: u32 = 4;
 
 /// Processes deliveries until the shutdown begins, then drains. As many are in work at
 /// once as the source has permits.
@@ -32,57 +35,45 @@ async fn deliver(pipeline: Arc<Pipeline>, mut delivery: Delivery, shutdown: Shut
         drop(delivery.settle(Disposition::Release));
         return;
     }
-    let receive_count = delivery.message.receive_count;
-    let disposition = match pipeline.process(&delivery.message.body, receive_count).await {
-        Ok(processed) => {
-            count(&processed, (pipeline.clock)());
-            Disposition::Delete
-        }
-        Err(error) => {
-            let fault = error.fault();
-            note(&error, &fault, &delivery);
-            if let Fault::Fatal { reason } = &fault {
-                shutdown.fatal(reason.clone());
-            }
-            Disposition::of(fault, error.stage(), receive_count, &mut fastrand::Rng::new())
-        }
-    };
+    let disposition = handle(&pipeline, &delivery, &shutdown).await;
     // Settlement is confirmed, retried and counted by the source; the permit waits for it.
     drop(delivery.settle(disposition));
 }
 
-fn count(processed: &Processed, now: Timestamp) {
-    let Processed { outcome, lane, occurred_at, tally } = *processed;
-    metric::EVENTS.counter(&[("lane", lane), ("outcome", outcome.as_str())]).increment(1);
-    metric::PAIRS_SCORED.counter(&[]).increment(tally.pairs_scored);
-    metric::PAIRS_SKIPPED.counter(&[]).increment(tally.pairs_skipped);
-    metric::QUERIES_SCORED.counter(&[]).increment(tally.queries_scored);
-    metric::LABEL_ITEMS_WRITTEN.counter(&[]).increment(tally.items_written);
-    let age = now.duration_since(occurred_at).as_secs_f64().max(0.0);
-    metric::EVENT_FRESHNESS.histogram(&[("lane", lane)]).record(age);
-}
-
-/// Logs say what failed and why, never what a product or query says.
-fn note(error: &FlowError, fault: &Fault, delivery: &Delivery) {
-    let kind = match fault {
-        Fault::Retry { .. } => "retry",
-        Fault::Poison { .. } => "poison",
-        Fault::Fatal { .. } => "fatal",
-    };
-    metric::EVENT_FAILURES.counter(&[("stage", error.stage()), ("fault", kind)]).increment(1);
-    let cause = with_causes(error);
-    let poison = matches!(fault, Fault::Poison { .. });
-    if poison {
-        // A refusal may quote the event; the parked message has it too.
-        tracing::debug!(message_id = delivery.message.id, error = cause, "why the event is parked");
+/// What is to become of a message. One that fails for now goes back to its queue at once,
+/// unless others wait for it: they would have to go back too, untouched and one receive
+/// nearer to the dead-letter queue, so it is tried here a few times first.
+async fn handle(pipeline: &Pipeline, delivery: &Delivery, shutdown: &Shutdown) -> Disposition {
+    let mut tries = 1;
+    loop {
+        let job = Job {
+            message: &delivery.message,
+            receive_count: delivery.message.receive_count.saturating_add(tries - 1),
+            queue: &delivery.queue,
+            in_order: delivery.is_in_order(),
+            dead_letters: Some(&delivery.dead_letters),
+            stops: &|| shutdown.has_begun() || delivery.is_lost(),
+        };
+        let error = match pipeline.process_message(&job).await {
+            Ok(Reached::End) => return Disposition::Delete,
+            Ok(Reached::Stop) => return Disposition::Release,
+            Err(error) => error,
+        };
+        let fault = error.fault();
+        note(&error, &fault, &job, None);
+        if let Fault::Fatal { reason } = &fault {
+            shutdown.fatal(reason.clone());
+        }
+        match Disposition::of(fault, error.stage(), job.receive_count, &mut fastrand::Rng::new()) {
+            Disposition::RetryAfter(delay) if delivery.is_waited_for() && tries < TRIES_MAX => {
+                tries += 1;
+                tokio::select! {
+                    () = shutdown.begun() => return Disposition::Release,
+                    () = delivery.lost().cancelled() => return Disposition::Release,
+                    () = tokio::time::sleep(delay) => {}
+                }
+            }
+            disposition => return disposition,
+        }
     }
-    tracing::warn!(
-        queue = &*delivery.queue,
-        message_id = delivery.message.id,
-        receive_count = delivery.message.receive_count,
-        stage = error.stage(),
-        fault = kind,
-        error = (!poison).then_some(cause.as_str()),
-        "an event failed"
-    );
 }

@@ -11,6 +11,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::dead_letters::DeadLetters;
 use super::drain::Shutdown;
 use super::lanes::note_panic;
 use super::lease::{Heartbeat, Leases};
@@ -55,6 +56,9 @@ pub struct Delivery {
     /// Name of the queue that it came from.
     pub queue: Arc<str>,
     pub received_at: Instant,
+    /// Where single events of the message are parked.
+    pub dead_letters: DeadLetters,
+    in_order: bool,
     predecessor: Predecessor,
     claim: Claim,
 }
@@ -71,6 +75,16 @@ impl Delivery {
     /// the queue has confirmed, and need not be awaited.
     pub fn settle(self, disposition: Disposition) -> impl Future<Output = Settlement> {
         self.claim.settle(self.message, disposition)
+    }
+
+    /// True when the order of events must be kept: its queue is a FIFO queue.
+    pub fn is_in_order(&self) -> bool {
+        self.in_order
+    }
+
+    /// True when another message of its group waits until this one is settled.
+    pub fn is_waited_for(&self) -> bool {
+        self.claim.is_waited_for()
     }
 
     /// True once the message may be with somebody else: work not begun should not begin.
@@ -136,15 +150,22 @@ impl Source {
         let (brake, pulse) = (Brake::default(), Pulse::default());
         let permits = Permits::new(queue.name(), options.permits);
         let (leases, heartbeat) = Leases::start(queue.clone(), pulse.clone());
-        let (settler, settling) = Settler::start(queue.clone(), dead_letters, options.settle.clone(), shutdown.clone());
+        let (settler, settling) =
+            Settler::start(queue.clone(), dead_letters.clone(), options.settle.clone(), shutdown.clone());
         // Each message has a permit, so the channel is never full.
         let (sender, deliveries) = mpsc::channel(permits.total() as usize);
+        let dead_letters = DeadLetters {
+            queue: dead_letters,
+            origin: queue.name().into(),
+            build: options.settle.build.as_str().into(),
+        };
         let intake = Intake {
             name: queue.name().into(),
             queue: queue.clone(),
             permits: permits.clone(),
             leases: leases.clone(),
             settler,
+            dead_letters,
             shutdown: shutdown.clone(),
             deliveries: sender,
             brake: brake.clone(),
@@ -188,6 +209,7 @@ struct Intake {
     permits: Permits,
     leases: Leases,
     settler: Settler,
+    dead_letters: DeadLetters,
     shutdown: Shutdown,
     deliveries: mpsc::Sender<Delivery>,
     brake: Brake,
@@ -280,7 +302,8 @@ impl Intake {
         };
         self.counters.count(received, messages.len());
         // All leases first: the last message of the batch waits as long as the first.
-        let linked = if self.queue.is_fifo() {
+        let in_order = self.queue.is_fifo();
+        let linked = if in_order {
             order::link(messages)
         } else {
             messages.into_iter().map(|message| (message, Predecessor::default(), None)).collect()
@@ -291,7 +314,15 @@ impl Intake {
             .map(|((message, predecessor, successor), permit)| {
                 let lease = self.leases.hold(message.receipt.clone(), received_at);
                 let claim = Claim::new(&message, lease, permit, self.settler.clone(), successor);
-                Delivery { message, queue: self.name.clone(), received_at, predecessor, claim }
+                Delivery {
+                    message,
+                    queue: self.name.clone(),
+                    received_at,
+                    dead_letters: self.dead_letters.clone(),
+                    in_order,
+                    predecessor,
+                    claim,
+                }
             })
             .collect();
         for delivery in deliveries {

@@ -10,21 +10,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::dead_letters::batches;
 use super::drain::Shutdown;
 use super::lease::Lease;
 use super::order::Successor;
 use super::park::Parked;
 use super::permit::Permit;
-use super::queue::{
-    BATCH_MAX, MESSAGE_BYTES_MAX, Message, Outcome, Outgoing, Queue, QueueError, Receipt, VisibilityChange, with_causes,
-};
-use super::retry::{Backoff, retry_delay};
+use super::queue::{BATCH_MAX, Message, Outcome, Outgoing, Queue, QueueError, Receipt, VisibilityChange, with_causes};
+use super::retry::{REQUEST_BACKOFF, retry_delay};
 use super::settle::{SettleOptions, Settlement};
 use crate::fault::{Fault, Faulty};
 use crate::metric;
-
-/// Pause between two tries of a request.
-const REQUEST_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
 
 /// Unbounded, but every entry carries a permit, and those are bounded.
 #[derive(Debug)]
@@ -270,7 +266,7 @@ impl Desk {
             parkings.into_iter().map(|parking| (self.wrap(&parking, now), parking)).collect();
         for attempt in 1..=self.options.tries_max {
             let mut failed = Vec::new();
-            for batch in split_by_size(unsent) {
+            for batch in batches(unsent) {
                 failed.extend(self.send_parked(batch).await);
             }
             unsent = failed;
@@ -339,23 +335,4 @@ impl Entry {
     fn to_change(&self) -> Option<VisibilityChange> {
         self.timeout.map(|timeout| VisibilityChange { receipt: self.receipt.clone(), timeout })
     }
-}
-
-/// Batches that a request can carry: the messages of one add up to at most
-/// [`MESSAGE_BYTES_MAX`]. Each has at most as many entries as came in.
-fn split_by_size(messages: Vec<(Outgoing, Parking)>) -> Vec<Vec<(Outgoing, Parking)>> {
-    let mut batches = Vec::new();
-    let mut bytes = 0;
-    for message in messages {
-        let size_bytes = message.0.size_bytes();
-        bytes += size_bytes;
-        match batches.last_mut() {
-            Some(batch) if bytes <= MESSAGE_BYTES_MAX => Vec::push(batch, message),
-            _ => {
-                bytes = size_bytes;
-                batches.push(vec![message]);
-            }
-        }
-    }
-    batches
 }

@@ -5,11 +5,16 @@
 //! a [`Delivery`], somebody settles it with a [`Disposition`], the lease ends, the queue
 //! confirms, the permit goes home.
 
+mod dead_letters;
 mod drain;
+pub mod envelope;
 mod in_process;
 mod intake;
+pub mod lambda;
 mod lanes;
 mod lease;
+pub mod lines;
+mod object;
 mod order;
 mod park;
 mod permit;
@@ -20,10 +25,13 @@ mod settle;
 #[cfg(test)]
 mod watched;
 
+pub use dead_letters::{DeadLetters, PoisonEvent};
 pub use drain::{Drained, Shutdown, StopReason};
 pub use in_process::{Counts, InProcessOptions, InProcessQueue, Redrive};
 pub use intake::{BRAKE_MAX, Brake, Delivery, Source, SourceOptions};
-pub use park::{Parked, UnwrapError};
+pub use lines::{Line, Lines, LinesError, Place};
+pub use object::{NoObjects, ObjectAt, ObjectError, Objects};
+pub use park::{Parked, Part, UnwrapError};
 pub use permit::{Permit, Permits};
 pub use pulse::Pulse;
 pub use queue::{

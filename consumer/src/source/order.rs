@@ -44,12 +44,19 @@ impl Successor {
 
 /// Links the messages of one receive of a FIFO queue, group by group.
 pub(super) fn link(messages: Vec<Message>) -> Vec<(Message, Predecessor, Option<Successor>)> {
-    let mut last: HashMap<String, oneshot::Receiver<()>> = HashMap::new();
-    let link_one = |message: Message| {
-        let Some(group) = message.group.clone() else { return (message, Predecessor::default(), None) };
-        let (successor, is_gone) = oneshot::channel();
-        let predecessor = Predecessor(last.insert(group, is_gone));
-        (message, predecessor, Some(Successor(successor)))
-    };
-    messages.into_iter().map(link_one).collect()
+    let mut linked: Vec<(Message, Predecessor, Option<Successor>)> = Vec::with_capacity(messages.len());
+    let mut last_of: HashMap<String, usize> = HashMap::new();
+    for message in messages {
+        let before = message.group.clone().and_then(|group| last_of.insert(group, linked.len()));
+        let predecessor = match before {
+            Some(before) => {
+                let (successor, is_gone) = oneshot::channel();
+                linked[before].2 = Some(Successor(successor));
+                Predecessor(Some(is_gone))
+            }
+            None => Predecessor::default(),
+        };
+        linked.push((message, predecessor, None));
+    }
+    linked
 }

@@ -36,6 +36,18 @@ pub struct Parked {
     pub parked_at: Timestamp,
     /// Message attributes of the original.
     pub attributes: BTreeMap<String, String>,
+    /// Which of the message's events this is, where it holds several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+}
+
+/// One event of several.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// `list` for the list that the body is; an object as `s3://bucket/key`.
+    pub of: String,
+    /// In a list from 0 on; in an object the number of its line, from 1 on.
+    pub index: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -71,6 +83,7 @@ impl Parked {
             receive_count: message.receive_count,
             parked_at,
             attributes: message.attributes.clone(),
+            part: None,
         }
     }
 
@@ -188,7 +201,7 @@ mod tests {
         assert_eq!(json["parked"]["parked_at"], "1970-01-01T00:00:00Z");
         assert_eq!(json["parked"]["attributes"]["trace"], "t-1");
         assert_eq!(json["body"], message.body);
-        assert_eq!(json.get("body_encoding"), None);
+        assert_eq!((json.get("body_encoding"), json["parked"].get("part")), (None, None));
     }
 
     #[test]

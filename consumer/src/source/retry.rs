@@ -8,6 +8,9 @@ const RETRY_BASE: Duration = Duration::from_secs(2);
 /// Longest delay of a message.
 pub const RETRY_MAX: Duration = Duration::from_secs(15 * 60);
 
+/// Pause between two tries of a settlement's request.
+pub(super) const REQUEST_BACKOFF: Backoff = Backoff { base: Duration::from_millis(100), max: Duration::from_secs(2) };
+
 /// A back-off of a request: the ceiling doubles with each attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {

@@ -138,6 +138,11 @@ impl Claim {
         &self.lost
     }
 
+    /// True when the next message of its group waits for this one.
+    pub fn is_waited_for(&self) -> bool {
+        self.duty.as_ref().is_some_and(|duty| duty.successor.is_some())
+    }
+
     /// Hands the message over for settlement, at once; the returned future resolves when
     /// the queue has confirmed, and need not be awaited. `message` is what the claim is on.
     pub fn settle(mut self, message: Message, disposition: Disposition) -> impl Future<Output = Settlement> {

@@ -12,6 +12,7 @@ mod error;
 mod intents;
 mod labels;
 mod meter;
+mod objects;
 mod postings;
 mod products;
 mod scan;
@@ -26,6 +27,7 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use error::{Call, StoreError};
 pub use labels::StateCheck;
 pub use meter::{Meter, MeterSnapshot, Usage};
+pub use objects::ObjectProgress;
 pub use scan::Page;
 pub use tables::TablesError;
 

@@ -1,0 +1,207 @@
+//! One message: its envelopes are opened, and each event in it is processed.
+//!
+//! A message that holds several events is settled once. What fails for now fails the whole
+//! message, which is tried again, since repeating an event does no harm; what fails for
+//! ever is parked alone, once nothing else of it has to be tried again.
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream;
+use serde_json::Value;
+use shared::Event;
+
+use super::report::{count, note};
+use super::{FlowError, Pipeline};
+use crate::fault::{Fault, Faulty};
+use crate::source::envelope::{self, BODY_BYTES_MAX, Contents, EnvelopeError};
+use crate::source::{DeadLetters, Line, Lines, Message, ObjectAt, Part, Place, PoisonEvent};
+use crate::store::{ObjectProgress, WriteOutcome};
+
+/// Events of one message in work at once. Those of a FIFO queue keep their order instead.
+const EVENTS_IN_WORK_MAX: usize = 8;
+
+/// A message to process, and what it takes besides the message.
+pub struct Job<'a> {
+    pub message: &'a Message,
+    /// Times that it was received or tried.
+    pub receive_count: u32,
+    /// Name of its queue.
+    pub queue: &'a str,
+    /// Whether its events must be processed one after the other.
+    pub in_order: bool,
+    /// Where events are parked that will never be labelled. None fails their whole message.
+    pub dead_letters: Option<&'a DeadLetters>,
+    /// True once no other event should begin.
+    pub stops: &'a (dyn Fn() -> bool + Sync),
+}
+
+/// How far a message came without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Each of its events is labelled, or parked.
+    End,
+    /// It was told to stop; what was done needs not be repeated, or repeats at no cost.
+    Stop,
+}
+
+/// One of a message's events.
+struct Entry {
+    part: Part,
+    body: EntryBody,
+}
+
+enum EntryBody {
+    Value(Value),
+    Line(Line),
+}
+
+impl Pipeline {
+    pub async fn process_message(&self, job: &Job<'_>) -> Result<Reached, FlowError> {
+        let contents = match envelope::open(job.message.body.as_bytes())? {
+            Contents::Payload(at) => envelope::open(&self.payload(&at).await?)?,
+            contents => contents,
+        };
+        match contents {
+            Contents::Nothing => Ok(Reached::End),
+            Contents::Event(value) => {
+                let event = Event::from_value(value, (self.clock)())?;
+                count(&self.process_event(event, job.receive_count).await?, (self.clock)());
+                Ok(Reached::End)
+            }
+            Contents::Batch(values) => {
+                let part = |index| Part { of: "list".to_owned(), index };
+                let entries = (0..).map(part).zip(values).map(|(part, value)| Entry { part, body: value.into() });
+                self.process_entries(entries.collect(), job).await
+            }
+            Contents::Objects(objects) => {
+                for at in &objects {
+                    if self.process_object(at, job).await? == Reached::Stop {
+                        return Ok(Reached::Stop);
+                    }
+                }
+                Ok(Reached::End)
+            }
+            Contents::Payload(_) => Err(EnvelopeError::TooDeep.into()),
+        }
+    }
+
+    /// A body that was too large for its queue. It is left where it is: other queues may
+    /// point to it too, so a lifecycle rule should remove it.
+    async fn payload(&self, at: &ObjectAt) -> Result<Vec<u8>, FlowError> {
+        let mut pieces = self.objects.read(at, 0).await?;
+        let mut body = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            body.extend_from_slice(&piece?);
+            if body.len() > BODY_BYTES_MAX {
+                return Err(EnvelopeError::TooLong.into());
+            }
+        }
+        Ok(body)
+    }
+
+    /// The lines of an object, chunk by chunk; a later delivery goes on after the last chunk
+    /// that was done.
+    async fn process_object(&self, at: &ObjectAt, job: &Job<'_>) -> Result<Reached, FlowError> {
+        let mut progress = self.store.object_progress(ObjectProgress::start(&content(at))).await?;
+        let place = Place { lines: progress.lines, bytes: progress.bytes, gzip: progress.gzip };
+        let mut lines = Lines::open(self.objects.as_ref(), at, place).await?;
+        let of = at.to_string();
+        loop {
+            let chunk = lines.next_chunk().await?;
+            if chunk.is_empty() {
+                self.store.forget_object(&progress).await?;
+                return Ok(Reached::End);
+            }
+            let part = |line: &Line| Part { of: of.clone(), index: line.number };
+            let entries = chunk.into_iter().map(|line| Entry { part: part(&line), body: EntryBody::Line(line) });
+            if self.process_entries(entries.collect(), job).await? == Reached::Stop {
+                return Ok(Reached::Stop);
+            }
+            let Place { lines, bytes, gzip } = lines.place();
+            let next = ObjectProgress { lines, bytes, gzip, ..progress.clone() };
+            if self.store.advance_object(&progress, &next).await? == WriteOutcome::Conflict {
+                return Err(FlowError::ObjectContended { at: at.clone() });
+            }
+            progress = next;
+        }
+    }
+
+    async fn process_entries(&self, entries: Vec<Entry>, job: &Job<'_>) -> Result<Reached, FlowError> {
+        let in_work = if job.in_order { 1 } else { EVENTS_IN_WORK_MAX };
+        // Boxed, since the compiler cannot tell that a closure's future may change threads.
+        let mut work: Vec<BoxFuture<'_, Option<Result<(), FlowError>>>> = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            work.push(Box::pin(self.process_entry(entry, job)));
+        }
+        let mut results = stream::iter(work).buffered(in_work);
+        let (mut failed, mut poison, mut stopped) = (None, Vec::new(), false);
+        for entry in &entries {
+            let error = match results.next().await.flatten() {
+                Some(Ok(())) => continue,
+                Some(Err(error)) => error,
+                None => {
+                    stopped = true;
+                    continue;
+                }
+            };
+            let fault = error.fault();
+            match &fault {
+                Fault::Fatal { .. } => return Err(error),
+                Fault::Poison { reason } if job.dead_letters.is_some() => {
+                    note(&error, &fault, job, Some(&entry.part));
+                    poison.push(entry.to_poison(reason.clone(), error.stage()));
+                }
+                Fault::Poison { .. } | Fault::Retry { .. } => failed = Some(error),
+            }
+        }
+        match (failed, job.dead_letters) {
+            (Some(error), _) => return Err(error),
+            (None, _) if stopped => return Ok(Reached::Stop),
+            (None, Some(dead_letters)) if !poison.is_empty() => {
+                dead_letters.park(job.message, poison).await.map_err(FlowError::Park)?;
+            }
+            (None, _) => {}
+        }
+        Ok(Reached::End)
+    }
+
+    /// None where it was told to stop before it began.
+    async fn process_entry(&self, entry: &Entry, job: &Job<'_>) -> Option<Result<(), FlowError>> {
+        if (job.stops)() {
+            return None;
+        }
+        let processed = async {
+            let now = (self.clock)();
+            let event = match &entry.body {
+                EntryBody::Value(value) => Event::from_value(value.clone(), now)?,
+                EntryBody::Line(line) if line.is_whole => Event::parse(&line.bytes, now)?,
+                EntryBody::Line(_) => return Err(FlowError::LongLine),
+            };
+            count(&self.process_event(event, job.receive_count).await?, (self.clock)());
+            Ok(())
+        };
+        Some(processed.await)
+    }
+}
+
+impl From<Value> for EntryBody {
+    fn from(value: Value) -> Self {
+        Self::Value(value)
+    }
+}
+
+impl Entry {
+    fn to_poison(&self, reason: String, stage: &'static str) -> PoisonEvent {
+        let body = match &self.body {
+            EntryBody::Value(value) => value.to_string(),
+            EntryBody::Line(line) => String::from_utf8_lossy(&line.bytes).into_owned(),
+        };
+        PoisonEvent { part: self.part.clone(), body, reason, stage }
+    }
+}
+
+/// Tells this content of the object from another one under the same key.
+fn content(at: &ObjectAt) -> String {
+    let tag = at.etag.as_deref().or(at.version.as_deref()).unwrap_or_default();
+    format!("{at}#{tag}")
+}

@@ -1,0 +1,48 @@
+//! What the counters and logs hear of an event.
+
+use jiff::Timestamp;
+
+use super::message::Job;
+use super::{FlowError, Processed};
+use crate::fault::Fault;
+use crate::metric;
+use crate::source::{Part, with_causes};
+
+pub(super) fn count(processed: &Processed, now: Timestamp) {
+    let Processed { outcome, lane, occurred_at, tally } = *processed;
+    metric::EVENTS.counter(&[("lane", lane), ("outcome", outcome.as_str())]).increment(1);
+    metric::PAIRS_SCORED.counter(&[]).increment(tally.pairs_scored);
+    metric::PAIRS_SKIPPED.counter(&[]).increment(tally.pairs_skipped);
+    metric::QUERIES_SCORED.counter(&[]).increment(tally.queries_scored);
+    metric::LABEL_ITEMS_WRITTEN.counter(&[]).increment(tally.items_written);
+    let age = now.duration_since(occurred_at).as_secs_f64().max(0.0);
+    metric::EVENT_FRESHNESS.histogram(&[("lane", lane)]).record(age);
+}
+
+/// Logs say what failed and why, never what a product or query says. `part` is the event
+/// of several that failed; none where the message did.
+pub(super) fn note(error: &FlowError, fault: &Fault, job: &Job, part: Option<&Part>) {
+    let kind = match fault {
+        Fault::Retry { .. } => "retry",
+        Fault::Poison { .. } => "poison",
+        Fault::Fatal { .. } => "fatal",
+    };
+    metric::EVENT_FAILURES.counter(&[("stage", error.stage()), ("fault", kind)]).increment(1);
+    let cause = with_causes(error);
+    let poison = matches!(fault, Fault::Poison { .. });
+    if poison {
+        // A refusal may quote the event; the parked message has it too.
+        tracing::debug!(message_id = job.message.id, error = cause, "why the event is parked");
+    }
+    tracing::warn!(
+        queue = job.queue,
+        message_id = job.message.id,
+        receive_count = job.receive_count,
+        stage = error.stage(),
+        fault = kind,
+        of = part.map(|part| part.of.as_str()),
+        index = part.map(|part| part.index),
+        error = (!poison).then_some(cause.as_str()),
+        "an event failed"
+    );
+}

@@ -1,0 +1,87 @@
+//! `control`: how far the lines of an object were processed. The item is there only while
+//! an object is being processed.
+
+use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
+use serde::{Deserialize, Serialize};
+use shared::TextHash;
+use shared::table::CONTROL;
+
+use super::codec::{Item, encode, number, string};
+use super::{Store, StoreError, WriteOutcome};
+
+/// Every line before this place is labelled or parked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectProgress {
+    /// Of the item; see [`ObjectProgress::start`].
+    pub name: String,
+    /// For whoever reads the table.
+    pub object: String,
+    pub lines: u64,
+    /// Decoded ones.
+    pub bytes: u64,
+    pub gzip: bool,
+}
+
+impl ObjectProgress {
+    /// None of the lines of `object`, which is named with everything that tells its content
+    /// from another's.
+    pub fn start(object: &str) -> Self {
+        let name = format!("object/{}", TextHash::of(0, object).to_hex());
+        Self { name, object: object.to_owned(), lines: 0, bytes: 0, gzip: false }
+    }
+}
+
+impl Store {
+    /// Where a reader of this object goes on; `start` if nobody has begun.
+    pub async fn object_progress(&self, start: ObjectProgress) -> Result<ObjectProgress, StoreError> {
+        let known = self.get(&CONTROL, Item::from([("name".to_owned(), string(&start.name))])).await?;
+        Ok(known.unwrap_or(start))
+    }
+
+    /// Moves from `before` to `after`. A conflict means that somebody else reads the object
+    /// too.
+    pub async fn advance_object(
+        &self,
+        before: &ObjectProgress,
+        after: &ObjectProgress,
+    ) -> Result<WriteOutcome, StoreError> {
+        let call = self.call("PutItem", &CONTROL);
+        let mut request = self
+            .client
+            .put_item()
+            .table_name(&call.table)
+            .set_item(Some(encode(&call, after)?))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        request = if before.lines == 0 {
+            request.condition_expression("attribute_not_exists(#name)").expression_attribute_names("#name", "name")
+        } else {
+            request
+                .condition_expression("#lines = :before")
+                .expression_attribute_names("#lines", "lines")
+                .expression_attribute_values(":before", number(before.lines))
+        };
+        self.meter.request(&CONTROL);
+        match request.send().await {
+            Ok(answer) => {
+                self.meter.wrote(&CONTROL, answer.consumed_capacity());
+                Ok(WriteOutcome::Written)
+            }
+            Err(error) => match error.as_service_error() {
+                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
+                _ => Err(StoreError::of(call, &after.name, error)),
+            },
+        }
+    }
+
+    /// Once every line is done.
+    pub async fn forget_object(&self, progress: &ObjectProgress) -> Result<(), StoreError> {
+        let call = self.call("DeleteItem", &CONTROL);
+        let request = self.client.delete_item().table_name(&call.table).key("name", string(&progress.name));
+        self.meter.request(&CONTROL);
+        let answer = request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await;
+        let answer = answer.map_err(|error| StoreError::of(call, &progress.name, error))?;
+        self.meter.wrote(&CONTROL, answer.consumed_capacity());
+        Ok(())
+    }
+}
