@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::worker::repository;
 
-/// Date, cores, and what the CPU computes in hardware.
+/// Date, cores, what the CPU computes in hardware, and how this was built.
 pub fn machine() -> String {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let of = |key: &str| {
@@ -17,7 +17,8 @@ pub fn machine() -> String {
     let features: Vec<&str> = known.iter().filter(|(flag, _)| has(flag)).map(|(_, name)| *name).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
-    format!("{date}, {cores} cores of {} ({})", of("model name"), features.join(", "))
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    format!("{date}, {cores} cores of {} ({}), built in the {profile} profile", of("model name"), features.join(", "))
 }
 
 /// Replaces the section between this name's markers, or adds it at the end.
