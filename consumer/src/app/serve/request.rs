@@ -98,7 +98,7 @@ mod tests {
         for (body, field) in [
             ("{\"queries\": [\"a\", 3]}", "queries[1]"),
             ("{\"query\": [1]}", "query"),
-            ("[]", "the body"),
+            ("7", "the body"),
             ("{\"q\": 1}", "q"),
         ] {
             let problem = refused(body);
