@@ -22,7 +22,7 @@ test: build test-env ## run every test
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace
 
 test-cdk: build test-env cdk-tools ## check the stacks, what they hand the worker, and what runs on a host
-	cd cdk && npx --no-install tsc --noEmit && CATALOG_LABELS_BINARY=$(abspath $(BINARY)) npx --no-install vitest run
+	cd cdk && npm run --silent check && CATALOG_LABELS_BINARY=$(abspath $(BINARY)) npm test --silent
 
 bundle: ## pack what `cdk deploy` uploads into dist/ (docs/DEPLOY.md)
 	scripts/bundle.sh

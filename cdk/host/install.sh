@@ -46,8 +46,7 @@ mkdir -p "$STATE/models"
 install_release
 install_units
 "$OPT/host/model.sh" install
-systemctl enable catalog-labels-neuron-monitor.service
-[[ ! -e $ROOT/etc/systemd/system/catalog-labels-drain.service ]] || systemctl enable catalog-labels-drain.service
+systemctl enable catalog-labels-neuron-monitor.service catalog-labels-drain.service
 systemctl enable --now catalog-labels.target
 for unit in $(workers); do
     systemctl enable "$unit"

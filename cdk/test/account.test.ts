@@ -22,7 +22,11 @@ let environment: Record<string, string>;
 
 beforeAll(async () => {
   engine = await Ministack.start();
-  await engine.json('ssm', 'AmazonSSM.PutParameter', { Name: '/cdk-bootstrap/hnb659fds/version', Type: 'String', Value: '30' });
+  await engine.json('ssm', 'AmazonSSM.PutParameter', {
+    Name: '/cdk-bootstrap/hnb659fds/version',
+    Type: 'String',
+    Value: '30',
+  });
   for (const name of ['data', 'events'] as const) {
     const { Resources, ...rest } = template(name).toJSON() as Properties;
     // The engine knows no archives.
@@ -30,9 +34,12 @@ beforeAll(async () => {
     await engine.createStack(name, JSON.stringify({ ...rest, Resources: Object.fromEntries(known) }));
   }
   // Its CloudFormation leaves the time to live of tables out.
-  for (const { Properties: table } of Object.values<Properties>(template('data').findResources('AWS::DynamoDB::Table'))) {
+  for (const { Properties: table } of Object.values<Properties>(
+    template('data').findResources('AWS::DynamoDB::Table'),
+  )) {
     const { TableName, TimeToLiveSpecification } = table;
-    if (TimeToLiveSpecification) await engine.json('dynamodb', 'DynamoDB_20120810.UpdateTimeToLive', { TableName, TimeToLiveSpecification });
+    if (TimeToLiveSpecification)
+      await engine.json('dynamodb', 'DynamoDB_20120810.UpdateTimeToLive', { TableName, TimeToLiveSpecification });
   }
   const exported = await engine.exports();
   environment = {
@@ -54,8 +61,20 @@ afterAll(() => (engine as Ministack | undefined)?.stop());
 const run = (...words: string[]) => spawnSync(binary(), words, { env: environment, encoding: 'utf8' });
 
 function upsert(product_id: string, title: string) {
-  const event = { schema_version: 1, type: 'upsert', product_id, version: 1, occurred_at: '2026-01-01T00:00:00Z', product: { title } };
-  return { EventBusName: `catalog-labels-${CONFIG.stage}`, Source: 'catalog', DetailType: 'upsert', Detail: JSON.stringify(event) };
+  const event = {
+    schema_version: 1,
+    type: 'upsert',
+    product_id,
+    version: 1,
+    occurred_at: '2026-01-01T00:00:00Z',
+    product: { title },
+  };
+  return {
+    EventBusName: `catalog-labels-${CONFIG.stage}`,
+    Source: 'catalog',
+    DetailType: 'upsert',
+    Detail: JSON.stringify(event),
+  };
 }
 
 describe('the stacks in a local account', () => {
@@ -66,10 +85,17 @@ describe('the stacks in a local account', () => {
 
   it('carry an event from the bus to a label', async () => {
     const put = await engine.json('events', 'AWSEvents.PutEvents', {
-      Entries: [upsert('A', 'Brewline QX17 electric kettle 1.7 litre'), upsert('B', 'Brewline QX17 electric kettle 1.7 l')],
+      Entries: [
+        upsert('A', 'Brewline QX17 electric kettle 1.7 litre'),
+        upsert('B', 'Brewline QX17 electric kettle 1.7 l'),
+      ],
     });
     expect(put.FailedEntryCount).toBe(0);
-    const worker = spawn(binary(), ['worker'], { env: environment, cwd: mkdtempSync(join(tmpdir(), 'catalog-labels-worker-')), stdio: ['ignore', 'inherit', 'pipe'] });
+    const worker = spawn(binary(), ['worker'], {
+      env: environment,
+      cwd: mkdtempSync(join(tmpdir(), 'catalog-labels-worker-')),
+      stdio: ['ignore', 'inherit', 'pipe'],
+    });
     let log = '';
     worker.stderr.on('data', (part) => (log += part));
     const ended = new Promise<number | null>((resolve) => worker.once('exit', resolve));
@@ -84,6 +110,10 @@ describe('the stacks in a local account', () => {
       worker.kill('SIGTERM');
     }
     expect(await ended, log).toBe(0);
-    expect(JSON.parse(run('lookup', 'product', 'A', '--json').stdout)).toMatchObject({ product: 'A', version: 1, current: true });
+    expect(JSON.parse(run('lookup', 'product', 'A', '--json').stdout)).toMatchObject({
+      product: 'A',
+      version: 1,
+      current: true,
+    });
   });
 });

@@ -30,7 +30,11 @@ export const CONFIG: Config = resolveConfig({
 });
 
 export function build(config: Config = CONFIG): { app: App; stacks: Stacks } {
-  const app = new App({ context: FLAGS, analyticsReporting: false, outdir: mkdtempSync(join(tmpdir(), 'catalog-labels-cdk-')) });
+  const app = new App({
+    context: FLAGS,
+    analyticsReporting: false,
+    outdir: mkdtempSync(join(tmpdir(), 'catalog-labels-cdk-')),
+  });
   return { app, stacks: buildStacks(app, config) };
 }
 
@@ -62,7 +66,11 @@ export function template(name: keyof Stacks): Template {
 }
 
 /** One resource with its logical id; there must be no other of the type that fits. */
-export function only(name: keyof Stacks, type: string, fits: (properties: Properties) => boolean = () => true): Properties {
+export function only(
+  name: keyof Stacks,
+  type: string,
+  fits: (properties: Properties) => boolean = () => true,
+): Properties {
   const found = Object.values(template(name).findResources(type)).filter((resource) => fits(resource.Properties ?? {}));
   if (found.length !== 1) throw new Error(`${found.length} resources of ${type} fit in ${name}, not one`);
   return found[0]?.Properties;

@@ -8,7 +8,9 @@ import { CONFIG, only, type Properties, statements, template } from './app.ts';
 /** The definition, with every reference in it replaced by a word. */
 function definition(): Properties {
   const { DefinitionString } = only('bulk', 'AWS::StepFunctions::StateMachine');
-  return JSON.parse(DefinitionString['Fn::Join'][1].map((part: unknown) => (typeof part === 'string' ? part : 'reference')).join(''));
+  return JSON.parse(
+    DefinitionString['Fn::Join'][1].map((part: unknown) => (typeof part === 'string' ? part : 'reference')).join(''),
+  );
 }
 
 /** Every state by its name, those of the map included. */
@@ -27,7 +29,10 @@ async function evaluate(expression: string, variables: Record<string, unknown>):
 describe('bulk run', () => {
   it('reads lines of an object, ten to a request, some requests at once', () => {
     const { ItemReader, ItemBatcher, MaxConcurrency, ToleratedFailurePercentage, ItemProcessor } = states().Feed;
-    expect(ItemReader).toMatchObject({ Resource: 'arn:aws:states:::s3:getObject', ReaderConfig: { InputType: 'JSONL' } });
+    expect(ItemReader).toMatchObject({
+      Resource: 'arn:aws:states:::s3:getObject',
+      ReaderConfig: { InputType: 'JSONL' },
+    });
     expect(ItemBatcher.MaxItemsPerBatch).toBe(CONFIG.bulk.linesPerRequest);
     expect(MaxConcurrency).toBe(CONFIG.bulk.requestsAtOnce);
     expect(ToleratedFailurePercentage).toBe(0);
@@ -35,7 +40,10 @@ describe('bulk run', () => {
   });
 
   it('makes a message of each line, whatever is in it', async () => {
-    const lines = [{ type: 'upsert', product_id: 'A', product: { title: 'Kettle "1.7 l" ☕' } }, { type: 'delete', product_id: 'B' }];
+    const lines = [
+      { type: 'upsert', product_id: 'A', product: { title: 'Kettle "1.7 l" ☕' } },
+      { type: 'delete', product_id: 'B' },
+    ];
     for (const items of [lines, lines.slice(0, 1)]) {
       const entries = (await evaluate(ENTRIES, { items })) as Properties[];
       expect(entries.map(({ Id }) => Id)).toEqual(items.map((_, index) => String(index)));
@@ -65,7 +73,12 @@ describe('bulk run', () => {
     expect(Bucket).toBeDefined();
     const context = { Execution: { Name: 'run', Input: { key: SCHEDULED_KEY }, StartTime: '2026-11-24T02:00:00Z' } };
     const report = await evaluate(Body, { states: { input: { variant: 'queue', lines: { Total: 3 } }, context } });
-    expect(report).toMatchObject({ variant: 'queue', lines: { Total: 3 }, input: { key: SCHEDULED_KEY }, started_at: '2026-11-24T02:00:00Z' });
+    expect(report).toMatchObject({
+      variant: 'queue',
+      lines: { Total: 3 },
+      input: { key: SCHEDULED_KEY },
+      started_at: '2026-11-24T02:00:00Z',
+    });
   });
 
   it('has a CPU variant, chosen by its input', async () => {
@@ -75,25 +88,37 @@ describe('bulk run', () => {
     const { Arguments, Resource } = states().Process;
     expect(Resource).toBe('arn:aws:states:::sagemaker:createProcessingJob.sync');
     expect(Arguments.AppSpecification.ContainerEntrypoint).toEqual(['catalog-labels', 'reconcile', '--quiet']);
-    const name = (await evaluate(Arguments.ProcessingJobName, { states: { context: { Execution: { Name: 'x'.repeat(80) } } } })) as string;
+    const name = (await evaluate(Arguments.ProcessingJobName, {
+      states: { context: { Execution: { Name: 'x'.repeat(80) } } },
+    })) as string;
     expect(name.length).toBeLessThanOrEqual(63);
   });
 
   it('goes only to states that exist, and every state is reached', () => {
     const { States, StartAt } = definition();
     for (const machine of [{ States, StartAt }, States.Feed.ItemProcessor]) {
-      const targets = Object.values<Properties>(machine.States).flatMap((state) => [state.Next, state.Default, ...(state.Choices ?? []).map(({ Next }: Properties) => Next)]);
+      const targets = Object.values<Properties>(machine.States).flatMap((state) => [
+        state.Next,
+        state.Default,
+        ...(state.Choices ?? []).map(({ Next }: Properties) => Next),
+      ]);
       expect(new Set([machine.StartAt, ...targets.filter(Boolean)])).toEqual(new Set(Object.keys(machine.States)));
     }
   });
 
   it('runs by a schedule that the configuration turns on', () => {
-    template('bulk').hasResourceProperties('AWS::Events::Rule', { ScheduleExpression: CONFIG.bulk.schedule, State: 'DISABLED' });
+    template('bulk').hasResourceProperties('AWS::Events::Rule', {
+      ScheduleExpression: CONFIG.bulk.schedule,
+      State: 'DISABLED',
+    });
     expect(JSON.stringify(only('bulk', 'AWS::Events::Rule').Targets)).toContain(SCHEDULED_KEY);
   });
 
   it('keeps lines of the catalog out of its logs', () => {
-    expect(only('bulk', 'AWS::StepFunctions::StateMachine').LoggingConfiguration).toMatchObject({ IncludeExecutionData: false, Level: 'ALL' });
+    expect(only('bulk', 'AWS::StepFunctions::StateMachine').LoggingConfiguration).toMatchObject({
+      IncludeExecutionData: false,
+      Level: 'ALL',
+    });
   });
 
   it('may hand its job role to SageMaker only', () => {

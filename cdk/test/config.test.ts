@@ -28,8 +28,19 @@ describe('configuration', () => {
       worker: { sizes: ['inf2.xlarge'], leaseSeconds: 1 },
       intent: { size: 'inf1.6xlarge' },
     });
-    for (const field of ['stage', 'network.cidr', 'images.worker.parameter', 'worker.sizes.0', 'worker.leaseSeconds', 'intent.size', 'colour']) {
-      expect(found.some((problem) => problem.includes(field)), `${field} in ${found.join('\n')}`).toBe(true);
+    for (const field of [
+      'stage',
+      'network.cidr',
+      'images.worker.parameter',
+      'worker.sizes.0',
+      'worker.leaseSeconds',
+      'intent.size',
+      'colour',
+    ]) {
+      expect(
+        found.some((problem) => problem.includes(field)),
+        `${field} in ${found.join('\n')}`,
+      ).toBe(true);
     }
   });
 

@@ -9,7 +9,10 @@ import { openRelease } from '../lib/build/release.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 
 const tool = (name: string) => join(CDK_FOLDER, '../.venv-cdk/bin', name);
-const files = (folder: string, end: string) => readdirSync(join(CDK_FOLDER, folder)).filter((name) => name.endsWith(end)).map((name) => join(CDK_FOLDER, folder, name));
+const files = (folder: string, end: string) =>
+  readdirSync(join(CDK_FOLDER, folder))
+    .filter((name) => name.endsWith(end))
+    .map((name) => join(CDK_FOLDER, folder, name));
 
 describe('recipes', () => {
   it('for images are clean for hadolint; they were never built here', () => {
@@ -23,16 +26,25 @@ describe('recipes', () => {
   it('name what scripts/bundle.sh puts beside them, and it lists what is missing', () => {
     const work = mkdtempSync(join(tmpdir(), 'catalog-labels-bundle-'));
     const bundle = (more: Record<string, string>) =>
-      spawnSync('bash', [join(CDK_FOLDER, '../scripts/bundle.sh')], { env: { PATH: process.env.PATH, DIST: join(work, 'dist'), ...more }, encoding: 'utf8' });
+      spawnSync('bash', [join(CDK_FOLDER, '../scripts/bundle.sh')], {
+        env: { PATH: process.env.PATH, DIST: join(work, 'dist'), ...more },
+        encoding: 'utf8',
+      });
     const refused = bundle({ CPU_BINARY: '/nonexistent' });
     expect(refused.status).toBe(1);
-    for (const name of ['INF1_BINARY', 'INF1_LIBS', 'INF1_MODEL', 'CPU_BINARY']) expect(refused.stderr).toContain(`missing: ${name}=`);
+    for (const name of ['INF1_BINARY', 'INF1_LIBS', 'INF1_MODEL', 'CPU_BINARY'])
+      expect(refused.stderr).toContain(`missing: ${name}=`);
 
     for (const file of ['bin', 'libs/libtorch_cpu.so', 'libs/libtorchneuron.so', 'model/manifest.json']) {
       mkdirSync(join(work, file, '..'), { recursive: true });
       writeFileSync(join(work, file), file);
     }
-    const inputs = { INF1_BINARY: join(work, 'bin'), INF1_LIBS: join(work, 'libs'), INF1_MODEL: join(work, 'model'), CPU_BINARY: join(work, 'bin') };
+    const inputs = {
+      INF1_BINARY: join(work, 'bin'),
+      INF1_LIBS: join(work, 'libs'),
+      INF1_MODEL: join(work, 'model'),
+      CPU_BINARY: join(work, 'bin'),
+    };
     const [first, second] = [bundle(inputs), bundle(inputs)];
     expect(first.status, first.stderr).toBe(0);
     expect(first.stdout).toBe(second.stdout);
@@ -46,7 +58,10 @@ describe('recipes', () => {
   });
 
   it('for hosts are clean for shellcheck', () => {
-    const linted = spawnSync(tool('shellcheck'), files('host', '.sh'), { cwd: join(CDK_FOLDER, 'host'), encoding: 'utf8' });
+    const linted = spawnSync(tool('shellcheck'), files('host', '.sh'), {
+      cwd: join(CDK_FOLDER, 'host'),
+      encoding: 'utf8',
+    });
     expect(linted.error).toBeUndefined();
     expect(linted.stdout + linted.stderr).toBe('');
   });

@@ -3,11 +3,13 @@ import { describe, expect, it } from 'vitest';
 import { TABLES } from '../lib/stacks/data.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 
-const tables = () => Object.values(template('data').findResources('AWS::DynamoDB::Table')).map((table) => table.Properties);
+const tables = () =>
+  Object.values(template('data').findResources('AWS::DynamoDB::Table')).map((table) => table.Properties);
 
 /** What the worker's definition says, read off a table of the template. */
 function definitionOf(table: Properties) {
-  const key = (type: string) => table.KeySchema.find((part: Properties) => part.KeyType === type)?.AttributeName ?? null;
+  const key = (type: string) =>
+    table.KeySchema.find((part: Properties) => part.KeyType === type)?.AttributeName ?? null;
   const types = new Set(table.AttributeDefinitions.map((attribute: Properties) => attribute.AttributeType));
   expect([...types]).toEqual(['S']);
   return {
@@ -37,21 +39,35 @@ describe('data', () => {
 
   it('encrypts tables and buckets with its own rotated key', () => {
     for (const table of tables()) {
-      expect(table.SSESpecification).toMatchObject({ SSEEnabled: true, SSEType: 'KMS', KMSMasterKeyId: { 'Fn::GetAtt': [expect.stringMatching(/^Key/), 'Arn'] } });
+      expect(table.SSESpecification).toMatchObject({
+        SSEEnabled: true,
+        SSEType: 'KMS',
+        KMSMasterKeyId: { 'Fn::GetAtt': [expect.stringMatching(/^Key/), 'Arn'] },
+      });
     }
     expect(only('data', 'AWS::KMS::Key').EnableKeyRotation).toBe(true);
     for (const name of ['models', 'bulk']) {
       const { BucketEncryption } = bucket(name);
-      expect(BucketEncryption.ServerSideEncryptionConfiguration[0]).toMatchObject({ BucketKeyEnabled: true, ServerSideEncryptionByDefault: { SSEAlgorithm: 'aws:kms' } });
+      expect(BucketEncryption.ServerSideEncryptionConfiguration[0]).toMatchObject({
+        BucketKeyEnabled: true,
+        ServerSideEncryptionByDefault: { SSEAlgorithm: 'aws:kms' },
+      });
     }
-    expect(bucket('logs').BucketEncryption.ServerSideEncryptionConfiguration[0].ServerSideEncryptionByDefault.SSEAlgorithm).toBe('AES256');
+    expect(
+      bucket('logs').BucketEncryption.ServerSideEncryptionConfiguration[0].ServerSideEncryptionByDefault.SSEAlgorithm,
+    ).toBe('AES256');
   });
 
   it('keeps buckets private, retained, over TLS only, and their accesses logged', () => {
     template('data').allResources('AWS::S3::Bucket', { DeletionPolicy: 'Retain' });
     for (const name of ['models', 'bulk', 'logs']) {
       expect(bucket(name)).toMatchObject({
-        PublicAccessBlockConfiguration: { BlockPublicAcls: true, BlockPublicPolicy: true, IgnorePublicAcls: true, RestrictPublicBuckets: true },
+        PublicAccessBlockConfiguration: {
+          BlockPublicAcls: true,
+          BlockPublicPolicy: true,
+          IgnorePublicAcls: true,
+          RestrictPublicBuckets: true,
+        },
         LoggingConfiguration: { LogFilePrefix: `access/${name}/` },
       });
     }

@@ -8,7 +8,8 @@ import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CATALOG_DETAIL_TYPES } from '../lib/stacks/events.ts';
 import { build, CONFIG, only, type Properties, template } from './app.ts';
 
-const queue = (name: string): Properties => only('events', 'AWS::SQS::Queue', ({ QueueName }) => QueueName === `catalog-labels-test-${name}`);
+const queue = (name: string): Properties =>
+  only('events', 'AWS::SQS::Queue', ({ QueueName }) => QueueName === `catalog-labels-test-${name}`);
 const WORKED = ['catalog', 'queries', 'bulk'];
 
 describe('events', () => {
@@ -26,19 +27,25 @@ describe('events', () => {
   it('keeps a message invisible for six timeouts of the function where that reads the queues', () => {
     const serverless = { ...CONFIG.serverless, enabled: true };
     const { stacks } = build({ ...CONFIG, serverless, worker: { ...CONFIG.worker, chipsMin: 0, chipsMax: 0 } });
-    const queues = Object.values(Template.fromStack(stacks.events).findResources('AWS::SQS::Queue')).map((found) => found.Properties);
+    const queues = Object.values(Template.fromStack(stacks.events).findResources('AWS::SQS::Queue')).map(
+      (found) => found.Properties,
+    );
     const catalog = queues.find(({ QueueName }) => QueueName.endsWith('-catalog'));
     expect(catalog?.VisibilityTimeout).toBeGreaterThanOrEqual(6 * serverless.timeoutSeconds);
   });
 
   it.each(['dead-letters', 'undelivered'])('keeps %s for at least as long as the queues', (name) => {
-    for (const worked of WORKED) expect(queue(name).MessageRetentionPeriod).toBeGreaterThanOrEqual(queue(worked).MessageRetentionPeriod);
+    for (const worked of WORKED)
+      expect(queue(name).MessageRetentionPeriod).toBeGreaterThanOrEqual(queue(worked).MessageRetentionPeriod);
   });
 
   it('encrypts every queue and topic, and takes TLS only', () => {
     for (const name of [...WORKED, 'dead-letters', 'undelivered']) expect(queue(name).KmsMasterKeyId).toBeDefined();
     expect(only('events', 'AWS::SNS::Topic').KmsMasterKeyId).toBeDefined();
-    const policies = [...Object.values(template('events').findResources('AWS::SQS::QueuePolicy')), ...Object.values(template('events').findResources('AWS::SNS::TopicPolicy'))];
+    const policies = [
+      ...Object.values(template('events').findResources('AWS::SQS::QueuePolicy')),
+      ...Object.values(template('events').findResources('AWS::SNS::TopicPolicy')),
+    ];
     expect(policies).toHaveLength(6);
     for (const policy of policies) {
       expect(policy.Properties.PolicyDocument.Statement).toContainEqual(

@@ -21,7 +21,10 @@ function written(size: (typeof INF1_SIZES)[number]): { folder: string; names: st
   const folder = mkdtempSync(join(tmpdir(), 'catalog-labels-units-'));
   const units = unitsOf(size, DRAIN_SECONDS);
   for (const [name, text] of Object.entries(units)) {
-    writeFileSync(join(folder, name), text.replaceAll(/\/opt\/catalog-labels\/(current\/bin\/catalog-labels|host\/\w+\.sh)/g, '/bin/true'));
+    writeFileSync(
+      join(folder, name),
+      text.replaceAll(/\/opt\/catalog-labels\/(current\/bin\/catalog-labels|host\/\w+\.sh)/g, '/bin/true'),
+    );
   }
   return { folder, names: Object.keys(units) };
 }
@@ -29,11 +32,14 @@ function written(size: (typeof INF1_SIZES)[number]): { folder: string; names: st
 describe.each(INF1_SIZES)('units of an %s', (size) => {
   const { chips, memoryMib, vcpus } = INF1[size];
   const workers = Object.entries(unitsOf(size, DRAIN_SECONDS)).filter(([name]) => /-worker-\d+\.service$/.test(name));
-  const values = (name: string) => workers.map(([_name, text]) => new RegExp(`^${name}=(.*)$`, 'm').exec(text)?.[1] as string);
+  const values = (name: string) =>
+    workers.map(([_name, text]) => new RegExp(`^${name}=(.*)$`, 'm').exec(text)?.[1] as string);
 
   it('start one worker for each chip, on cores and a device of its own', () => {
     expect(workers).toHaveLength(chips);
-    expect(values('Environment=NEURON_RT_VISIBLE_CORES')).toEqual(Array.from({ length: chips }, (_, chip) => visibleCores(chip)));
+    expect(values('Environment=NEURON_RT_VISIBLE_CORES')).toEqual(
+      Array.from({ length: chips }, (_, chip) => visibleCores(chip)),
+    );
     expect(values('DeviceAllow')).toEqual(Array.from({ length: chips }, (_, chip) => `/dev/neuron${chip} rw`));
     expect(new Set(values('Environment=CATALOG_LABELS_HEALTH_ADDRESS')).size).toBe(chips);
     expect(values('CPUAffinity').at(-1)?.split('-')[1]).toBe(String(vcpus - 1));
@@ -48,10 +54,8 @@ describe.each(INF1_SIZES)('units of an %s', (size) => {
     for (const seconds of values('TimeoutStopSec')) expect(Number(seconds)).toBeGreaterThan(DRAIN_SECONDS);
   });
 
-  it('let the worker answer the drain hook where it is alone, and a script where it is not', () => {
-    const answers = workers.filter(([_name, text]) => text.includes('CATALOG_LABELS_LIFECYCLE_HOOK=drain'));
-    expect(answers).toHaveLength(chips === 1 ? 1 : 0);
-    expect('catalog-labels-drain.service' in unitsOf(size, DRAIN_SECONDS)).toBe(chips > 1);
+  it('leave the drain hook to one script, which waits for every worker', () => {
+    expect(unitsOf(size, DRAIN_SECONDS)['catalog-labels-drain.service']).toContain('/host/drain.sh');
   });
 
   it('are all scraped', () => {
@@ -62,7 +66,9 @@ describe.each(INF1_SIZES)('units of an %s', (size) => {
 
   it.skipIf(!hasSystemd)('are accepted by systemd-analyze verify', () => {
     const { folder, names } = written(size);
-    const verified = spawnSync('systemd-analyze', ['verify', ...names.map((name) => join(folder, name))], { encoding: 'utf8' });
+    const verified = spawnSync('systemd-analyze', ['verify', ...names.map((name) => join(folder, name))], {
+      encoding: 'utf8',
+    });
     expect(verified.stdout + verified.stderr).toBe('');
     expect(verified.status).toBe(0);
   });
@@ -70,7 +76,13 @@ describe.each(INF1_SIZES)('units of an %s', (size) => {
   it.skipIf(!hasSystemd)('expose little by systemd-analyze security', () => {
     const { folder, names } = written(size);
     for (const name of names.filter((name) => name.endsWith('.service') && !/-worker-[1-9]/.test(name))) {
-      const arguments_ = ['security', '--offline=true', `--threshold=${EXPOSURE_MAX * 10}`, '--no-pager', join(folder, name)];
+      const arguments_ = [
+        'security',
+        '--offline=true',
+        `--threshold=${EXPOSURE_MAX * 10}`,
+        '--no-pager',
+        join(folder, name),
+      ];
       const analysed = spawnSync('systemd-analyze', arguments_, { encoding: 'utf8' });
       expect(analysed.status, analysed.stdout.trim().split('\n').at(-1)).toBe(0);
     }
@@ -83,6 +95,8 @@ describe('the host folder', () => {
     expect(first.sums).toBe(second.sums);
     execFileSync('sha256sum', ['--check', '--quiet', '--strict', 'SHA256SUMS'], { cwd: first.path });
     const listed = readFileSync(join(first.path, 'SHA256SUMS'), 'utf8').trim().split('\n').length;
-    expect(listed).toBe(Number(execFileSync('sh', ['-c', 'find . -type f | wc -l'], { cwd: first.path, encoding: 'utf8' })) - 1);
+    expect(listed).toBe(
+      Number(execFileSync('sh', ['-c', 'find . -type f | wc -l'], { cwd: first.path, encoding: 'utf8' })) - 1,
+    );
   });
 });

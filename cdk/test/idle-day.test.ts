@@ -20,6 +20,10 @@ it('the cost of an idle day in docs/DEPLOY.md is counted in the templates of pro
   );
   expect(rows.every(({ count }) => count > 0)).toBe(true);
   const page = readFileSync(PAGE, 'utf8');
-  if (process.env.UPDATE_IDLE_DAY) writeFileSync(PAGE, page.replace(TABLE, () => idleDayTable(rows)));
+  if (process.env.UPDATE_IDLE_DAY)
+    writeFileSync(
+      PAGE,
+      page.replace(TABLE, () => idleDayTable(rows)),
+    );
   expect(TABLE.exec(readFileSync(PAGE, 'utf8'))?.[0]).toBe(idleDayTable(rows));
 });

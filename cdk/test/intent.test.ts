@@ -13,21 +13,29 @@ describe('online service', () => {
   });
 
   it('runs without rights: no root, no new privileges, nothing to write to', () => {
-    expect(container()).toMatchObject({ User: '10001', ReadonlyRootFilesystem: true, DockerSecurityOptions: ['no-new-privileges'] });
+    expect(container()).toMatchObject({
+      User: '10001',
+      ReadonlyRootFilesystem: true,
+      DockerSecurityOptions: ['no-new-privileges'],
+    });
     expect(container().LinuxParameters.Capabilities.Drop).toEqual(['ALL']);
     expect(container().Privileged ?? false).toBe(false);
   });
 
   it('pins the image of its hosts, encrypts them, and guards their metadata', () => {
     const { LaunchTemplateData } = only('intent', 'AWS::EC2::LaunchTemplate');
-    expect(LaunchTemplateData.ImageId).toBe(`{{resolve:ssm:${CONFIG.images.ecs.parameter}:${CONFIG.images.ecs.version}}}`);
+    expect(LaunchTemplateData.ImageId).toBe(
+      `{{resolve:ssm:${CONFIG.images.ecs.parameter}:${CONFIG.images.ecs.version}}}`,
+    );
     expect(LaunchTemplateData.MetadataOptions).toMatchObject({ HttpTokens: 'required', HttpPutResponseHopLimit: 1 });
     for (const { Ebs } of LaunchTemplateData.BlockDeviceMappings) expect(Ebs.Encrypted).toBe(true);
   });
 
   it('is reached from inside the VPC only', () => {
     expect(only('intent', 'AWS::ElasticLoadBalancingV2::LoadBalancer').Scheme).toBe('internal');
-    const balancer = only('intent', 'AWS::EC2::SecurityGroup', ({ GroupDescription }) => GroupDescription.startsWith('The online service'));
+    const balancer = only('intent', 'AWS::EC2::SecurityGroup', ({ GroupDescription }) =>
+      GroupDescription.startsWith('The online service'),
+    );
     expect(balancer.SecurityGroupIngress).toHaveLength(1);
     expect(JSON.stringify(balancer.SecurityGroupIngress[0].CidrIp)).toContain('CidrBlock');
   });
@@ -48,7 +56,10 @@ describe('online service', () => {
   });
 
   it('never has fewer tasks than its floor, deployments included', () => {
-    expect(only('intent', 'AWS::ApplicationAutoScaling::ScalableTarget')).toMatchObject({ MinCapacity: CONFIG.intent.tasksMin, MaxCapacity: CONFIG.intent.tasksMax });
+    expect(only('intent', 'AWS::ApplicationAutoScaling::ScalableTarget')).toMatchObject({
+      MinCapacity: CONFIG.intent.tasksMin,
+      MaxCapacity: CONFIG.intent.tasksMax,
+    });
     expect(only('intent', 'AWS::ECS::Service').DeploymentConfiguration).toMatchObject({
       MinimumHealthyPercent: 100,
       DeploymentCircuitBreaker: { Enable: true, Rollback: true },
@@ -58,22 +69,37 @@ describe('online service', () => {
   });
 
   it('scales on requests for each task, and up on P99', () => {
-    const requests = only('intent', 'AWS::ApplicationAutoScaling::ScalingPolicy', ({ PolicyType }) => PolicyType === 'TargetTrackingScaling');
+    const requests = only(
+      'intent',
+      'AWS::ApplicationAutoScaling::ScalingPolicy',
+      ({ PolicyType }) => PolicyType === 'TargetTrackingScaling',
+    );
     expect(requests.TargetTrackingScalingPolicyConfiguration).toMatchObject({
       TargetValue: CONFIG.intent.requestsPerTaskPerMinute,
       PredefinedMetricSpecification: { PredefinedMetricType: 'ALBRequestCountPerTarget' },
     });
-    const steps = only('intent', 'AWS::ApplicationAutoScaling::ScalingPolicy', ({ PolicyType }) => PolicyType === 'StepScaling');
-    for (const { ScalingAdjustment } of steps.StepScalingPolicyConfiguration.StepAdjustments) expect(ScalingAdjustment).toBeGreaterThan(0);
-    expect(only('intent', 'AWS::CloudWatch::Alarm', ({ MetricName }) => MetricName === 'TargetResponseTime')).toMatchObject({
+    const steps = only(
+      'intent',
+      'AWS::ApplicationAutoScaling::ScalingPolicy',
+      ({ PolicyType }) => PolicyType === 'StepScaling',
+    );
+    for (const { ScalingAdjustment } of steps.StepScalingPolicyConfiguration.StepAdjustments)
+      expect(ScalingAdjustment).toBeGreaterThan(0);
+    expect(
+      only('intent', 'AWS::CloudWatch::Alarm', ({ MetricName }) => MetricName === 'TargetResponseTime'),
+    ).toMatchObject({
       ExtendedStatistic: 'p99',
       Threshold: CONFIG.intent.p99Milliseconds / 1_000,
     });
   });
 
   it('reads labels and writes none', () => {
-    const policies = Object.entries(template('intent').findResources('AWS::IAM::Policy')).filter(([id]) => id.startsWith('TaskTaskRole'));
-    const actions = policies.flatMap(([, policy]) => policy.Properties.PolicyDocument.Statement.flatMap(({ Action }: Properties) => Action));
+    const policies = Object.entries(template('intent').findResources('AWS::IAM::Policy')).filter(([id]) =>
+      id.startsWith('TaskTaskRole'),
+    );
+    const actions = policies.flatMap(([, policy]) =>
+      policy.Properties.PolicyDocument.Statement.flatMap(({ Action }: Properties) => Action),
+    );
     expect(actions).toContain('dynamodb:BatchGetItem');
     expect(actions.filter((action: string) => /Put|Update|Delete|Write/.test(action))).toEqual([]);
   });

@@ -20,8 +20,14 @@ export class Ministack {
     const env = { ...process.env, BIND_HOST: '127.0.0.1', GATEWAY_PORT: String(port), LOG_LEVEL: 'ERROR' };
     const engine = new Ministack(spawn(program, { env, stdio: 'ignore' }), `http://127.0.0.1:${port}`);
     const until = Date.now() + START_SECONDS_MAX * 1_000;
-    while (!(await fetch(`${engine.url}/_ministack/health`).then((answer) => answer.ok, () => false))) {
-      if (Date.now() > until || engine.child.exitCode !== null) throw new Error(`${program} does not come up; make test-env installs it`);
+    while (
+      !(await fetch(`${engine.url}/_ministack/health`).then(
+        (answer) => answer.ok,
+        () => false,
+      ))
+    ) {
+      if (Date.now() > until || engine.child.exitCode !== null)
+        throw new Error(`${program} does not come up; make test-env installs it`);
       await pause();
     }
     return engine;
@@ -41,7 +47,9 @@ export class Ministack {
   async createStack(name: string, template: string): Promise<void> {
     await this.cloudFormation({ Action: 'CreateStack', StackName: name, TemplateBody: template });
     for (;;) {
-      const status = /<StackStatus>(.*?)</.exec(await this.cloudFormation({ Action: 'DescribeStacks', StackName: name }))?.[1];
+      const status = /<StackStatus>(.*?)</.exec(
+        await this.cloudFormation({ Action: 'DescribeStacks', StackName: name }),
+      )?.[1];
       if (status === 'CREATE_COMPLETE') return;
       if (status !== 'CREATE_IN_PROGRESS') throw new Error(`${name} is ${status}`);
       await pause();
@@ -51,7 +59,12 @@ export class Ministack {
   /** What the stacks export, by name. */
   async exports(): Promise<Map<string, string>> {
     const answer = await this.cloudFormation({ Action: 'ListExports' });
-    return new Map([...answer.matchAll(/<Name>(.*?)<\/Name><Value>(.*?)<\/Value>/g)].map(([, name, value]) => [name as string, value as string]));
+    return new Map(
+      [...answer.matchAll(/<Name>(.*?)<\/Name><Value>(.*?)<\/Value>/g)].map(([, name, value]) => [
+        name as string,
+        value as string,
+      ]),
+    );
   }
 
   private cloudFormation(parameters: Record<string, string>): Promise<string> {
@@ -74,7 +87,9 @@ export function pause(): Promise<void> {
 
 /** The engine reads the service off the signature, and checks nothing else of it. */
 function signed(service: string): Record<string, string> {
-  return { authorization: `AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/${service}/aws4_request, SignedHeaders=host, Signature=0` };
+  return {
+    authorization: `AWS4-HMAC-SHA256 Credential=local/20260101/us-east-1/${service}/aws4_request, SignedHeaders=host, Signature=0`,
+  };
 }
 
 function freePort(): Promise<number> {
@@ -83,7 +98,9 @@ function freePort(): Promise<number> {
     server.once('error', reject);
     server.listen(0, '127.0.0.1', () => {
       const address = server.address();
-      server.close(() => (typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port'))));
+      server.close(() =>
+        typeof address === 'object' && address ? resolve(address.port) : reject(new Error('no port')),
+      );
     });
   });
 }

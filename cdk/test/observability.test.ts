@@ -9,35 +9,42 @@ import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 
 const doc = (name: string) => readFileSync(join(CDK_FOLDER, '../docs', name), 'utf8');
-const alarms = (): Properties[] => Object.values(template('observability').findResources('AWS::CloudWatch::Alarm')).map((alarm) => alarm.Properties);
-const alarm = (name: string): Properties => only('observability', 'AWS::CloudWatch::Alarm', ({ AlarmName }) => AlarmName === `catalog-labels-test-${name}`);
+const alarms = (): Properties[] =>
+  Object.values(template('observability').findResources('AWS::CloudWatch::Alarm')).map((alarm) => alarm.Properties);
+const alarm = (name: string): Properties =>
+  only('observability', 'AWS::CloudWatch::Alarm', ({ AlarmName }) => AlarmName === `catalog-labels-test-${name}`);
 const metricsOf = (watch: Properties): Properties[] =>
   watch.Metrics?.flatMap(({ MetricStat }: Properties) => MetricStat?.Metric ?? []) ?? [watch];
 
 /** Kind and labels of each metric in the worker's typed list, of which docs/METRICS.md is the page. */
 function typedList(): Map<string, { kind: string; what: string }> {
   const rows = doc('METRICS.md').matchAll(/^\| `(\w+)` \| (\w+) \| \w+ \| \w+ \| (.*) \|$/gm);
-  return new Map([...rows].map(([, name, kind, what]) => [name as string, { kind: kind as string, what: what as string }]));
+  return new Map(
+    [...rows].map(([, name, kind, what]) => [name as string, { kind: kind as string, what: what as string }]),
+  );
 }
 
 /** Headings of the runbook as links name them. */
 function sections(): string[] {
   return [...doc('RUNBOOK.md').matchAll(/^#+ (.*)$/gm)].map(([, heading]) =>
-    (heading as string).toLowerCase().replace(/[^\w\s-]/g, '').trim().replace(/\s/g, '-'),
+    (heading as string)
+      .toLowerCase()
+      .replace(/[^\w\s-]/g, '')
+      .trim()
+      .replace(/\s/g, '-'),
   );
 }
 
 describe('metrics', () => {
-  it.each(WORKER_DECLARATIONS.flatMap(({ metrics, dimensions }) => metrics.map((metric) => [metric, dimensions] as const)))(
-    '%s by %s is in the typed list, and the agent publishes its kind',
-    (metric, dimensions) => {
-      const entry = typedList().get(metric);
-      expect(entry, `${metric} is not in docs/METRICS.md`).toBeDefined();
-      // The CloudWatch agent drops histograms.
-      expect(['Counter', 'Gauge']).toContain(entry?.kind);
-      for (const label of dimensions.filter((name) => name !== 'stage')) expect(entry?.what).toContain(label);
-    },
-  );
+  it.each(
+    WORKER_DECLARATIONS.flatMap(({ metrics, dimensions }) => metrics.map((metric) => [metric, dimensions] as const)),
+  )('%s by %s is in the typed list, and the agent publishes its kind', (metric, dimensions) => {
+    const entry = typedList().get(metric);
+    expect(entry, `${metric} is not in docs/METRICS.md`).toBeDefined();
+    // The CloudWatch agent drops histograms.
+    expect(['Counter', 'Gauge']).toContain(entry?.kind);
+    for (const label of dimensions.filter((name) => name !== 'stage')) expect(entry?.what).toContain(label);
+  });
 
   it('are declared to the agent under the names that alarms and dashboard read', () => {
     const { emf_processor } = JSON.parse(agentConfig('test', '/log')).logs.metrics_collected.prometheus;
@@ -47,7 +54,9 @@ describe('metrics', () => {
         metric_selectors.map((selector: string) => `${selector.slice(1, -1)} by ${[...dimensions[0]].sort()}`),
       ),
     );
-    const own = alarms().flatMap(metricsOf).filter(({ Namespace }) => Namespace === NAMESPACE);
+    const own = alarms()
+      .flatMap(metricsOf)
+      .filter(({ Namespace }) => Namespace === NAMESPACE);
     expect(own.length).toBeGreaterThan(4);
     for (const { MetricName, Dimensions } of own) {
       expect(declared).toContain(`${MetricName} by ${Dimensions.map(({ Name }: Properties) => Name).sort()}`);
@@ -83,7 +92,10 @@ describe('alarms', () => {
 
   it('each tell somebody, when they begin and when they end', () => {
     for (const { AlarmActions, OKActions } of alarms()) expect([AlarmActions.length, OKActions.length]).toEqual([1, 1]);
-    expect(only('observability', 'AWS::SNS::Subscription')).toMatchObject({ Protocol: 'email', Endpoint: CONFIG.alarms.email });
+    expect(only('observability', 'AWS::SNS::Subscription')).toMatchObject({
+      Protocol: 'email',
+      Endpoint: CONFIG.alarms.email,
+    });
   });
 
   it.each([

@@ -4,7 +4,16 @@
  */
 
 import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, readlinkSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  readlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 
@@ -28,7 +37,8 @@ esac`,
   *api/token*) echo token ;;
   *instance-type*) cat "$ROOT/instance-type" ;;
   *instance-id*) echo i-1 ;;
-  *target-lifecycle-state*) echo Terminated ;;
+  *target-lifecycle-state*) [[ -e $ROOT/scale-in ]] && echo Terminated || exit 22 ;;
+  *spot/instance-action*) [[ -e $ROOT/spot ]] ;;
   *readyz*) [[ ! -e $ROOT/var/lib/catalog-labels/model/breaks ]] ;;
   *metrics*) cat "$ROOT/metrics" ;;
   *) exit 22 ;;
@@ -74,12 +84,21 @@ function publish(name: string, files: Record<string, string>): string {
 }
 
 function run(script: string, ...more: string[]): { status: number | null; output: string } {
-  const env = { PATH: `${join(root, 'bin')}:${process.env.PATH}`, ROOT: root, READY_SECONDS: '0', POLL_SECONDS: '0.01' };
-  const { status, stdout, stderr } = spawnSync('bash', [join(root, 'boot', script), ...more], { env, encoding: 'utf8' });
+  const env = {
+    PATH: `${join(root, 'bin')}:${process.env.PATH}`,
+    ROOT: root,
+    READY_SECONDS: '0',
+    POLL_SECONDS: '0.01',
+  };
+  const { status, stdout, stderr } = spawnSync('bash', [join(root, 'boot', script), ...more], {
+    env,
+    encoding: 'utf8',
+  });
   return { status, output: stdout + stderr };
 }
 
-const calls = (): string[] => (existsSync(join(root, 'calls')) ? readFileSync(join(root, 'calls'), 'utf8').trim().split('\n') : []);
+const calls = (): string[] =>
+  existsSync(join(root, 'calls')) ? readFileSync(join(root, 'calls'), 'utf8').trim().split('\n') : [];
 const model = () => readlinkSync(join(root, 'var/lib/catalog-labels/model'));
 
 beforeEach(() => {
@@ -90,8 +109,20 @@ beforeEach(() => {
   write('metrics', '');
   write('etc/catalog-labels/worker.env', 'CATALOG_LABELS_REGION=eu-west-1\n');
   const release = upload('release.tar.gz', { 'bin/catalog-labels': BINARY });
-  const host = { GROUP: 'g', LAUNCH_HOOK: 'install', DRAIN_HOOK: 'drain', MODEL_POINTER: '/p', RELEASE_URI: 's3://b/release.tar.gz', RELEASE_SHA256: release };
-  write('etc/catalog-labels/host.env', Object.entries(host).map(([name, value]) => `${name}=${value}\n`).join(''));
+  const host = {
+    GROUP: 'g',
+    LAUNCH_HOOK: 'install',
+    DRAIN_HOOK: 'drain',
+    MODEL_POINTER: '/p',
+    RELEASE_URI: 's3://b/release.tar.gz',
+    RELEASE_SHA256: release,
+  };
+  write(
+    'etc/catalog-labels/host.env',
+    Object.entries(host)
+      .map(([name, value]) => `${name}=${value}\n`)
+      .join(''),
+  );
 });
 
 describe('install.sh', () => {
@@ -103,7 +134,9 @@ describe('install.sh', () => {
     expect(existsSync(join(root, 'opt/catalog-labels/current/bin/catalog-labels'))).toBe(true);
     expect(existsSync(join(root, 'etc/systemd/system/catalog-labels-worker-3.service'))).toBe(true);
     expect(calls()).toContain('systemctl enable --now catalog-labels.target');
-    expect(calls().at(-1)).toContain('complete-lifecycle-action --lifecycle-action-result CONTINUE --instance-id i-1 --lifecycle-hook-name install');
+    expect(calls().at(-1)).toContain(
+      'complete-lifecycle-action --lifecycle-action-result CONTINUE --instance-id i-1 --lifecycle-hook-name install',
+    );
   });
 
   it.each([
@@ -139,7 +172,9 @@ describe('model.sh', () => {
     const second = publish('second', OTHER);
     expect(run('model.sh', 'follow').status).toBe(0);
     expect(model()).toBe(second);
-    expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([0, 1, 2, 3].map((chip) => `systemctl restart catalog-labels-worker-${chip}.service`));
+    expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual(
+      [0, 1, 2, 3].map((chip) => `systemctl restart catalog-labels-worker-${chip}.service`),
+    );
   });
 
   it('rolls back a model with which a worker does not become ready, and does not try it again', () => {
@@ -182,7 +217,11 @@ describe('publish-model.sh', () => {
   it('uploads the artifact, and points to it by digest', () => {
     write('artifact/manifest.json', '{"model_id": "minilm"}');
     mkdirSync(join(root, 'bucket/catalog-labels-dev-models-123456789012-eu-west-1/models'), { recursive: true });
-    write('bin/aws', `#!/bin/bash\necho "aws $*" >>"$ROOT/calls"\ncase "$1 $2" in\n  's3 cp') cp "$4" "$ROOT/bucket/\${5#s3://}" ;;\n  'sts get-caller-identity') echo 123456789012 ;;\nesac\n`, 0o755);
+    write(
+      'bin/aws',
+      `#!/bin/bash\necho "aws $*" >>"$ROOT/calls"\ncase "$1 $2" in\n  's3 cp') cp "$4" "$ROOT/bucket/\${5#s3://}" ;;\n  'sts get-caller-identity') echo 123456789012 ;;\nesac\n`,
+      0o755,
+    );
     const { status, stderr } = publishModel('dev', join(root, 'artifact'));
     expect(status, stderr).toBe(0);
     const value = JSON.parse(/--value (\{.*\})$/.exec(put()[0] as string)?.[1] as string);
@@ -199,8 +238,15 @@ describe('publish-model.sh', () => {
 });
 
 describe('protect.sh', () => {
-  const held = (count: number) => write('metrics', `# TYPE queue_leases_held gauge\nqueue_leases_held{queue="catalog"} ${count}\nqueue_leases_lost_total 7\n`);
-  const told = () => calls().filter((call) => call.includes('set-instance-protection')).map((call) => call.split(' ').at(-1));
+  const held = (count: number) =>
+    write(
+      'metrics',
+      `# TYPE queue_leases_held gauge\nqueue_leases_held{queue="catalog"} ${count}\nqueue_leases_lost_total 7\n`,
+    );
+  const told = () =>
+    calls()
+      .filter((call) => call.includes('set-instance-protection'))
+      .map((call) => call.split(' ').at(-1));
 
   it('tells the group only of changes: free when nothing is held, protected when something is', () => {
     for (const unit of [0, 1]) write(`etc/systemd/system/catalog-labels-worker-${unit}.service`, '');
@@ -215,8 +261,9 @@ describe('protect.sh', () => {
 });
 
 describe('drain.sh', () => {
-  it('stops every worker, and answers the hook after that', () => {
+  it.each(['scale-in', 'spot'])('stops every worker at a notice of %s, and answers the hook after that', (notice) => {
     for (const unit of [0, 1]) write(`etc/systemd/system/catalog-labels-worker-${unit}.service`, '');
+    write(notice, '');
     const { status, output } = run('drain.sh');
     expect(status, output).toBe(0);
     expect(calls()).toEqual([

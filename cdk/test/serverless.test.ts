@@ -22,7 +22,9 @@ describe('function', () => {
 
   it('ends before its messages come back', () => {
     const { Timeout } = only('serverless', 'AWS::Lambda::Function');
-    expect(visibilitySeconds({ ...CONFIG, serverless: { ...CONFIG.serverless, enabled: true } })).toBeGreaterThanOrEqual(6 * Timeout);
+    expect(
+      visibilitySeconds({ ...CONFIG, serverless: { ...CONFIG.serverless, enabled: true } }),
+    ).toBeGreaterThanOrEqual(6 * Timeout);
   });
 
   it('runs the worker of the CPU image', () => {

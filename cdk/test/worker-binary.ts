@@ -30,7 +30,10 @@ export function text(value: Properties, resolve: Resolve = () => undefined): str
   if (value['Fn::Join']) return value['Fn::Join'][1].map((part: Properties) => text(part, resolve)).join('');
   if (value['Fn::Base64']) return text(value['Fn::Base64'], resolve);
   if (value.Ref === 'AWS::Region') return 'us-east-1';
-  const made = `https://sqs.us-east-1.amazonaws.com/123456789012/${JSON.stringify(value).replace(/[^A-Za-z0-9]/g, '').slice(-40)}`;
+  if (value.Ref === 'AWS::AccountId') return '123456789012';
+  const made = `https://sqs.us-east-1.amazonaws.com/123456789012/${JSON.stringify(value)
+    .replace(/[^A-Za-z0-9]/g, '')
+    .slice(-40)}`;
   return resolve(value) ?? made;
 }
 

@@ -18,7 +18,11 @@ function serviceEnvironment(): Record<string, string> {
 }
 
 function functionEnvironment(): Record<string, string> {
-  const { Variables } = only('serverless', 'AWS::Lambda::Function', ({ ImageConfig }) => ImageConfig !== undefined).Environment;
+  const { Variables } = only(
+    'serverless',
+    'AWS::Lambda::Function',
+    ({ ImageConfig }) => ImageConfig !== undefined,
+  ).Environment;
   return Object.fromEntries(Object.entries(Variables).map(([name, value]) => [name, text(value)]));
 }
 
@@ -35,7 +39,10 @@ interface Answer {
 /** `catalog-labels check`, with the shipped model. */
 function check(environment: Record<string, string>): Answer {
   const env = { ...environment, LD_LIBRARY_PATH: '', CATALOG_LABELS_ARTIFACT: ARTIFACT };
-  const { status, stdout, stderr } = spawnSync(binary(), ['check', '--config-only', '--json'], { env, encoding: 'utf8' });
+  const { status, stdout, stderr } = spawnSync(binary(), ['check', '--config-only', '--json'], {
+    env,
+    encoding: 'utf8',
+  });
   if (!stdout.startsWith('[')) throw new Error(`${status}: ${stdout}${stderr}`);
   return { status, findings: JSON.parse(stdout) };
 }

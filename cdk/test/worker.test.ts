@@ -41,13 +41,23 @@ describe('worker fleet', () => {
       OnDemandBaseCapacity: CONFIG.worker.chipsMin,
       OnDemandPercentageAboveBaseCapacity: 100 - CONFIG.worker.spotPercent,
     });
-    expect(group()).toMatchObject({ MinSize: String(CONFIG.worker.chipsMin), MaxSize: String(CONFIG.worker.chipsMax), CapacityRebalance: true });
+    expect(group()).toMatchObject({
+      MinSize: String(CONFIG.worker.chipsMin),
+      MaxSize: String(CONFIG.worker.chipsMax),
+      CapacityRebalance: true,
+    });
   });
 
   it('gives a drain more time than it takes, and holds an instance until it is installed', () => {
     expect(hook('drain').HeartbeatTimeout).toBeGreaterThan(CONFIG.worker.drainSeconds + 30);
-    expect(hook('drain')).toMatchObject({ LifecycleTransition: 'autoscaling:EC2_INSTANCE_TERMINATING', DefaultResult: 'CONTINUE' });
-    expect(hook('install')).toMatchObject({ LifecycleTransition: 'autoscaling:EC2_INSTANCE_LAUNCHING', DefaultResult: 'ABANDON' });
+    expect(hook('drain')).toMatchObject({
+      LifecycleTransition: 'autoscaling:EC2_INSTANCE_TERMINATING',
+      DefaultResult: 'CONTINUE',
+    });
+    expect(hook('install')).toMatchObject({
+      LifecycleTransition: 'autoscaling:EC2_INSTANCE_LAUNCHING',
+      DefaultResult: 'ABANDON',
+    });
   });
 
   it('protects new instances from scale-in until they say that they hold nothing', () => {
@@ -55,7 +65,11 @@ describe('worker fleet', () => {
   });
 
   it('follows the backlog for each chip', () => {
-    const policy = only('worker', 'AWS::AutoScaling::ScalingPolicy', ({ PolicyType }) => PolicyType === 'TargetTrackingScaling');
+    const policy = only(
+      'worker',
+      'AWS::AutoScaling::ScalingPolicy',
+      ({ PolicyType }) => PolicyType === 'TargetTrackingScaling',
+    );
     const { TargetValue, CustomizedMetricSpecification } = policy.TargetTrackingConfiguration;
     expect(TargetValue).toBe(CONFIG.worker.backlogPerChip);
     const returned = CustomizedMetricSpecification.Metrics.filter(({ ReturnData }: Properties) => ReturnData);
@@ -72,7 +86,10 @@ describe('worker fleet', () => {
     const policy = only('worker', 'AWS::AutoScaling::ScalingPolicy', ({ PolicyType }) => PolicyType === 'StepScaling');
     for (const { ScalingAdjustment } of policy.StepAdjustments) expect(ScalingAdjustment).toBeGreaterThan(0);
     const alarm = only('worker', 'AWS::CloudWatch::Alarm');
-    expect(alarm).toMatchObject({ Threshold: CONFIG.worker.freshnessSeconds, ComparisonOperator: 'GreaterThanOrEqualToThreshold' });
+    expect(alarm).toMatchObject({
+      Threshold: CONFIG.worker.freshnessSeconds,
+      ComparisonOperator: 'GreaterThanOrEqualToThreshold',
+    });
     const names = alarm.Metrics.flatMap(({ MetricStat }: Properties) => MetricStat?.Metric.MetricName ?? []);
     expect(new Set(names)).toEqual(new Set(['ApproximateAgeOfOldestMessage']));
   });

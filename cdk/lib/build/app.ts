@@ -63,7 +63,12 @@ export function buildStacks(app: App, config: Config): Stacks {
   const worker = new WorkerStack(app, id('worker'), config, { ...props('worker fleet'), vpc, data, events, release });
   const intent = new IntentStack(app, id('intent'), config, { ...props('online service'), vpc, data, release });
   const bulk = new BulkStack(app, id('bulk'), config, { ...props('bulk runs'), data, events, release });
-  const serverless = new ServerlessStack(app, id('serverless'), config, { ...props('function'), data, events, release });
+  const serverless = new ServerlessStack(app, id('serverless'), config, {
+    ...props('function'),
+    data,
+    events,
+    release,
+  });
   const observability = new ObservabilityStack(app, id('observability'), config, {
     ...props('dashboard and alarms'),
     events,
@@ -72,7 +77,10 @@ export function buildStacks(app: App, config: Config): Stacks {
     bulk,
     serverless,
   });
-  for (const [key, value] of [['application', 'catalog-labels'], ['stage', config.stage]] as const) {
+  for (const [key, value] of [
+    ['application', 'catalog-labels'],
+    ['stage', config.stage],
+  ] as const) {
     Tags.of(app).add(key, value, { excludeResourceTypes: UNTAGGED });
   }
   return { network, data, events, worker, intent, bulk, serverless, observability };

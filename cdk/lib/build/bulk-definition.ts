@@ -14,12 +14,15 @@ export interface BulkParts {
 }
 
 /** A batch of lines as entries of SendMessageBatch. */
-export const ENTRIES = "$map($items, function($line, $index) { {'Id': $string($index), 'MessageBody': $string($line)} })[]";
+export const ENTRIES =
+  "$map($items, function($line, $index) { {'Id': $string($index), 'MessageBody': $string($line)} })[]";
 /** Entries of the answer that SQS refused. */
 export const REFUSED = '$count($states.result.Failed)';
 
 const SENDS_MAX = 5;
-const RETRY = [{ ErrorEquals: ['States.ALL'], IntervalSeconds: 2, MaxAttempts: 6, BackoffRate: 2, JitterStrategy: 'FULL' }];
+const RETRY = [
+  { ErrorEquals: ['States.ALL'], IntervalSeconds: 2, MaxAttempts: 6, BackoffRate: 2, JitterStrategy: 'FULL' },
+];
 const evaluate = (expression: string) => `{% ${expression} %}`;
 
 export function bulkDefinition(parts: BulkParts) {
@@ -38,7 +41,11 @@ export function bulkDefinition(parts: BulkParts) {
         Type: 'Task',
         Resource: 'arn:aws:states:::aws-sdk:sfn:describeMapRun',
         Arguments: { MapRunArn: evaluate('$states.input.MapRunArn') },
-        Output: { variant: 'queue', batches: evaluate('$states.result.ExecutionCounts'), lines: evaluate('$states.result.ItemCounts') },
+        Output: {
+          variant: 'queue',
+          batches: evaluate('$states.result.ExecutionCounts'),
+          lines: evaluate('$states.result.ItemCounts'),
+        },
         Retry: RETRY,
         Next: 'Report',
       },
@@ -96,7 +103,11 @@ function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) 
           Default: 'Refused',
         },
         Wait: { Type: 'Wait', Seconds: evaluate('$power(2, $sends)'), Next: 'Send' },
-        Refused: { Type: 'Fail', Error: 'Refused', Cause: evaluate("$string($refused) & ' lines were refused by the queue'") },
+        Refused: {
+          Type: 'Fail',
+          Error: 'Refused',
+          Cause: evaluate("$string($refused) & ' lines were refused by the queue'"),
+        },
         Done: { Type: 'Succeed' },
       },
     },
@@ -118,7 +129,11 @@ function process({ processingJob }: BulkParts) {
       // At most 63 characters; an execution's name may have 80.
       ProcessingJobName: evaluate("'catalog-labels-' & $substring($states.context.Execution.Name, 0, 48)"),
     },
-    Output: { variant: 'processing', job: evaluate('$states.result.ProcessingJobName'), status: evaluate('$states.result.ProcessingJobStatus') },
+    Output: {
+      variant: 'processing',
+      job: evaluate('$states.result.ProcessingJobName'),
+      status: evaluate('$states.result.ProcessingJobStatus'),
+    },
     Next: 'Report',
   };
 }

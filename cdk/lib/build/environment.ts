@@ -3,7 +3,7 @@
  * (docs/CONFIGURATION.md). A test lets the binary parse each of them.
  */
 
-import { type Config, namePrefix, tombstoneDays } from '../config/config.ts';
+import { bucketName, type Config, namePrefix, tombstoneDays } from '../config/config.ts';
 import { CORES_PER_CHIP } from '../config/inf1.ts';
 import { INTENT_PORT } from './paths.ts';
 
@@ -42,6 +42,8 @@ export function workerEnvironment(config: Config, region: string, urls: QueueUrl
     CATALOG_LABELS_QUERY_QUEUE_URL: urls.queries,
     CATALOG_LABELS_BULK_QUEUE_URL: urls.bulk,
     CATALOG_LABELS_DEAD_LETTER_QUEUE_URL: urls.deadLetters,
+    // Messages may point to objects of a bulk run.
+    CATALOG_LABELS_OBJECT_BUCKET: bucketName(config, 'bulk'),
     CATALOG_LABELS_CONCURRENCY: String(worker.concurrency),
     CATALOG_LABELS_LEASE: `${worker.leaseSeconds}s`,
     CATALOG_LABELS_DRAIN: `${worker.drainSeconds}s`,
@@ -65,6 +67,8 @@ export function functionEnvironment(config: Config, region: string, urls: QueueU
   return {
     ...tableEnvironment(config, region),
     CATALOG_LABELS_DEAD_LETTER_QUEUE_URL: urls.deadLetters,
+    // Messages may point to objects of a bulk run.
+    CATALOG_LABELS_OBJECT_BUCKET: bucketName(config, 'bulk'),
     CATALOG_LABELS_TOMBSTONE_TTL: `${tombstoneDays(config)}d`,
   };
 }

@@ -36,7 +36,8 @@ export function writeHostFolder(config: Config): HostFolder {
   };
   for (const size of worker.sizes) {
     files[`${size}/prometheus.yaml`] = prometheusConfig(size, stage);
-    for (const [name, text] of Object.entries(unitsOf(size, worker.drainSeconds))) files[`${size}/units/${name}`] = text;
+    for (const [name, text] of Object.entries(unitsOf(size, worker.drainSeconds)))
+      files[`${size}/units/${name}`] = text;
   }
   for (const [name, text] of Object.entries(files)) {
     mkdirSync(dirname(join(path, name)), { recursive: true });

@@ -36,7 +36,12 @@ export type Find = (stack: keyof Stacks, type: string) => readonly any[];
 
 export function idleDay(config: Config, find: Find): Row[] {
   const { worker, intent } = config;
-  const row = (what: string, count: number, { dollars, page }: { dollars: number; page: string }, perDay: number): Row => ({
+  const row = (
+    what: string,
+    count: number,
+    { dollars, page }: { dollars: number; page: string },
+    perDay: number,
+  ): Row => ({
     what: `${what} at $${dollars}`,
     count,
     dollars: count * dollars * perDay,
@@ -44,29 +49,69 @@ export function idleDay(config: Config, find: Find): Row[] {
   });
   const everywhere: (keyof Stacks)[] = ['data', 'events', 'worker', 'intent', 'observability'];
   const all = (type: string) => everywhere.flatMap((stack) => find(stack, type));
-  const endpoints = find('network', 'AWS::EC2::VPCEndpoint').filter(({ VpcEndpointType }) => VpcEndpointType === 'Interface');
-  const metrics = all('AWS::CloudWatch::Alarm').map(({ Metrics }) => Metrics?.filter((metric: { MetricStat?: unknown }) => metric.MetricStat).length ?? 1);
+  const endpoints = find('network', 'AWS::EC2::VPCEndpoint').filter(
+    ({ VpcEndpointType }) => VpcEndpointType === 'Interface',
+  );
+  const metrics = all('AWS::CloudWatch::Alarm').map(
+    ({ Metrics }) => Metrics?.filter((metric: { MetricStat?: unknown }) => metric.MetricStat).length ?? 1,
+  );
   const gigabytes = (stack: 'worker' | 'intent') =>
-    find(stack, 'AWS::EC2::LaunchTemplate')[0].LaunchTemplateData.BlockDeviceMappings.reduce((sum: number, { Ebs }: { Ebs: { VolumeSize: number } }) => sum + Ebs.VolumeSize, 0);
+    find(stack, 'AWS::EC2::LaunchTemplate')[0].LaunchTemplateData.BlockDeviceMappings.reduce(
+      (sum: number, { Ebs }: { Ebs: { VolumeSize: number } }) => sum + Ebs.VolumeSize,
+      0,
+    );
   const intentHour = intent.size === 'inf1.xlarge' ? PRICES.inf1XlargeHour : PRICES.inf12xlargeHour;
   const hosts = { worker: worker.chipsMin, intent: intent.tasksMin };
   return [
     row('worker chips at the floor, each an inf1.xlarge hour', hosts.worker, PRICES.inf1XlargeHour, HOURS),
     row(`tasks of the online service at the floor, each an ${intent.size} hour`, hosts.intent, intentHour, HOURS),
-    row('interface endpoints, each in one zone, an hour', endpoints.reduce((sum, { SubnetIds }) => sum + SubnetIds.length, 0), PRICES.endpointHour, HOURS),
-    row('load balancer without load, an hour', find('intent', 'AWS::ElasticLoadBalancingV2::LoadBalancer').length, PRICES.balancerHour, HOURS),
+    row(
+      'interface endpoints, each in one zone, an hour',
+      endpoints.reduce((sum, { SubnetIds }) => sum + SubnetIds.length, 0),
+      PRICES.endpointHour,
+      HOURS,
+    ),
+    row(
+      'load balancer without load, an hour',
+      find('intent', 'AWS::ElasticLoadBalancingV2::LoadBalancer').length,
+      PRICES.balancerHour,
+      HOURS,
+    ),
     row('keys, a month', all('AWS::KMS::Key').length, PRICES.keyMonth, 1 / DAYS_OF_MONTH),
-    row('metrics that alarms read, a month', metrics.reduce((sum, count) => sum + count, 0), PRICES.alarmMetricMonth, 1 / DAYS_OF_MONTH),
+    row(
+      'metrics that alarms read, a month',
+      metrics.reduce((sum, count) => sum + count, 0),
+      PRICES.alarmMetricMonth,
+      1 / DAYS_OF_MONTH,
+    ),
     row('dashboard, a month', all('AWS::CloudWatch::Dashboard').length, PRICES.dashboardMonth, 1 / DAYS_OF_MONTH),
-    row('GB of volumes, a month', hosts.worker * gigabytes('worker') + hosts.intent * gigabytes('intent'), PRICES.volumeGbMonth, 1 / DAYS_OF_MONTH),
-    row('polls of three empty queues by each worker, a million', hosts.worker * 3 * POLLS_A_DAY, PRICES.queueMillionRequests, 1e-6),
+    row(
+      'GB of volumes, a month',
+      hosts.worker * gigabytes('worker') + hosts.intent * gigabytes('intent'),
+      PRICES.volumeGbMonth,
+      1 / DAYS_OF_MONTH,
+    ),
+    row(
+      'polls of three empty queues by each worker, a million',
+      hosts.worker * 3 * POLLS_A_DAY,
+      PRICES.queueMillionRequests,
+      1e-6,
+    ),
   ];
 }
 
 /** As a table of Markdown, with the sum. */
 export function idleDayTable(rows: readonly Row[]): string {
   const cents = (dollars: number) => `$${dollars.toFixed(2)}`;
-  const lines = rows.map(({ what, count, dollars, page }) => `| ${what} | ${count.toLocaleString('en')} | ${cents(dollars)} | aws.amazon.com/${page} |`);
+  const lines = rows.map(
+    ({ what, count, dollars, page }) =>
+      `| ${what} | ${count.toLocaleString('en')} | ${cents(dollars)} | aws.amazon.com/${page} |`,
+  );
   const sum = rows.reduce((total, { dollars }) => total + dollars, 0);
-  return ['| what | count | a day | price from |', '|---|---|---|---|', ...lines, `| **together** | | **${cents(sum)}** | |`].join('\n');
+  return [
+    '| what | count | a day | price from |',
+    '|---|---|---|---|',
+    ...lines,
+    `| **together** | | **${cents(sum)}** | |`,
+  ].join('\n');
 }

@@ -20,6 +20,6 @@ export const INTENT_PORT = 8080;
 
 export const workerUnit = (chip: number) => `catalog-labels-worker-${chip}.service`;
 
-/** Lifecycle hooks of the fleet: the first is answered by install.sh, the second by the worker or drain.sh. */
+/** Lifecycle hooks of the fleet: the first is answered by install.sh, the second by drain.sh. */
 export const LAUNCH_HOOK = 'install';
 export const DRAIN_HOOK = 'drain';

@@ -1,7 +1,7 @@
 /** The systemd units of a host, generated for each inf1 size. */
 
 import { CORES_PER_CHIP, INF1, type Inf1Size } from '../config/inf1.ts';
-import { DRAIN_HOOK, ETC, LOGS, MODEL, NEURON_MONITOR_PORT, RELEASE, SCRIPTS, WORKER_PORT, workerUnit } from './paths.ts';
+import { ETC, LOGS, MODEL, NEURON_MONITOR_PORT, RELEASE, SCRIPTS, WORKER_PORT, workerUnit } from './paths.ts';
 
 /** Kept for the kernel, the agent and the host's scripts. */
 const HOST_MEMORY_MIB = 1_536;
@@ -95,8 +95,6 @@ function worker(size: Inf1Size, chip: number, drainSeconds: number): string {
         `CATALOG_LABELS_ARTIFACT=${MODEL}`,
         `CATALOG_LABELS_REPLICAS=${CORES_PER_CHIP}`,
         `CATALOG_LABELS_HEALTH_ADDRESS=127.0.0.1:${WORKER_PORT + chip}`,
-        // Where there are several, the last one to finish must not be cut off by the first.
-        ...(INF1[size].chips === 1 ? [`CATALOG_LABELS_LIFECYCLE_HOOK=${DRAIN_HOOK}`] : []),
       ],
       ExecStartPre: `${RELEASE}/bin/catalog-labels check --config-only`,
       ExecStart: `${RELEASE}/bin/catalog-labels worker`,
@@ -191,7 +189,7 @@ function timer(description: string, everySeconds: number, spreadSeconds: number)
   });
 }
 
-/** Waits for the group's wish to end the instance, for every worker's drain, and answers the hook. */
+/** Waits for the notice that the instance goes, then for every worker's drain, and answers the hook. */
 function drain(): string {
   return render({
     Unit: { Description: 'Answer the drain hook once every worker has drained', PartOf: 'catalog-labels.target' },
@@ -214,8 +212,7 @@ export function unitsOf(size: Inf1Size, drainSeconds: number): Record<string, st
   return {
     ...Object.fromEntries(workers),
     'catalog-labels.target': target(chips),
-    // One worker alone answers the hook itself.
-    ...(chips > 1 ? { 'catalog-labels-drain.service': drain() } : {}),
+    'catalog-labels-drain.service': drain(),
     'catalog-labels-neuron-monitor.service': neuronMonitor(),
     'catalog-labels-model.service': script('Follow the model pointer', 'model.sh follow', '/var/lib/catalog-labels'),
     'catalog-labels-model.timer': timer('Follow the model pointer', 60, 300),

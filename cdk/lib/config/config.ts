@@ -75,7 +75,11 @@ const intent = z
     tasksMax: z.int().min(0).max(200).default(8),
     requestsPerTaskPerMinute: z.int().min(1).default(12_000),
     p99Milliseconds: z.int().min(1).max(10_000).default(50),
-    drainSeconds: z.int().min(5).max(ECS_STOP_SECONDS_MAX - 20).default(30),
+    drainSeconds: z
+      .int()
+      .min(5)
+      .max(ECS_STOP_SECONDS_MAX - 20)
+      .default(30),
     /** With it the load balancer speaks TLS; without it plain HTTP inside the VPC. */
     certificateArn: z.string().startsWith('arn:').optional(),
   })
@@ -104,15 +108,17 @@ const serverless = z
   })
   .prefault({});
 
-const alarms = z.strictObject({
-  email: z.email().optional(),
-  /** Page whose sections the alarms link to. */
-  runbookUrl: z.url().default('https://example.com/catalog-labels/docs/RUNBOOK.md'),
-  stalePercentMax: z.number().min(0).max(100).default(1),
-  dollarsPerMillionLabelsMax: z.number().positive().default(50),
-  /** On-demand price of one chip-hour; inf1.xlarge in us-east-1 unless given. */
-  dollarsPerChipHour: z.number().positive().default(0.228),
-}).prefault({});
+const alarms = z
+  .strictObject({
+    email: z.email().optional(),
+    /** Page whose sections the alarms link to. */
+    runbookUrl: z.url().default('https://example.com/catalog-labels/docs/RUNBOOK.md'),
+    stalePercentMax: z.number().min(0).max(100).default(1),
+    dollarsPerMillionLabelsMax: z.number().positive().default(50),
+    /** On-demand price of one chip-hour; inf1.xlarge in us-east-1 unless given. */
+    dollarsPerChipHour: z.number().positive().default(0.228),
+  })
+  .prefault({});
 
 const schema = z
   .strictObject({
@@ -169,7 +175,9 @@ export class ConfigError extends Error {
 export function resolveConfig(input: unknown): Config {
   const parsed = schema.safeParse(input);
   if (parsed.success) return parsed.data;
-  throw new ConfigError(parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'configuration'}: ${message}`));
+  throw new ConfigError(
+    parsed.error.issues.map(({ path, message }) => `${path.join('.') || 'configuration'}: ${message}`),
+  );
 }
 
 /** How long the worker remembers a deleted product: longer than any event of it can come back. */

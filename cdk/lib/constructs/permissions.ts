@@ -34,7 +34,13 @@ export function labelStatements(tables: readonly ITable[]): PolicyStatement[] {
     'dynamodb:Query',
     'dynamodb:UpdateItem',
   ];
-  return [allow('Label', actions, tables.map((table) => table.tableArn))];
+  return [
+    allow(
+      'Label',
+      actions,
+      tables.map((table) => table.tableArn),
+    ),
+  ];
 }
 
 /** To look labels up and to keep new ones of queries, as the online service does. */
@@ -46,12 +52,24 @@ export function lookUpStatements(tables: readonly ITable[]): PolicyStatement[] {
     'dynamodb:GetItem',
     'dynamodb:Query',
   ];
-  return [allow('LookUp', actions, tables.map((table) => table.tableArn))];
+  return [
+    allow(
+      'LookUp',
+      actions,
+      tables.map((table) => table.tableArn),
+    ),
+  ];
 }
 
 /** To use keys through the services that encrypt with them. */
 export function keyStatements(...keys: readonly IKey[]): PolicyStatement[] {
-  return [allow('UseKeys', ['kms:Decrypt', 'kms:GenerateDataKey'], keys.map((key) => key.keyArn))];
+  return [
+    allow(
+      'UseKeys',
+      ['kms:Decrypt', 'kms:GenerateDataKey'],
+      keys.map((key) => key.keyArn),
+    ),
+  ];
 }
 
 /** To fetch single objects. */

@@ -34,7 +34,12 @@ export class FleetScaling extends Construct {
       period: Duration.minutes(1),
       usingMetrics: Object.fromEntries(
         // Bulk may wait: its age says nothing of freshness.
-        queues.slice(0, 2).map((queue, index) => [`a${index}`, queue.metricApproximateAgeOfOldestMessage({ period: Duration.minutes(1) })]),
+        queues
+          .slice(0, 2)
+          .map((queue, index) => [
+            `a${index}`,
+            queue.metricApproximateAgeOfOldestMessage({ period: Duration.minutes(1) }),
+          ]),
       ),
     });
     const grow = new autoscaling.StepScalingPolicy(this, 'Freshness', {
@@ -86,6 +91,10 @@ function backlogPerChipMetrics(
     },
   };
   const sum = visible.map(({ id }) => `FILL(${id}, 0)`).join(' + ');
-  const perChip = { id: 'backlog_per_chip', returnData: true, expression: `(${sum}) / IF(FILL(chips, 0) > 0, FILL(chips, 0), 1)` };
+  const perChip = {
+    id: 'backlog_per_chip',
+    returnData: true,
+    expression: `(${sum}) / IF(FILL(chips, 0) > 0, FILL(chips, 0), 1)`,
+  };
   return [...visible, chips, { ...perChip, label: 'backlog per chip' }];
 }

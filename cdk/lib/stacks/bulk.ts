@@ -50,7 +50,10 @@ export class BulkStack extends Stack {
       requestsAtOnce: config.bulk.requestsAtOnce,
       processingJob: this.processingJob(config, image, jobRole, data),
     });
-    for (const statement of [...this.statements(config, name, queues, jobRole), ...keyStatements(data.key, queues.key)]) {
+    for (const statement of [
+      ...this.statements(config, name, queues, jobRole),
+      ...keyStatements(data.key, queues.key),
+    ]) {
       role.addToPolicy(statement);
     }
     this.stateMachine = new sfn.StateMachine(this, 'Run', {
@@ -79,12 +82,27 @@ export class BulkStack extends Stack {
       ],
     });
     const { partition, region, account } = this;
-    const runs = ['execution', 'mapRun'].map((kind) => `arn:${partition}:states:${region}:${account}:${kind}:${name}/*`);
+    const runs = ['execution', 'mapRun'].map(
+      (kind) => `arn:${partition}:states:${region}:${account}:${kind}:${name}/*`,
+    );
     acknowledgeResources(role, 'ids of runs are chosen by the service', ...runs);
-    acknowledgeResources(role, 'jobs are named after their run', `arn:${partition}:sagemaker:${region}:${account}:processing-job/catalog-labels-*`);
-    acknowledgeResources(role, 'what is read and written is named by run and uploader', ...['input/', 'reports/'].map((prefix) => objectsArn(config, 'bulk', prefix)));
+    acknowledgeResources(
+      role,
+      'jobs are named after their run',
+      `arn:${partition}:sagemaker:${region}:${account}:processing-job/catalog-labels-*`,
+    );
+    acknowledgeResources(
+      role,
+      'what is read and written is named by run and uploader',
+      ...['input/', 'reports/'].map((prefix) => objectsArn(config, 'bulk', prefix)),
+    );
     acknowledgeResources(role, 'tracing and the delivery of logs know no resources', '*');
-    acknowledgeResources(jobRole, 'streams are named after the job; the login to ECR knows no resources', this.jobLogs(), '*');
+    acknowledgeResources(
+      jobRole,
+      'streams are named after the job; the login to ECR knows no resources',
+      this.jobLogs(),
+      '*',
+    );
   }
 
   private statements(config: Config, name: string, queues: EventsStack, jobRole: iam.IRole): iam.PolicyStatement[] {
@@ -92,20 +110,38 @@ export class BulkStack extends Stack {
       new iam.PolicyStatement({ sid, actions, resources, conditions });
     const arn = (service: string, resource: string, resourceName: string, arnFormat = ArnFormat.SLASH_RESOURCE_NAME) =>
       this.formatArn({ service, resource, resourceName, arnFormat });
-    const states = (resource: string, resourceName: string) => arn('states', resource, resourceName, ArnFormat.COLON_RESOURCE_NAME);
+    const states = (resource: string, resourceName: string) =>
+      arn('states', resource, resourceName, ArnFormat.COLON_RESOURCE_NAME);
     const jobs = arn('sagemaker', 'processing-job', 'catalog-labels-*');
     return [
       allow('Read', ['s3:GetObject'], [objectsArn(config, 'bulk', 'input/')]),
-      allow('Report', ['s3:PutObject', 's3:AbortMultipartUpload', 's3:ListMultipartUploadParts'], [objectsArn(config, 'bulk', 'reports/')]),
+      allow(
+        'Report',
+        ['s3:PutObject', 's3:AbortMultipartUpload', 's3:ListMultipartUploadParts'],
+        [objectsArn(config, 'bulk', 'reports/')],
+      ),
       allow('Feed', ['sqs:SendMessage'], [queues.bulk.queueArn]),
       allow('RunMap', ['states:StartExecution'], [states('stateMachine', name)]),
       allow('FollowMap', ['states:DescribeExecution', 'states:StopExecution'], [states('execution', `${name}/*`)]),
       allow('CountMap', ['states:DescribeMapRun'], [states('mapRun', `${name}/*`)]),
-      allow('Process', ['sagemaker:CreateProcessingJob', 'sagemaker:DescribeProcessingJob', 'sagemaker:StopProcessingJob', 'sagemaker:AddTags'], [jobs]),
-      allow('AwaitJob', ['events:PutTargets', 'events:PutRule', 'events:DescribeRule'], [
-        arn('events', 'rule', 'StepFunctionsGetEventsForSageMakerProcessingJobsRule'),
-      ]),
-      allow('HandOver', ['iam:PassRole'], [jobRole.roleArn], { StringEquals: { 'iam:PassedToService': 'sagemaker.amazonaws.com' } }),
+      allow(
+        'Process',
+        [
+          'sagemaker:CreateProcessingJob',
+          'sagemaker:DescribeProcessingJob',
+          'sagemaker:StopProcessingJob',
+          'sagemaker:AddTags',
+        ],
+        [jobs],
+      ),
+      allow(
+        'AwaitJob',
+        ['events:PutTargets', 'events:PutRule', 'events:DescribeRule'],
+        [arn('events', 'rule', 'StepFunctionsGetEventsForSageMakerProcessingJobsRule')],
+      ),
+      allow('HandOver', ['iam:PassRole'], [jobRole.roleArn], {
+        StringEquals: { 'iam:PassedToService': 'sagemaker.amazonaws.com' },
+      }),
     ];
   }
 
@@ -121,7 +157,11 @@ export class BulkStack extends Stack {
     });
     for (const statement of [...labelStatements(data.tables), ...keyStatements(data.key)]) role.addToPolicy(statement);
     role.addToPolicy(
-      new iam.PolicyStatement({ sid: 'Walk', actions: ['dynamodb:Scan'], resources: data.tables.map((table) => table.tableArn) }),
+      new iam.PolicyStatement({
+        sid: 'Walk',
+        actions: ['dynamodb:Scan'],
+        resources: data.tables.map((table) => table.tableArn),
+      }),
     );
     role.addToPolicy(
       new iam.PolicyStatement({
@@ -134,7 +174,12 @@ export class BulkStack extends Stack {
     return role;
   }
 
-  private processingJob(config: Config, image: DockerImageAsset, role: iam.IRole, data: DataStack): Record<string, unknown> {
+  private processingJob(
+    config: Config,
+    image: DockerImageAsset,
+    role: iam.IRole,
+    data: DataStack,
+  ): Record<string, unknown> {
     return {
       AppSpecification: { ImageUri: image.imageUri, ContainerEntrypoint: ['catalog-labels', 'reconcile', '--quiet'] },
       Environment: reconcileEnvironment(config, this.region),

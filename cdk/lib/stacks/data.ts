@@ -80,7 +80,12 @@ export class DataStack extends Stack {
     });
   }
 
-  private bucket(id: string, name: string, serverAccessLogsPrefix: string, lifecycleRules: s3.LifecycleRule[] = []): s3.Bucket {
+  private bucket(
+    id: string,
+    name: string,
+    serverAccessLogsPrefix: string,
+    lifecycleRules: s3.LifecycleRule[] = [],
+  ): s3.Bucket {
     return new s3.Bucket(this, id, {
       bucketName: name,
       ...BUCKET,

@@ -64,7 +64,12 @@ export class IntentStack extends Stack {
       // Requests under way are answered; nothing new comes.
       deregistrationDelay: Duration.seconds(config.intent.drainSeconds),
       loadBalancingAlgorithmType: elb.TargetGroupLoadBalancingAlgorithmType.LEAST_OUTSTANDING_REQUESTS,
-      healthCheck: { path: '/readyz', interval: Duration.seconds(10), healthyThresholdCount: 2, unhealthyThresholdCount: 2 },
+      healthCheck: {
+        path: '/readyz',
+        interval: Duration.seconds(10),
+        healthyThresholdCount: 2,
+        unhealthyThresholdCount: 2,
+      },
     });
     this.scale(config, service);
   }
@@ -93,7 +98,12 @@ export class IntentStack extends Stack {
       httpPutResponseHopLimit: 1,
       detailedMonitoring: true,
       ebsOptimized: true,
-      blockDevices: [{ deviceName: '/dev/xvda', volume: ec2.BlockDeviceVolume.ebs(40, { encrypted: true, volumeType: ec2.EbsDeviceVolumeType.GP3 }) }],
+      blockDevices: [
+        {
+          deviceName: '/dev/xvda',
+          volume: ec2.BlockDeviceVolume.ebs(40, { encrypted: true, volumeType: ec2.EbsDeviceVolumeType.GP3 }),
+        },
+      ],
     });
     const group = new autoscaling.AutoScalingGroup(this, 'Group', {
       autoScalingGroupName: name,
@@ -106,8 +116,16 @@ export class IntentStack extends Stack {
       newInstancesProtectedFromScaleIn: true,
       groupMetrics: [autoscaling.GroupMetrics.all()],
     });
-    acknowledgeResources(role, 'the ECS agent finds its endpoint and logs in to ECR: neither action knows resources', '*');
-    acknowledge(role, 'the ECS agent reports states of tasks and containers of its own cluster', 'AwsSolutions-IAM5[Action::ecs:Submit*]');
+    acknowledgeResources(
+      role,
+      'the ECS agent finds its endpoint and logs in to ECR: neither action knows resources',
+      '*',
+    );
+    acknowledge(
+      role,
+      'the ECS agent reports states of tasks and containers of its own cluster',
+      'AwsSolutions-IAM5[Action::ecs:Submit*]',
+    );
     acknowledge(group, 'alarms watch the service; the group sends no notifications of its own', 'AwsSolutions-AS3');
     return new ecs.AsgCapacityProvider(this, 'Capacity', {
       autoScalingGroup: group,
@@ -123,15 +141,23 @@ export class IntentStack extends Stack {
       networkMode: ecs.NetworkMode.AWS_VPC,
     });
     const tables = data.tables.filter((table) => !/postings/.test(table.node.id));
-    for (const statement of [...lookUpStatements(tables), ...keyStatements(data.key)]) task.addToTaskRolePolicy(statement);
+    for (const statement of [...lookUpStatements(tables), ...keyStatements(data.key)])
+      task.addToTaskRolePolicy(statement);
     const linuxParameters = new ecs.LinuxParameters(this, 'Linux', { initProcessEnabled: true });
     linuxParameters.addDevices({
       hostPath: '/dev/neuron0',
       permissions: [ecs.DevicePermission.READ, ecs.DevicePermission.WRITE],
     });
-    linuxParameters.addTmpfs({ containerPath: '/tmp', size: 64, mountOptions: [ecs.TmpfsMountOption.NOEXEC, ecs.TmpfsMountOption.NOSUID] });
+    linuxParameters.addTmpfs({
+      containerPath: '/tmp',
+      size: 64,
+      mountOptions: [ecs.TmpfsMountOption.NOEXEC, ecs.TmpfsMountOption.NOSUID],
+    });
     linuxParameters.dropCapabilities(ecs.Capability.ALL);
-    const image = new DockerImageAsset(this, 'Image', { directory: release.intentImage, platform: Platform.LINUX_AMD64 });
+    const image = new DockerImageAsset(this, 'Image', {
+      directory: release.intentImage,
+      platform: Platform.LINUX_AMD64,
+    });
     task.addContainer('serve', {
       image: ecs.ContainerImage.fromDockerImageAsset(image),
       command: ['serve'],

@@ -36,8 +36,17 @@ export interface ObservabilityProps extends StackProps {
 export class ObservabilityStack extends Stack {
   private readonly stage: string;
 
-  constructor(scope: Construct, id: string, config: Config, private readonly parts: ObservabilityProps) {
-    super(scope, id, { env: parts.env, description: parts.description, terminationProtection: parts.terminationProtection });
+  constructor(
+    scope: Construct,
+    id: string,
+    config: Config,
+    private readonly parts: ObservabilityProps,
+  ) {
+    super(scope, id, {
+      env: parts.env,
+      description: parts.description,
+      terminationProtection: parts.terminationProtection,
+    });
     this.stage = config.stage;
     const topic = new sns.Topic(this, 'Alarms', {
       topicName: `${namePrefix(config)}-alarms`,
@@ -55,7 +64,10 @@ export class ObservabilityStack extends Stack {
 
   private queueAlarms({ worker }: Config, alarms: Alarms): void {
     const { events } = this.parts;
-    for (const [name, queue] of [['Catalog', events.catalog], ['Queries', events.queries]] as const) {
+    for (const [name, queue] of [
+      ['Catalog', events.catalog],
+      ['Queries', events.queries],
+    ] as const) {
       alarms.on(`${name}OldestMessage`, {
         metric: queue.metricApproximateAgeOfOldestMessage({ period: MINUTE }),
         threshold: 2 * worker.freshnessSeconds,
@@ -63,7 +75,11 @@ export class ObservabilityStack extends Stack {
         section: 'stale-labels',
       });
     }
-    for (const [name, queue] of [['Catalog', events.catalog], ['Queries', events.queries], ['Bulk', events.bulk]] as const) {
+    for (const [name, queue] of [
+      ['Catalog', events.catalog],
+      ['Queries', events.queries],
+      ['Bulk', events.bulk],
+    ] as const) {
       alarms.on(`${name}InFlight`, {
         metric: queue.metricApproximateNumberOfMessagesNotVisible({ period: MINUTE, statistic: 'Maximum' }),
         threshold: IN_FLIGHT_SHARE * IN_FLIGHT_CAP,
@@ -71,7 +87,8 @@ export class ObservabilityStack extends Stack {
         section: 'in-flight-cap',
       });
     }
-    const visible = (queue: IQueue) => queue.metricApproximateNumberOfMessagesVisible({ period: MINUTE, statistic: 'Maximum' });
+    const visible = (queue: IQueue) =>
+      queue.metricApproximateNumberOfMessagesVisible({ period: MINUTE, statistic: 'Maximum' });
     alarms.on('DeadLetters', {
       metric: visible(events.deadLetters),
       threshold: 0,
@@ -170,14 +187,18 @@ export class ObservabilityStack extends Stack {
   private dashboard(config: Config): void {
     const { events, intent } = this.parts;
     const queues = [events.catalog, events.queries, events.bulk];
-    const graph = (title: string, ...left: cloudwatch.IMetric[]) => new cloudwatch.GraphWidget({ title, left, width: 8, height: 6 });
+    const graph = (title: string, ...left: cloudwatch.IMetric[]) =>
+      new cloudwatch.GraphWidget({ title, left, width: 8, height: 6 });
     const period = { period: MINUTE };
     new cloudwatch.Dashboard(this, 'Dashboard', {
       dashboardName: namePrefix(config),
       defaultInterval: Duration.hours(6),
       widgets: [
         [
-          graph('Age of the oldest message (s)', ...queues.map((queue) => queue.metricApproximateAgeOfOldestMessage(period))),
+          graph(
+            'Age of the oldest message (s)',
+            ...queues.map((queue) => queue.metricApproximateAgeOfOldestMessage(period)),
+          ),
           graph('Messages visible', ...queues.map((queue) => queue.metricApproximateNumberOfMessagesVisible(period))),
           graph(
             `Messages in flight, of ${IN_FLIGHT_CAP}`,
@@ -185,14 +206,27 @@ export class ObservabilityStack extends Stack {
           ),
         ],
         [
-          graph('Dead letters', ...[events.deadLetters, events.undelivered].map((queue) => queue.metricApproximateNumberOfMessagesVisible(period))),
-          graph('Stale labels (% of events)', ...LANES.map((lane) => this.stalePercent(lane, config.worker.freshnessSeconds))),
+          graph(
+            'Dead letters',
+            ...[events.deadLetters, events.undelivered].map((queue) =>
+              queue.metricApproximateNumberOfMessagesVisible(period),
+            ),
+          ),
+          graph(
+            'Stale labels (% of events)',
+            ...LANES.map((lane) => this.stalePercent(lane, config.worker.freshnessSeconds)),
+          ),
           graph('Events and failures', this.worker('events_total'), this.worker('event_failures_total')),
         ],
         [
           graph('Online service: P99 (s)', this.p99()),
           graph('Online service: requests', intent.loadBalancer.metrics.requestCount(period)),
-          graph('Pairs, queries and labels', ...['pairs_scored_total', 'pairs_skipped_total', 'queries_scored_total', 'label_items_written_total'].map((name) => this.worker(name))),
+          graph(
+            'Pairs, queries and labels',
+            ...['pairs_scored_total', 'pairs_skipped_total', 'queries_scored_total', 'label_items_written_total'].map(
+              (name) => this.worker(name),
+            ),
+          ),
         ],
         [
           graph('Chips in service', this.chips()),
@@ -204,7 +238,12 @@ export class ObservabilityStack extends Stack {
   }
 
   /** A metric that the agent publishes; the sum over a minute unless `statistic` says otherwise. */
-  private worker(metricName: string, dimensions: Record<string, string> = {}, statistic = 'Sum', period = MINUTE): cloudwatch.Metric {
+  private worker(
+    metricName: string,
+    dimensions: Record<string, string> = {},
+    statistic = 'Sum',
+    period = MINUTE,
+  ): cloudwatch.Metric {
     return new cloudwatch.Metric({
       namespace: NAMESPACE,
       metricName,

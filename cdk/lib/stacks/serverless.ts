@@ -51,13 +51,20 @@ export class ServerlessStack extends Stack {
         actions: ['logs:CreateLogStream', 'logs:PutLogEvents'],
         resources: [logGroup.logGroupArn],
       }),
-      new iam.PolicyStatement({ sid: 'Read', actions: ['s3:GetObject'], resources: [objectsArn(config, 'bulk', 'input/')] }),
+      new iam.PolicyStatement({
+        sid: 'Read',
+        actions: ['s3:GetObject'],
+        resources: [objectsArn(config, 'bulk', 'input/')],
+      }),
     ];
     for (const statement of statements) role.addToPolicy(statement);
     this.function = new lambda.DockerImageFunction(this, 'Function', {
       functionName: name,
       description: 'Labels what comes on the queues, without a fleet',
-      code: lambda.DockerImageCode.fromImageAsset(release.cpuImage, { platform: Platform.LINUX_AMD64, cmd: ['lambda'] }),
+      code: lambda.DockerImageCode.fromImageAsset(release.cpuImage, {
+        platform: Platform.LINUX_AMD64,
+        cmd: ['lambda'],
+      }),
       role,
       logGroup,
       memorySize: memoryMib,
@@ -82,6 +89,10 @@ export class ServerlessStack extends Stack {
       );
     }
     acknowledgeResources(role, 'tracing knows no resources', '*');
-    acknowledgeResources(role, 'objects of a bulk run are named by whoever uploads them', objectsArn(config, 'bulk', 'input/'));
+    acknowledgeResources(
+      role,
+      'objects of a bulk run are named by whoever uploads them',
+      objectsArn(config, 'bulk', 'input/'),
+    );
   }
 }

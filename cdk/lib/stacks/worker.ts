@@ -61,7 +61,7 @@ export class WorkerStack extends Stack {
         ...published,
       ),
       new iam.PolicyStatement({ sid: 'ReadPointer', actions: ['ssm:GetParameter'], resources: [pointer.parameterArn] }),
-      ...this.fleetStatements(),
+      this.fleetStatement(),
       new iam.PolicyStatement({
         sid: 'Log',
         actions: ['logs:CreateLogStream', 'logs:DescribeLogStreams', 'logs:PutLogEvents'],
@@ -70,27 +70,31 @@ export class WorkerStack extends Stack {
     ]);
     acknowledgeResources(role, 'the id in the ARN of a group is chosen when it is created', this.groupArn());
     acknowledgeResources(role, 'objects are uploaded after the deployment, under this prefix', ...published);
-    acknowledgeResources(role, 'to find the group of an instance knows no resources', '*');
     const urls = {
       catalog: events.catalog.queueUrl,
       queries: events.queries.queueUrl,
       bulk: events.bulk.queueUrl,
       deadLetters: events.deadLetters.queueUrl,
     };
-    const template = this.launchTemplate(config, vpc, role, workerUserData({
-      hostUri: assets.host.s3ObjectUrl,
-      hostSums: assets.hostSums,
-      host: {
-        AWS_DEFAULT_REGION: this.region,
-        GROUP: this.groupName,
-        LAUNCH_HOOK,
-        DRAIN_HOOK,
-        MODEL_POINTER: pointer.parameterName,
-        RELEASE_URI: assets.release.s3ObjectUrl,
-        RELEASE_SHA256: release.host.sha256,
-      },
-      worker: workerEnvironment(config, this.region, urls),
-    }));
+    const template = this.launchTemplate(
+      config,
+      vpc,
+      role,
+      workerUserData({
+        hostUri: assets.host.s3ObjectUrl,
+        hostSums: assets.hostSums,
+        host: {
+          AWS_DEFAULT_REGION: this.region,
+          GROUP: this.groupName,
+          LAUNCH_HOOK,
+          DRAIN_HOOK,
+          MODEL_POINTER: pointer.parameterName,
+          RELEASE_URI: assets.release.s3ObjectUrl,
+          RELEASE_SHA256: release.host.sha256,
+        },
+        worker: workerEnvironment(config, this.region, urls),
+      }),
+    );
     const group = this.group(config, vpc, template);
     new FleetScaling(this, 'Scaling', { config, group, queues: [events.catalog, events.queries, events.bulk] });
     this.refreshOnChange(group, template);
@@ -121,21 +125,21 @@ export class WorkerStack extends Stack {
   }
 
   /** To answer lifecycle hooks and to protect itself: the instances of this group only. */
-  private fleetStatements(): iam.PolicyStatement[] {
-    return [
-      new iam.PolicyStatement({
-        sid: 'Fleet',
-        actions: ['autoscaling:CompleteLifecycleAction', 'autoscaling:SetInstanceProtection'],
-        resources: [this.groupArn()],
-      }),
-      // The worker asks for its group's name; the action knows no resources.
-      new iam.PolicyStatement({ sid: 'FindGroup', actions: ['autoscaling:DescribeAutoScalingInstances'], resources: ['*'] }),
-    ];
+  private fleetStatement(): iam.PolicyStatement {
+    return new iam.PolicyStatement({
+      sid: 'Fleet',
+      actions: ['autoscaling:CompleteLifecycleAction', 'autoscaling:SetInstanceProtection'],
+      resources: [this.groupArn()],
+    });
   }
 
   /** The id in a group's ARN is chosen when it is created, so only the name is given. */
   private groupArn(): string {
-    return this.formatArn({ service: 'autoscaling', resource: 'autoScalingGroup:*:autoScalingGroupName', resourceName: this.groupName });
+    return this.formatArn({
+      service: 'autoscaling',
+      resource: 'autoScalingGroup:*:autoScalingGroupName',
+      resourceName: this.groupName,
+    });
   }
 
   private launchTemplate(config: Config, vpc: ec2.IVpc, role: iam.IRole, userData: ec2.UserData): ec2.LaunchTemplate {
@@ -200,7 +204,10 @@ export class WorkerStack extends Stack {
       groupMetrics: [autoscaling.GroupMetrics.all()],
       defaultInstanceWarmup: Duration.minutes(5),
       maxInstanceLifetime: INSTANCE_LIFE,
-      terminationPolicies: [autoscaling.TerminationPolicy.OLDEST_LAUNCH_TEMPLATE, autoscaling.TerminationPolicy.DEFAULT],
+      terminationPolicies: [
+        autoscaling.TerminationPolicy.OLDEST_LAUNCH_TEMPLATE,
+        autoscaling.TerminationPolicy.DEFAULT,
+      ],
       healthChecks: autoscaling.HealthChecks.ec2({ gracePeriod: Duration.seconds(LAUNCH_SECONDS) }),
     });
     const cfn = group.node.defaultChild as autoscaling.CfnAutoScalingGroup;
@@ -220,7 +227,11 @@ export class WorkerStack extends Stack {
       },
     ];
     cfn.instanceMaintenancePolicy = { minHealthyPercentage: 100, maxHealthyPercentage: 150 };
-    acknowledge(group, 'cdk-nag does not look into a mixed policy; the launch template encrypts its volumes', 'AwsSolutions-EC26');
+    acknowledge(
+      group,
+      'cdk-nag does not look into a mixed policy; the launch template encrypts its volumes',
+      'AwsSolutions-EC26',
+    );
     acknowledge(group, 'alarms watch the group; it sends no notifications of its own', 'AwsSolutions-AS3');
     return group;
   }
@@ -252,13 +263,22 @@ export class WorkerStack extends Stack {
     });
     refresh.node.addDependency(group);
     acknowledgeResources(refresh, 'the id in the ARN of a group is chosen when it is created', this.groupArn());
-    const provider = this.node.findChild(`AWS${resources.AwsCustomResource.PROVIDER_FUNCTION_UUID.replaceAll('-', '')}`);
-    const logging = 'AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole]';
+    const provider = this.node.findChild(
+      `AWS${resources.AwsCustomResource.PROVIDER_FUNCTION_UUID.replaceAll('-', '')}`,
+    );
+    const logging =
+      'AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole]';
     acknowledge(provider, 'the function that CDK brings for single API calls writes its log', logging);
   }
 }
 
 /** Of an asset that was staged as one object. */
 function objectArn(stack: Stack, asset: Asset): string {
-  return stack.formatArn({ service: 's3', region: '', account: '', resource: asset.s3BucketName, resourceName: asset.s3ObjectKey });
+  return stack.formatArn({
+    service: 's3',
+    region: '',
+    account: '',
+    resource: asset.s3BucketName,
+    resourceName: asset.s3ObjectKey,
+  });
 }
