@@ -96,6 +96,8 @@ metrics_list! {
         "Requests whose queries were looked up in the label table, by result (answered, failed, late).";
     INTENTS_KNOWN = "intents_known_total", Counter, Count, Stable,
         "Queries that the label table had a live label of, and that so cost no inference.";
+    EVENTS_BY_AGE = "events_by_age_total", Counter, Count, Stable,
+        "Events labelled, by lane and age since they occurred (to_1m, to_5m, to_15m, to_1h, to_1d, over_1d); for readers without histograms.";
 }
 
 /// Label names and values of one series.

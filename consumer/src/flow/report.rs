@@ -8,6 +8,10 @@ use crate::fault::Fault;
 use crate::metric;
 use crate::source::{Part, with_causes};
 
+/// Ages at which events are counted, in seconds; alarms name their goal among them.
+const AGE_BOUNDS_S: [(f64, &str); 5] =
+    [(60.0, "to_1m"), (300.0, "to_5m"), (900.0, "to_15m"), (3_600.0, "to_1h"), (86_400.0, "to_1d")];
+
 pub(super) fn count(processed: &Processed, now: Timestamp) {
     let Processed { outcome, lane, occurred_at, tally } = *processed;
     metric::EVENTS.counter(&[("lane", lane), ("outcome", outcome.as_str())]).increment(1);
@@ -17,6 +21,12 @@ pub(super) fn count(processed: &Processed, now: Timestamp) {
     metric::LABEL_ITEMS_WRITTEN.counter(&[]).increment(tally.items_written);
     let age = now.duration_since(occurred_at).as_secs_f64().max(0.0);
     metric::EVENT_FRESHNESS.histogram(&[("lane", lane)]).record(age);
+    metric::EVENTS_BY_AGE.counter(&[("lane", lane), ("age", age_label(age))]).increment(1);
+}
+
+/// The label of an age in seconds: the least bound that holds it.
+fn age_label(age_s: f64) -> &'static str {
+    AGE_BOUNDS_S.into_iter().find(|(bound_s, _)| age_s <= *bound_s).map_or("over_1d", |(_, label)| label)
 }
 
 /// Logs say what failed and why, never what a product or query says. `part` is the event
@@ -45,4 +55,19 @@ pub(super) fn note(error: &FlowError, fault: &Fault, job: &Job, part: Option<&Pa
         error = (!poison).then_some(cause.as_str()),
         "an event failed"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_counts_to_the_least_bound_that_holds_it() {
+        for (age_s, label) in [(0.0, "to_1m"), (60.0, "to_1m"), (60.1, "to_5m"), (86_400.0, "to_1d"), (1e9, "over_1d")]
+        {
+            assert_eq!(age_label(age_s), label, "{age_s}");
+        }
+        let described = metric::EVENTS_BY_AGE.description;
+        assert!(AGE_BOUNDS_S.iter().all(|(_, label)| described.contains(label)), "{described}");
+    }
 }
