@@ -59,6 +59,10 @@ impl TableStub {
         Self { endpoint_url: format!("http://{address}"), requests, server }
     }
 
+    pub fn endpoint_url(&self) -> &str {
+        &self.endpoint_url
+    }
+
     /// A client that gives up on one attempt late and tries a call three times.
     pub fn client(&self) -> Client {
         local_client(&self.endpoint_url, &Limits { attempts: 3, ..Limits::default() })
@@ -109,6 +113,7 @@ fn label_item(key: &Value) -> Value {
     item["content_hash"] = json!({ "S": "0".repeat(32) });
     item["version"] = json!({ "N": "1" });
     item["revision"] = json!({ "N": "1" });
+    item["pairs"] = json!({ "M": {} });
     item
 }
 

@@ -130,6 +130,18 @@ async fn a_worker_of_two_artifacts_labels_both_slots_and_readers_see_one() {
         assert_eq!(reader.labels_for_page(&ids).await.expect("reads").pairs.len(), 1);
         assert!(reader.intent_for("red kettle").await.expect("reads").is_some());
     }
+    // What an earlier worker of the first model alone would have left.
+    let third = TempDir::new().expect("a folder");
+    renamed_artifact(third.path(), "third-model");
+    let relabelled = Command::new(binary())
+        .args(["model", "relabel-queries", "--replicas", "1", "--region", "us-east-1", "--artifact"])
+        .arg(third.path())
+        .args(["--endpoint-url", &stage.target.endpoint_url, "--table-prefix", &stage.target.table_prefix])
+        .output()
+        .expect("the binary starts");
+    let said = String::from_utf8_lossy(&relabelled.stdout).into_owned();
+    assert!(said.starts_with("1 queries of "), "{said}{}", String::from_utf8_lossy(&relabelled.stderr));
+    assert!(said.trim_end().ends_with("labelled by third-model"), "{said}");
     assert_ne!(stage.reader.active_model().await.expect("reads").0, "next-model");
     assert!(stage.stop().await.success());
 }

@@ -16,6 +16,7 @@ use shared::{Intent, Verdict};
 use tests::events::{delete, upsert};
 use tests::fleet::{TextModel, pipeline};
 use tests::items::id;
+use tests::table_stub::{Answer, TableStub};
 use tests::worker::repository;
 
 fn folder() -> PathBuf {
@@ -29,8 +30,8 @@ fn python() -> Command {
 }
 
 /// What the command prints, as JSON; the SDKs find the engine by their environment.
-fn printed(command: &mut Command, engine: &Embedded) -> Value {
-    let command = command.current_dir(folder()).env("AWS_ENDPOINT_URL", engine.endpoint_url());
+fn printed(command: &mut Command, endpoint_url: &str) -> Value {
+    let command = command.current_dir(folder()).env("AWS_ENDPOINT_URL", endpoint_url);
     let command = command.env("AWS_REGION", "us-east-1").env("AWS_DEFAULT_REGION", "us-east-1");
     let command = command.env("AWS_ACCESS_KEY_ID", "local").env("AWS_SECRET_ACCESS_KEY", "local");
     let output = command.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("starts");
@@ -112,13 +113,28 @@ async fn snippets_read_what_the_reader_reads() {
     assert_eq!(expected["page"], json!({"groups": [["C"], ["B", "A"], ["X"], ["L"], ["D"]], "missing": ["X"]}));
     assert_eq!(expected["intents"], json!(["help", null, null, null]));
 
-    assert_eq!(printed(python().arg("labels.py").arg(PAGE).args(QUERIES), &engine), expected, "Python");
+    let engine = engine.endpoint_url();
+    assert_eq!(printed(python().arg("labels.py").arg(PAGE).args(QUERIES), engine), expected, "Python");
     let mut compiler = Command::new("node");
     let compiler = compiler.current_dir(folder()).args(["node_modules/typescript/bin/tsc", "-p", "."]);
     let compiled = compiler.output().expect("node is installed");
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stdout));
     let mut node = Command::new("node");
-    assert_eq!(printed(node.arg("dist/labels.js").arg(PAGE).args(QUERIES), &engine), expected, "TypeScript");
+    assert_eq!(printed(node.arg("dist/labels.js").arg(PAGE).args(QUERIES), engine), expected, "TypeScript");
+
+    // A table that leaves half of each request undone: 7 products take three rounds.
+    let python = ("Python", python(), "labels.py");
+    let node = ("TypeScript", Command::new("node"), "dist/labels.js");
+    for (language, mut command, file) in [python, node] {
+        let stub = TableStub::start(|request| match request.operation.as_str() {
+            "GetItem" => Answer::Ok(json!({"Item": {"name": {"S": "model"}, "model": {"S": "m"}}})),
+            _ => request.batch_get_half(),
+        })
+        .await;
+        let said = printed(command.arg(file).arg("A B C D E F G"), stub.endpoint_url());
+        assert_eq!(said["page"]["missing"], json!([]), "{language}");
+        assert_eq!(stub.requests(), 1 + 3, "{language}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -138,7 +154,7 @@ async fn the_feed_keeps_an_index_that_says_what_the_reader_says() {
             process(&store, &model, event).await;
         }
         // From the stream's beginning, so that every record comes again.
-        let fed = printed(python().arg("feed_local.py"), &engine);
+        let fed = printed(python().arg("feed_local.py"), engine.endpoint_url());
         assert_eq!(fed["result"], json!({"batchItemFailures": []}), "{fed}");
         for name in ["A", "B", "C", "D", "L"] {
             let found = reader.duplicates_of(&id(name)).await.expect("reads");

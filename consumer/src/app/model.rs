@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Write, stdout};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Subcommand;
 use futures::TryStreamExt;
@@ -13,12 +14,17 @@ use shared::item::{ActiveModelItem, IntentItem, ProductItem};
 use shared::table::{INTENTS, PRODUCTS};
 
 use super::CommandResult;
-use super::config::TableArgs;
+use super::config::{ModelArgs, TableArgs};
 use super::open::Tables;
+use super::worker::pipeline;
+use crate::flow::Watched;
+use crate::source::Pulse;
 use crate::store::{Store, StoreError, WriteOutcome};
 
 /// Parts of a table that are read side by side.
 const SEGMENTS: u16 = 4;
+/// Queries in work at once, so that they share batches.
+const CONCURRENCY: usize = 64;
 
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -47,6 +53,14 @@ enum What {
         #[arg(long)]
         unchecked: bool,
     },
+    /// Label the live queries of the active model under another one, before a switch
+    RelabelQueries {
+        #[command(flatten)]
+        model: ModelArgs,
+        /// How long the intent of a query stays good, as for `worker`
+        #[arg(long, default_value = "30d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_INTENT_TTL")]
+        intent_ttl: Duration,
+    },
     /// Let readers take the previous model's labels again
     Rollback,
 }
@@ -59,8 +73,8 @@ enum ModelError {
     )]
     Unfinished { model: ModelId, labelled: u64, products: u64 },
     #[error(
-        "model {model} has labelled {labelled} queries, and the active one {active}; let `reconcile` with its artifact \
-         finish, or activate it --unchecked"
+        "model {model} has labelled {labelled} queries, and the active one {active}; let `model relabel-queries` \
+         with its artifact finish, or activate it --unchecked"
     )]
     Queries { model: ModelId, labelled: u64, active: u64 },
     #[error("model {model} is active already")]
@@ -124,13 +138,27 @@ async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error
             }
             Ok(switch(store, &model, known.as_ref()).await?)
         }
+        What::RelabelQueries { model, intent_ttl } => {
+            let known = active(store).await?;
+            let model = model.clone();
+            let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
+            let scorer = Watched { scorer, pulse: Pulse::default() };
+            // Queries leave no tombstones.
+            let pipeline = pipeline(store.clone(), Box::new(scorer), *intent_ttl, Duration::ZERO);
+            let tally = pipeline.relabel_queries(&known.model, CONCURRENCY).await?;
+            Ok(format!("{} queries of {} labelled by {}", tally.items_written, known.model, pipeline.scorer.model_id()))
+        }
         What::Rollback => {
-            let none = || ModelError::NoneActive { prefix: store.prefix().to_owned() };
-            let known = store.active_model().await?.ok_or_else(none)?;
+            let known = active(store).await?;
             let previous = known.previous.clone().ok_or_else(|| ModelError::First { model: known.model.clone() })?;
             Ok(switch(store, &previous, Some(&known)).await?)
         }
     }
+}
+
+async fn active(store: &Store) -> Result<ActiveModelItem, ModelError> {
+    let none = || ModelError::NoneActive { prefix: store.prefix().to_owned() };
+    store.active_model().await?.ok_or_else(none)
 }
 
 /// One conditional write of one item: all readers follow, or none.
