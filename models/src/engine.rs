@@ -1,4 +1,5 @@
-//! libtorch: the only file that knows `tch`.
+//! libtorch: the only file that knows `tch`. Where the CPU has the instructions for it, the
+//! same weights run through [`crate::native`] instead.
 
 use std::fmt;
 use std::path::Path;
@@ -7,6 +8,8 @@ use std::str::FromStr;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use crate::encode::Encoded;
+#[cfg(target_arch = "x86_64")]
+use crate::native::{Avx512, Network, Precision, Weights};
 
 /// In which type the linear layers multiply. Norms, softmax and residuals are fp32 in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,10 +20,13 @@ pub enum Numeric {
     Fp32,
     /// Emulated, and about ten times slower than fp32, on CPUs without `avx512_bf16`.
     Bf16,
+    /// Only on CPUs with `avx512_vnni` and `avx512_bf16`, and of artifacts that state a
+    /// tolerance for it.
+    Int8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is not a numeric path; use auto, fp32 or bf16")]
+#[error("{given:?} is not a numeric path; use auto, fp32, bf16 or int8")]
 pub struct UnknownNumeric {
     given: String,
 }
@@ -33,6 +39,7 @@ impl FromStr for Numeric {
             "auto" => Ok(Self::Auto),
             "fp32" => Ok(Self::Fp32),
             "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
             _ => Err(UnknownNumeric { given: given.to_owned() }),
         }
     }
@@ -44,6 +51,7 @@ impl fmt::Display for Numeric {
             Self::Auto => "auto",
             Self::Fp32 => "fp32",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -87,10 +95,16 @@ impl From<TchError> for EngineError {
     }
 }
 
-/// One loaded module, which several threads may call at once. Each call runs on the
+/// One loaded network, which several threads may call at once. Each call runs on the
 /// calling thread alone, see [`use_one_thread`].
 pub struct Engine {
-    module: CModule,
+    backend: Backend,
+}
+
+enum Backend {
+    Module(CModule),
+    #[cfg(target_arch = "x86_64")]
+    Native(Box<Network>),
 }
 
 /// What the network says of one row.
@@ -114,12 +128,20 @@ impl Engine {
     pub fn load(torchscript: &Path, numeric: Numeric) -> Result<Self, EngineError> {
         let mut module = CModule::load_on_device(torchscript, Device::Cpu)?;
         module.f_set_eval()?;
-        let kind = match numeric.resolve() {
+        let numeric = numeric.resolve();
+        if let Some(backend) = native(&module, numeric)? {
+            return Ok(Self { backend });
+        }
+        let kind = match numeric {
             Numeric::Bf16 => Kind::BFloat16,
             Numeric::Fp32 | Numeric::Auto => Kind::Float,
+            Numeric::Int8 => {
+                let reason = "int8 needs a CPU with avx512_vnni and avx512_bf16; use --numeric auto".to_owned();
+                return Err(EngineError { reason });
+            }
         };
         module.to(Device::Cpu, kind, false);
-        Ok(Self { module })
+        Ok(Self { backend: Backend::Module(module) })
     }
 
     /// Scores rows padded to `length` tokens, which no row may exceed; answers in their
@@ -129,32 +151,77 @@ impl Engine {
         rows: impl ExactSizeIterator<Item = &'r Encoded>,
         length: usize,
     ) -> Result<Vec<RowLogits>, EngineError> {
-        let count = rows.len();
-        if count == 0 {
-            return Ok(Vec::new());
+        match &self.backend {
+            Backend::Module(module) => forward(module, rows, length),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Native(network) => network.forward(rows).map_err(|reason| EngineError { reason }),
         }
-        let cells = count * length;
-        let (mut ids, mut mask, mut types) = (vec![0i64; cells], vec![0i64; cells], vec![0i64; cells]);
-        for (i, row) in rows.enumerate() {
-            if row.ids.len() > length {
-                let reason = format!("a row of {} tokens is in a batch of rows of {length}", row.ids.len());
-                return Err(EngineError { reason });
-            }
-            let (start, end) = (i * length, i * length + row.ids.len());
-            ids[start..end].copy_from_slice(&row.ids);
-            mask[start..end].fill(1);
-            types[start..end].copy_from_slice(&row.types);
-        }
-        let shape = [count as i64, length as i64];
-        let input = |values: &[i64]| -> Result<IValue, TchError> {
-            Ok(IValue::Tensor(Tensor::f_of_slice(values)?.f_view(&shape[..])?))
-        };
-        let inputs = [input(&ids)?, input(&mask)?, input(&types)?];
-        let output = tch::no_grad(|| self.module.forward_is(&inputs))?;
-        let (pair, intent) = <(Tensor, Tensor)>::try_from(output)?;
-        let rows = rows_of(&pair, count)?.into_iter().zip(rows_of(&intent, count)?);
-        Ok(rows.map(|(pair, intent)| RowLogits { pair, intent }).collect())
     }
+}
+
+/// [`Engine::forward`] through libtorch.
+fn forward<'r>(
+    module: &CModule,
+    rows: impl ExactSizeIterator<Item = &'r Encoded>,
+    length: usize,
+) -> Result<Vec<RowLogits>, EngineError> {
+    let count = rows.len();
+    if count == 0 {
+        return Ok(Vec::new());
+    }
+    let cells = count * length;
+    let (mut ids, mut mask, mut types) = (vec![0i64; cells], vec![0i64; cells], vec![0i64; cells]);
+    for (i, row) in rows.enumerate() {
+        if row.ids.len() > length {
+            let reason = format!("a row of {} tokens is in a batch of rows of {length}", row.ids.len());
+            return Err(EngineError { reason });
+        }
+        let (start, end) = (i * length, i * length + row.ids.len());
+        ids[start..end].copy_from_slice(&row.ids);
+        mask[start..end].fill(1);
+        types[start..end].copy_from_slice(&row.types);
+    }
+    let shape = [count as i64, length as i64];
+    let input = |values: &[i64]| -> Result<IValue, TchError> {
+        Ok(IValue::Tensor(Tensor::f_of_slice(values)?.f_view(&shape[..])?))
+    };
+    let inputs = [input(&ids)?, input(&mask)?, input(&types)?];
+    let output = tch::no_grad(|| module.forward_is(&inputs))?;
+    let (pair, intent) = <(Tensor, Tensor)>::try_from(output)?;
+    let rows = rows_of(&pair, count)?.into_iter().zip(rows_of(&intent, count)?);
+    Ok(rows.map(|(pair, intent)| RowLogits { pair, intent }).collect())
+}
+
+/// The module's network in packed form, if this CPU and the path have one, and the module is
+/// of the shape that is written down there.
+#[cfg(target_arch = "x86_64")]
+fn native(module: &CModule, numeric: Numeric) -> Result<Option<Backend>, EngineError> {
+    let precision = match numeric {
+        Numeric::Bf16 => Precision::Bf16,
+        Numeric::Int8 => Precision::Int8,
+        Numeric::Fp32 | Numeric::Auto => return Ok(None),
+    };
+    let Some(cpu) = Avx512::detect() else { return Ok(None) };
+    let mut weights = Weights::new();
+    for (name, tensor) in module.named_parameters()? {
+        let tensor = tensor.f_to_kind(Kind::Float)?.f_contiguous()?;
+        let shape: Vec<usize> = tensor.size().iter().map(|&length| length as usize).collect();
+        let mut values = vec![0f32; tensor.numel()];
+        tensor.f_copy_data(&mut values, tensor.numel())?;
+        weights.insert(name, (shape, values));
+    }
+    match Network::new(weights, precision, cpu) {
+        Ok(network) => Ok(Some(Backend::Native(Box::new(network)))),
+        Err(why) => {
+            tracing::info!(%why, "libtorch runs this module");
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn native(_module: &CModule, _numeric: Numeric) -> Result<Option<Backend>, EngineError> {
+    Ok(None)
 }
 
 /// The rows of an fp32 tensor of shape (rows, N).
@@ -199,10 +266,10 @@ mod tests {
 
     #[test]
     fn numeric_paths_have_names() {
-        for numeric in [Numeric::Auto, Numeric::Fp32, Numeric::Bf16] {
+        for numeric in [Numeric::Auto, Numeric::Fp32, Numeric::Bf16, Numeric::Int8] {
             assert_eq!(numeric.to_string().parse(), Ok(numeric));
             assert_ne!(numeric.resolve(), Numeric::Auto);
         }
-        assert!("int8".parse::<Numeric>().is_err());
+        assert!("int4".parse::<Numeric>().is_err());
     }
 }

@@ -12,6 +12,8 @@ mod lane;
 mod malloc;
 pub mod manifest;
 pub mod mark;
+#[cfg(target_arch = "x86_64")]
+mod native;
 mod replica;
 pub mod scorer;
 mod tokenise;

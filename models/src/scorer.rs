@@ -88,6 +88,8 @@ pub enum LoadError {
     Tokenizer(#[from] EncodeError),
     #[error("the tokenizer does not reproduce the golden token ids")]
     Golden(#[from] GoldenError),
+    #[error("manifest.json: golden_tolerance.int8 is not stated, so int8 is off for this artifact; use --numeric auto")]
+    NoInt8,
     #[error("there is no thread to tokenise on")]
     Thread(#[source] std::io::Error),
     #[error("a replica did not start")]
@@ -278,6 +280,7 @@ impl Loaded {
         let numeric = numeric.resolve();
         let tolerance = match numeric {
             Numeric::Bf16 => golden_tolerance.bf16,
+            Numeric::Int8 => golden_tolerance.int8.ok_or(LoadError::NoInt8)?,
             Numeric::Fp32 | Numeric::Auto => golden_tolerance.fp32,
         };
         let model = Model::load(&artifact.module, numeric, goldens, tolerance)?;

@@ -1,0 +1,206 @@
+//! The packed network against one written with plain loops in f64, on random weights.
+
+use super::*;
+
+const HIDDEN: usize = 2 * HEAD;
+const INNER: usize = 128;
+const VOCABULARY: usize = 60;
+const LENGTH_MAX: usize = 40;
+
+/// None where the CPU lacks the instructions: libtorch computes there, and nothing of this
+/// module runs.
+fn cpu() -> Option<Avx512> {
+    let cpu = Avx512::detect();
+    if cpu.is_none() {
+        eprintln!("not run: this CPU has no AVX-512 for bf16 and int8");
+    }
+    cpu
+}
+
+fn weights() -> Weights {
+    let mut rng = fastrand::Rng::with_seed(3);
+    let mut weights = Weights::new();
+    let mut add = |name: &str, shape: &[usize], scale: f32, centre: f32| {
+        let values = (0..shape.iter().product()).map(|_| centre + scale * (rng.f32() - 0.5)).collect();
+        weights.insert(name.to_owned(), (shape.to_vec(), values));
+    };
+    for (name, rows) in [("words", VOCABULARY), ("positions", LENGTH_MAX), ("types", 4)] {
+        add(&format!("{name}.weight"), &[rows, HIDDEN], 1.0, 0.0);
+    }
+    let mut norms = vec!["norm".to_owned()];
+    let mut linears = vec![];
+    for layer in ["layers.0", "layers.1"] {
+        norms.extend(["norm1", "norm2"].map(|norm| format!("{layer}.{norm}")));
+        for (name, outputs, inputs) in
+            [("qkv", 3 * HIDDEN, HIDDEN), ("out", HIDDEN, HIDDEN), ("up", INNER, HIDDEN), ("down", HIDDEN, INNER)]
+        {
+            linears.push((format!("{layer}.{name}"), outputs, inputs));
+        }
+    }
+    for (name, outputs) in [("pair", 2), ("intent", 4)] {
+        linears.push((format!("{name}_hidden"), HIDDEN, 2 * HIDDEN));
+        linears.push((format!("{name}_out"), outputs, HIDDEN));
+    }
+    for name in norms {
+        add(&format!("{name}.weight"), &[HIDDEN], 0.5, 1.0);
+        add(&format!("{name}.bias"), &[HIDDEN], 0.2, 0.0);
+    }
+    for (name, outputs, inputs) in linears {
+        add(&format!("{name}.weight"), &[outputs, inputs], 0.4, 0.0);
+        add(&format!("{name}.bias"), &[outputs], 0.2, 0.0);
+    }
+    weights
+}
+
+fn rows() -> Vec<Encoded> {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut row = |length: usize| Encoded {
+        ids: (0..length).map(|_| rng.i64(0..VOCABULARY as i64)).collect(),
+        types: (0..length).map(|_| rng.i64(0..4)).collect(),
+    };
+    // Longer together than what goes through the layers at once, and of every remainder.
+    (1..=LENGTH_MAX).map(&mut row).collect()
+}
+
+/// The network in f64, as `training/model.py` states it.
+struct Plain(Weights);
+
+impl Plain {
+    fn values(&self, name: &str) -> &[f32] {
+        &self.0[name].1
+    }
+
+    fn linear(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let (weight, bias) = (self.values(&format!("{name}.weight")), self.values(&format!("{name}.bias")));
+        let dot = |row: &[f32]| row.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
+        weight.chunks(x.len()).zip(bias).map(|(row, bias)| dot(row) + f64::from(*bias)).collect()
+    }
+
+    fn norm(&self, name: &str, x: &[f64]) -> Vec<f64> {
+        let n = x.len() as f64;
+        let mean = x.iter().sum::<f64>() / n;
+        let deviation = (x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n).sqrt();
+        let (weight, bias) = (self.values(&format!("{name}.weight")), self.values(&format!("{name}.bias")));
+        x.iter()
+            .zip(weight)
+            .zip(bias)
+            .map(|((v, w), b)| (v - mean) / deviation * f64::from(*w) + f64::from(*b))
+            .collect()
+    }
+
+    fn attention(&self, qkv: &[Vec<f64>], query: usize) -> Vec<f64> {
+        let mut context = Vec::new();
+        for head in 0..HIDDEN / HEAD {
+            let part = |token: usize, which: usize| &qkv[token][which * HIDDEN + head * HEAD..][..HEAD];
+            let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+            let weight = |key| (product(part(query, 0), part(key, 1)) / (HEAD as f64).sqrt()).exp();
+            let weights: Vec<f64> = (0..qkv.len()).map(weight).collect();
+            let sum: f64 = weights.iter().sum();
+            context.extend(
+                (0..HEAD).map(|d| weights.iter().enumerate().map(|(key, w)| w / sum * part(key, 2)[d]).sum::<f64>()),
+            );
+        }
+        context
+    }
+
+    fn logits(&self, row: &Encoded) -> [Vec<f64>; 2] {
+        let vector = |name: &str, at: usize| self.values(name)[at * HIDDEN..][..HIDDEN].to_vec();
+        let embed = |(position, (id, kind)): (usize, (&i64, &i64))| {
+            let parts = [
+                vector("words.weight", *id as usize),
+                vector("positions.weight", position),
+                vector("types.weight", *kind as usize),
+            ];
+            let sum: Vec<f64> = (0..HIDDEN).map(|d| parts.iter().map(|part| f64::from(part[d])).sum()).collect();
+            self.norm("norm", &sum)
+        };
+        let mut x: Vec<Vec<f64>> = row.ids.iter().zip(&row.types).enumerate().map(embed).collect();
+        let gelu = |x: f64| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()));
+        let plus = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f64>>();
+        for layer in ["layers.0", "layers.1"] {
+            let qkv: Vec<Vec<f64>> = x.iter().map(|x| self.linear(&format!("{layer}.qkv"), x)).collect();
+            x = (0..x.len())
+                .map(|i| {
+                    let out = self.linear(&format!("{layer}.out"), &self.attention(&qkv, i));
+                    let x = self.norm(&format!("{layer}.norm1"), &plus(&x[i], &out));
+                    let up = self.linear(&format!("{layer}.up"), &x).into_iter().map(gelu).collect::<Vec<_>>();
+                    self.norm(&format!("{layer}.norm2"), &plus(&x, &self.linear(&format!("{layer}.down"), &up)))
+                })
+                .collect();
+        }
+        let mean = (0..HIDDEN).map(|d| x.iter().map(|x| x[d]).sum::<f64>() / x.len() as f64);
+        let pooled: Vec<f64> = x[0].iter().copied().chain(mean).collect();
+        ["pair", "intent"].map(|head| {
+            let hidden: Vec<f64> = self.linear(&format!("{head}_hidden"), &pooled).into_iter().map(gelu).collect();
+            self.linear(&format!("{head}_out"), &hidden)
+        })
+    }
+}
+
+/// By its series, which converges for any argument.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    (2.0 / std::f64::consts::PI.sqrt() * sum).clamp(-1.0, 1.0)
+}
+
+fn largest_error(precision: Precision, cpu: Avx512) -> f64 {
+    let network = Network::new(weights(), precision, cpu).expect("the shapes are right");
+    let (rows, plain) = (rows(), Plain(weights()));
+    let logits = network.forward(rows.iter()).expect("the rows are good");
+    let errors = rows.iter().zip(logits).flat_map(|(row, found)| {
+        let [pair, intent] = plain.logits(row);
+        let found: Vec<f32> = found.pair.into_iter().chain(found.intent).collect();
+        pair.into_iter().chain(intent).zip(found).map(|(a, b)| (a - f64::from(b)).abs()).collect::<Vec<_>>()
+    });
+    errors.fold(0.0, f64::max)
+}
+
+#[test]
+fn bf16_and_int8_compute_the_network() {
+    let Some(cpu) = cpu() else { return };
+    let (bf16, int8) = (largest_error(Precision::Bf16, cpu), largest_error(Precision::Int8, cpu));
+    // The logits are of the order of 1; a wrong index or order would be an error of that order.
+    assert!(bf16 < 0.04, "{bf16}");
+    assert!(int8 < 0.08, "{int8}");
+}
+
+#[test]
+fn a_row_has_one_score_whatever_is_beside_it() {
+    let Some(cpu) = cpu() else { return };
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let network = Network::new(weights(), precision, cpu).expect("the shapes are right");
+        let rows = rows();
+        let together = network.forward(rows.iter().rev()).expect("the rows are good");
+        for (row, logits) in rows.iter().rev().zip(together) {
+            assert_eq!(network.forward([row].into_iter()), Ok(vec![logits]));
+        }
+    }
+}
+
+#[test]
+fn other_networks_and_rows_are_refused() {
+    let Some(cpu) = cpu() else { return };
+    let mut missing = weights();
+    missing.remove("layers.1.up.weight");
+    let error = Network::new(missing, Precision::Bf16, cpu).err().expect("a weight is missing");
+    assert!(error.to_string().contains("layers.1.up.weight"), "{error}");
+    let mut narrow = weights();
+    narrow.insert("pair_out.bias".to_owned(), (vec![3], vec![0.0; 3]));
+    assert!(Network::new(narrow, Precision::Bf16, cpu).is_err());
+
+    let network = Network::new(weights(), Precision::Bf16, cpu).expect("the shapes are right");
+    let refused = |ids: Vec<i64>, kind: i64| {
+        let types = vec![kind; ids.len()];
+        network.forward([Encoded { ids, types }].iter()).expect_err("a bad row")
+    };
+    assert!(refused(vec![VOCABULARY as i64], 0).contains("vocabulary"));
+    assert!(refused(vec![-1], 0).contains("vocabulary"));
+    assert!(refused(vec![1], 9).contains("type 9"));
+    assert!(refused(vec![], 0).contains("0 ids"));
+    assert!(refused(vec![1; LENGTH_MAX + 1], 0).contains("ids"));
+    assert_eq!(network.forward([].into_iter()), Ok(Vec::new()));
+}
