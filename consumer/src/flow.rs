@@ -21,11 +21,12 @@ use shared::{CatalogEvent, Event, ProductText};
 pub use error::FlowError;
 pub use invocation::{FatalFault, Invocation};
 pub use message::{Job, Reached};
-pub use run::run;
+pub use run::{RunOptions, run};
 pub use score::{Score, Watched};
 
 use crate::decide::blocking::{KeyEpoch, Limits};
 use crate::decide::state::{Advance, Change, advance, is_labelled};
+use crate::lane::Lane;
 use crate::source::Objects;
 use crate::store::{Store, WriteOutcome};
 
@@ -77,7 +78,8 @@ impl Outcome {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Processed {
     pub outcome: Outcome,
-    pub lane: &'static str,
+    /// By the kind of event.
+    pub lane: Lane,
     pub occurred_at: Timestamp,
     pub tally: Tally,
 }
@@ -115,7 +117,7 @@ impl Pipeline {
 
     async fn process_event(&self, event: Event, receive_count: u32) -> Result<Processed, FlowError> {
         let occurred_at = event.occurred_at();
-        let lane = if matches!(event, Event::Query(_)) { "queries" } else { "catalog" };
+        let lane = if matches!(event, Event::Query(_)) { Lane::Queries } else { Lane::Catalog };
         let (mut outcome, mut tally) = self.label(&event, receive_count).await?;
         if let Some(next) = &self.next {
             // The state is there by now, and its marker is each model's own.

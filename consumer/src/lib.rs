@@ -6,6 +6,7 @@ pub mod aws;
 pub mod decide;
 pub mod fault;
 pub mod flow;
+pub mod lane;
 pub mod metric;
 pub mod source;
 pub mod store;

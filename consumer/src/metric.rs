@@ -73,7 +73,9 @@ metrics_list! {
     DROPPED = "queue_deliveries_dropped_total", Counter, Count, Stable,
         "Deliveries dropped without a disposition, as by a panic, by queue; they are retried.";
     EVENTS = "events_total", Counter, Count, Stable,
-        "Events processed, by lane (catalog, queries) and outcome (written, unchanged, stale).";
+        "Events processed, by lane (catalog, queries, bulk) and outcome (written, unchanged, stale).";
+    EVENTS_IN_WORK = "events_in_work", Gauge, Count, Stable,
+        "Events between their turn and their disposition, by lane of their queue.";
     EVENT_FAILURES = "event_failures_total", Counter, Count, Stable,
         "Events that failed, by stage (envelope, object, parse, plan, score, store, park) and fault (retry, poison, fatal); retries count again.";
     PAIRS_SCORED = "pairs_scored_total", Counter, Count, Stable,
@@ -84,6 +86,8 @@ metrics_list! {
         "Queries that the model scored.";
     LABEL_ITEMS_WRITTEN = "label_items_written_total", Counter, Count, Stable,
         "Label and intent items written.";
+    TABLE_THROTTLES = "table_throttles_total", Counter, Count, Stable,
+        "Attempts that DynamoDB throttled, batches left unprocessed in part included; intake pauses after each.";
     EVENT_FRESHNESS = "event_freshness_seconds", Histogram, Seconds, Stable,
         "From an event's occurrence to its labels being written, by lane: what the fleet scales on and is paged for.";
     HTTP_REQUESTS = "http_requests_total", Counter, Count, Stable,

@@ -15,7 +15,13 @@ use consumer::flow::{Pipeline, Score};
 use consumer::source::NoObjects;
 use consumer::store::Store;
 use models::{IntentScore, PairScore, ScoreError, TextPair};
-use shared::{Intent, ModelId, Stage, TextHash, Verdict};
+use shared::item::PairEntry;
+use shared::{Intent, ModelId, ProductId, Stage, TextHash, Verdict};
+
+use crate::table_model::Table;
+
+/// Name of the model of workers that run as processes of their own.
+pub const FORETOLD: &str = "foretold@1";
 
 /// A model that can be foretold: texts without a common code are distinct, others get any
 /// verdict by their hash.
@@ -92,6 +98,25 @@ pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
         clock: jiff::Timestamp::now,
         next: None,
     }
+}
+
+/// What the label table says, item by item, tombstones left out.
+///
+/// # Panics
+/// When an item cannot be read, or a tombstone has pairs or no end.
+pub async fn stored(store: &Store, ids: impl IntoIterator<Item = &ProductId>, model: &TextModel) -> Table {
+    let mut table = Table::new();
+    for id in ids {
+        let Some(item) = store.label_item(id, &model.id).await.expect("reads") else { continue };
+        if item.deleted {
+            assert!(item.pairs.is_empty() && item.expires_at.is_some(), "{item:?}");
+            continue;
+        }
+        let entry = |entry: &PairEntry| (entry.other_hash, entry.score.to_bits(), entry.verdict);
+        let pairs = item.pairs.iter().map(|(other, e)| (other.clone(), entry(e))).collect();
+        table.insert(item.id, (item.text_hash, pairs));
+    }
+    table
 }
 
 /// The same tables through a worker that stops before its request number `requests` until

@@ -112,7 +112,10 @@ impl Stage {
 }
 
 /// (visible, in flight), as the queue says.
-async fn counts(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> (u64, u64) {
+///
+/// # Panics
+/// When the queue does not answer.
+pub async fn counts(sqs: &aws_sdk_sqs::Client, queue_url: &str) -> (u64, u64) {
     let names =
         [QueueAttributeName::ApproximateNumberOfMessages, QueueAttributeName::ApproximateNumberOfMessagesNotVisible];
     let request = sqs.get_queue_attributes().queue_url(queue_url).set_attribute_names(Some(names.to_vec()));

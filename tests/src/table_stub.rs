@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aws_sdk_dynamodb::Client;
 use consumer::aws::dynamo::{Limits, local_client};
 use serde_json::{Map, Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+
+use crate::http_server::{Reply, Response, Server};
 
 /// Goes before an error's code in `__type`.
 pub const ERROR_NAMESPACE: &str = "com.amazonaws.dynamodb.v20120810#";
@@ -38,25 +37,22 @@ pub enum Answer {
 /// Serves on a free loopback port until dropped.
 #[derive(Debug)]
 pub struct TableStub {
-    endpoint_url: String,
     requests: Arc<AtomicUsize>,
-    server: JoinHandle<()>,
+    server: Server,
 }
 
 impl TableStub {
     pub async fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
-        let address = listener.local_addr().expect("a bound listener has an address");
-        let (script, requests) = (Arc::new(script), Arc::new(AtomicUsize::new(0)));
+        let requests = Arc::new(AtomicUsize::new(0));
         let counter = requests.clone();
-        let server = tokio::spawn(async move {
-            // A connection that fails is the client's to notice.
-            while let Ok((stream, _)) = listener.accept().await {
-                let (script, counter) = (script.clone(), counter.clone());
-                tokio::spawn(async move { serve(stream, script.as_ref(), &counter).await.ok() });
-            }
+        let server = Server::start(move |request| {
+            let operation = request.target().map(|(_, operation)| operation.to_owned()).unwrap_or_default();
+            let body = serde_json::from_slice(&request.body).expect("the SDK sends JSON");
+            let request = Request { operation, body, number: counter.fetch_add(1, Ordering::SeqCst) };
+            let reply = reply(script(&request));
+            async move { reply }
         });
-        Self { endpoint_url: format!("http://{address}"), requests, server }
+        Self { requests, server: server.await }
     }
 
     pub fn endpoint_url(&self) -> &str {
@@ -65,18 +61,12 @@ impl TableStub {
 
     /// A client that gives up on one attempt late and tries a call three times.
     pub fn client(&self) -> Client {
-        local_client(&self.endpoint_url, &Limits { attempts: 3, ..Limits::default() })
+        local_client(self.server.url(), &Limits { attempts: 3, ..Limits::default() })
     }
 
     /// Requests that have arrived.
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
-    }
-}
-
-impl Drop for TableStub {
-    fn drop(&mut self) {
-        self.server.abort();
     }
 }
 
@@ -117,49 +107,13 @@ fn label_item(key: &Value) -> Value {
     item
 }
 
-async fn serve(stream: TcpStream, script: &impl Fn(&Request) -> Answer, counter: &AtomicUsize) -> std::io::Result<()> {
-    let mut stream = BufReader::new(stream);
-    while let Some((operation, body)) = read_request(&mut stream).await? {
-        let request = Request { operation, body, number: counter.fetch_add(1, Ordering::SeqCst) };
-        let (status, body) = match script(&request) {
-            Answer::Ok(body) => (200, body),
-            Answer::Error(status, code) => (status, json!({ "__type": format!("{ERROR_NAMESPACE}{code}") })),
-            Answer::ErrorBody(status, body) => (status, body),
-            Answer::Never => std::future::pending().await,
-        };
-        let body = body.to_string();
-        let head = format!(
-            "HTTP/1.1 {status} -\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        stream.flush().await?;
-    }
-    Ok(())
-}
-
-/// The operation and the body of the next request; none when the client has closed.
-async fn read_request(stream: &mut BufReader<TcpStream>) -> std::io::Result<Option<(String, Value)>> {
-    let (mut operation, mut length) = (String::new(), 0);
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line).await? == 0 {
-            return Ok(None);
+fn reply(answer: Answer) -> Reply {
+    match answer {
+        Answer::Ok(body) => Reply::Answer(Response::json(200, &body)),
+        Answer::Error(status, code) => {
+            Reply::Answer(Response::json(status, &json!({ "__type": format!("{ERROR_NAMESPACE}{code}") })))
         }
-        let Some((name, value)) = line.trim_end().split_once(": ") else {
-            if line.trim_end().is_empty() {
-                break;
-            }
-            continue;
-        };
-        match name.to_ascii_lowercase().as_str() {
-            "x-amz-target" => operation = value.rsplit('.').next().unwrap_or_default().to_owned(),
-            "content-length" => length = value.parse().unwrap_or_default(),
-            _ => {}
-        }
+        Answer::ErrorBody(status, body) => Reply::Answer(Response::json(status, &body)),
+        Answer::Never => Reply::Never,
     }
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await?;
-    Ok(Some((operation, serde_json::from_slice(&body)?)))
 }

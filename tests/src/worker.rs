@@ -4,14 +4,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
+
+use crate::http_server;
+
+/// Longest wait for readiness, and for the end after a SIGTERM; far more than a slow
+/// machine needs.
+const START_TIME_MAX: Duration = Duration::from_secs(120);
+const STOP_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A running worker; killed when dropped.
 pub struct Worker {
     child: Child,
-    health_address: String,
+    health_url: String,
 }
 
 /// What a worker is pointed at.
@@ -23,55 +29,109 @@ pub struct WorkerTarget {
     pub table_prefix: String,
 }
 
+/// Which worker is started, and what it is told besides its target.
+#[derive(Clone, Copy, Debug)]
+pub struct Launch<'a> {
+    /// Name of the binary.
+    pub program: &'a str,
+    pub arguments: &'a [&'a str],
+    pub environment: &'a [(&'a str, &'a str)],
+    pub log_filter: &'a str,
+    /// Where its logs go; to the test's own output without it.
+    pub log_file: Option<&'a Path>,
+}
+
+impl Default for Launch<'_> {
+    /// The real worker, which tells of failures only.
+    fn default() -> Self {
+        Self { program: "catalog-labels", arguments: &[], environment: &[], log_filter: "warn", log_file: None }
+    }
+}
+
 impl Worker {
-    /// Starts the binary and waits until it says that it is ready, or fails with its
-    /// output if it ends before that.
+    /// Starts the real worker; see [`Worker::launch`].
     pub async fn start(target: &WorkerTarget, more: &[&str]) -> Self {
+        Self::launch(target, Launch { arguments: more, ..Launch::default() }).await
+    }
+
+    /// Starts a worker and waits until it says that it is ready.
+    ///
+    /// # Panics
+    /// When it ends before that.
+    pub async fn launch(target: &WorkerTarget, launch: Launch<'_>) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let health_address = free.local_addr().expect("a bound socket has an address").to_string();
         drop(free);
-        let mut child = Command::new(binary())
-            .arg("worker")
+        let mut command = Command::new(program(launch.program));
+        if launch.program == "catalog-labels" {
+            command.arg("worker");
+        }
+        command
             .args(["--endpoint-url", &target.endpoint_url, "--region", "us-east-1", "--create-tables"])
             .args(["--catalog-queue-url", &target.catalog_queue_url])
             .args(["--dead-letter-queue-url", &target.dead_letter_queue_url])
             .args(["--table-prefix", &target.table_prefix, "--health-address", &health_address])
             .args(["--artifact", &artifact().display().to_string()])
             .args(["--poll", "1s"])
-            .args(more)
+            .args(launch.arguments)
             .env("OMP_NUM_THREADS", "1")
-            .env("CATALOG_LABELS_LOG", "warn")
-            .kill_on_drop(true)
-            .spawn()
-            .expect("the worker binary starts");
-        let waited = tokio::time::timeout(Duration::from_secs(120), async {
-            loop {
-                if let Some(status) = child.try_wait().expect("the child can be asked") {
-                    panic!("the worker ended with {status} before it was ready");
-                }
-                if http_status(&health_address, "/readyz").await == Some(200) {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
+            .env("CATALOG_LABELS_LOG", launch.log_filter)
+            .envs(launch.environment.iter().copied())
+            .kill_on_drop(true);
+        if let Some(path) = launch.log_file {
+            command.stderr(std::fs::File::create(path).expect("the log file can be written"));
+        }
+        let child = command.spawn().expect("the worker binary starts");
+        let mut worker = Self { child, health_url: format!("http://{health_address}") };
+        tokio::time::timeout(START_TIME_MAX, worker.ready()).await.expect("the worker is ready in time");
+        worker
+    }
+
+    async fn ready(&mut self) {
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child can be asked") {
+                panic!("the worker ended with {status} before it was ready");
             }
-        });
-        waited.await.expect("the worker is ready within two minutes");
-        Self { child, health_address }
+            if http_server::get(&self.health_url, "/readyz").await.is_some_and(|answer| answer.status == 200) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// The Prometheus page.
     pub async fn metrics(&self) -> String {
-        http_get(&self.health_address, "/metrics").await.expect("the worker answers")
+        let answer = http_server::get(&self.health_url, "/metrics").await.expect("the worker answers");
+        String::from_utf8(answer.body).expect("the page is text")
     }
 
     /// Sends SIGTERM and waits for the end.
-    pub async fn stop(mut self) -> ExitStatus {
+    pub async fn stop(self) -> ExitStatus {
+        self.terminate().await;
+        self.ended().await
+    }
+
+    /// Sends SIGTERM.
+    pub async fn terminate(&self) {
         let pid = self.child.id().expect("the worker runs");
         let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.expect("kill runs");
         assert!(sent.success());
-        tokio::time::timeout(Duration::from_secs(60), self.child.wait())
+    }
+
+    /// Returns once the worker says that it is stopping.
+    pub async fn stopping(&self) {
+        let says =
+            async || http_server::get(&self.health_url, "/readyz").await.is_some_and(|answer| answer.status == 503);
+        while !says().await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Waits for the end.
+    pub async fn ended(mut self) -> ExitStatus {
+        tokio::time::timeout(STOP_TIME_MAX, self.child.wait())
             .await
-            .expect("the worker stops within a minute")
+            .expect("the worker stops in time")
             .expect("the child can be waited for")
     }
 
@@ -81,11 +141,16 @@ impl Worker {
     }
 }
 
-/// The binary beside the test binary; `make test` builds it first.
+/// The real binary.
 pub fn binary() -> PathBuf {
+    program("catalog-labels")
+}
+
+/// A binary beside the test binary, built in the same profile; `make test` builds both.
+fn program(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its path");
-    let path = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join("catalog-labels");
-    assert!(path.is_file(), "{} is missing: `cargo build --release` (or `make test`) builds it", path.display());
+    let path = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join(name);
+    assert!(path.is_file(), "{} is missing: `make build` (or `make test`) builds it", path.display());
     path
 }
 
@@ -96,19 +161,4 @@ pub fn repository() -> &'static Path {
 /// The shipped artifact.
 pub fn artifact() -> PathBuf {
     repository().join("models/artifacts/minilm-l6-v2")
-}
-
-async fn http_status(address: &str, path: &str) -> Option<u16> {
-    let answer = http_get(address, path).await?;
-    answer.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// The whole answer, head included; none while nobody listens.
-async fn http_get(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    Some(answer)
 }

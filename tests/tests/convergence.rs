@@ -14,9 +14,9 @@ use shared::event::{Delete, Upsert};
 use shared::product::Price;
 use shared::table::POSTINGS;
 use shared::{CatalogEvent, Product, ProductId, ProductText};
-use tests::fleet::{TextModel, mortal, paused, pipeline};
+use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
 use tests::items::id;
-use tests::table_model::{Table, newest, table};
+use tests::table_model::{newest, table};
 
 const PRODUCTS: usize = 5;
 const WORKERS: usize = 4;
@@ -124,22 +124,6 @@ async fn process(store: &Store, fleets: &[TextModel], messages: Vec<Message>) {
 
 fn take(queue: &Mutex<VecDeque<Message>>) -> Option<Message> {
     queue.lock().expect("nobody panics with it").pop_front()
-}
-
-/// What the label table says, item by item, tombstones left out.
-async fn stored(store: &Store, ids: impl IntoIterator<Item = &ProductId>, model: &TextModel) -> Table {
-    let mut table = Table::new();
-    for id in ids {
-        let Some(item) = store.label_item(id, &model.id).await.expect("reads") else { continue };
-        if item.deleted {
-            assert!(item.pairs.is_empty() && item.expires_at.is_some(), "{item:?}");
-            continue;
-        }
-        let entry = |entry: &shared::item::PairEntry| (entry.other_hash, entry.score.to_bits(), entry.verdict);
-        let pairs = item.pairs.iter().map(|(other, e)| (other.clone(), entry(e))).collect();
-        table.insert(item.id, (item.text_hash, pairs));
-    }
-    table
 }
 
 /// Every posting, as (key, id).

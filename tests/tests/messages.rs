@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consumer::fault::{Fault, Faulty};
-use consumer::flow::{Invocation, Job, Pipeline, Reached, Score, run};
+use consumer::flow::{Invocation, Job, Pipeline, Reached, RunOptions, Score, run};
+use consumer::lane::Lane;
 use consumer::source::{
     DeadLetters, InProcessOptions, InProcessQueue, Message, ObjectAt, ObjectError, Objects, Outgoing, Parked, Queue,
-    Receipt, Redrive, Shutdown, Source, SourceOptions, StopReason,
+    Receipt, Redrive, Shutdown, Source, SourceOptions, Sources, StopReason,
 };
 use consumer::store::{Embedded, ObjectProgress, Store};
 use futures::StreamExt;
@@ -91,6 +92,7 @@ async fn process(pipeline: &Pipeline, message: &Message, dead_letters: &DeadLett
     let job = Job {
         message,
         receive_count: 1,
+        lane: Lane::Catalog,
         queue: "catalog",
         in_order: false,
         dead_letters: Some(dead_letters),
@@ -216,7 +218,8 @@ async fn a_message_of_a_group_is_tried_again_before_those_behind_it_go_back() {
     let source =
         Source::start(Arc::new(queue.clone()), Arc::new(dead.clone()), SourceOptions::default(), shutdown.clone());
     let pipeline = Arc::new(moody(&store, 2));
-    let running = tokio::spawn(run(pipeline.clone(), source, shutdown.clone(), PATIENCE));
+    let options = RunOptions { concurrency: 64, drain: PATIENCE };
+    let running = tokio::spawn(run(pipeline.clone(), Sources::one(source), options, shutdown.clone()));
     let emptied = tokio::time::timeout(PATIENCE, async {
         while queue.counts().visible + queue.counts().in_flight > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -2,12 +2,15 @@
 //! every problem listed at once.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use models::{Lanes, LoadError, Numeric, Scorer, ScorerOptions};
 use shared::table::PREFIX_DEFAULT;
+
+use crate::lane::Lane;
 
 /// SQS extends a message's visibility to 12 hours at most.
 const LEASE_MAX: Duration = Duration::from_secs(12 * 60 * 60);
@@ -18,6 +21,7 @@ const POLL_MAX: Duration = Duration::from_secs(20);
 const POLL_MARGIN: Duration = Duration::from_secs(1);
 const CONCURRENCY_MAX: usize = 4096;
 pub(super) const REPLICAS_MAX: usize = 256;
+const WEIGHTS: RangeInclusive<u32> = 1..=100;
 
 /// Where the tables are. Global, for commands that have sub-commands.
 #[derive(Clone, Debug, Args)]
@@ -109,6 +113,18 @@ pub struct WorkerArgs {
     /// Queue of query events, where they have one of their own
     #[arg(long, value_name = "URL", env = "CATALOG_LABELS_QUERY_QUEUE_URL")]
     pub query_queue_url: Option<String>,
+    /// Queue of events that nobody waits for: back-fills, replays, periodic runs
+    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_BULK_QUEUE_URL")]
+    pub bulk_queue_url: Option<String>,
+    /// Turns of the catalog queue while others have messages too
+    #[arg(long, default_value_t = 4, env = "CATALOG_LABELS_CATALOG_WEIGHT")]
+    pub catalog_weight: u32,
+    /// Turns of the query queue while others have messages too
+    #[arg(long, default_value_t = 4, env = "CATALOG_LABELS_QUERY_WEIGHT")]
+    pub query_weight: u32,
+    /// Turns of the bulk queue while others have messages too
+    #[arg(long, default_value_t = 1, env = "CATALOG_LABELS_BULK_WEIGHT")]
+    pub bulk_weight: u32,
     /// Where messages are parked that can never be labelled
     #[arg(long, value_name = "URL", env = "CATALOG_LABELS_DEAD_LETTER_QUEUE_URL")]
     pub dead_letter_queue_url: Option<String>,
@@ -118,7 +134,7 @@ pub struct WorkerArgs {
     /// Create missing tables at start; on AWS the stack does
     #[arg(long, env = "CATALOG_LABELS_CREATE_TABLES")]
     pub create_tables: bool,
-    /// Events in work at once, for each queue
+    /// Events in work at once, all queues together
     #[arg(long, default_value_t = 64, env = "CATALOG_LABELS_CONCURRENCY")]
     pub concurrency: usize,
     /// How long a received message stays ours without a heartbeat
@@ -130,6 +146,12 @@ pub struct WorkerArgs {
     /// How long a stop may take before what is left is released
     #[arg(long, default_value = "25s", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_DRAIN")]
     pub drain: Duration,
+    /// Instance metadata at another address; without it, EC2's own is asked for drain notices
+    #[arg(long, value_name = "URL", env = "CATALOG_LABELS_INSTANCE_METADATA_URL")]
+    pub instance_metadata_url: Option<String>,
+    /// Auto Scaling lifecycle hook to complete after the drain, where this is the machine's only worker
+    #[arg(long, value_name = "NAME", env = "CATALOG_LABELS_LIFECYCLE_HOOK")]
+    pub lifecycle_hook: Option<String>,
     /// How long the intent of a query stays good
     #[arg(long, default_value = "30d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_INTENT_TTL")]
     pub intent_ttl: Duration,
@@ -149,7 +171,7 @@ pub struct WorkerConfig {
     pub model: ModelArgs,
     pub next_model: Option<ModelArgs>,
     /// At least one.
-    pub queue_urls: Vec<String>,
+    pub queues: Vec<QueueConfig>,
     pub dead_letter_queue_url: String,
     pub object_buckets: Vec<String>,
     pub create_tables: bool,
@@ -157,9 +179,19 @@ pub struct WorkerConfig {
     pub lease: Duration,
     pub poll: Duration,
     pub drain: Duration,
+    pub instance_metadata_url: Option<String>,
+    pub lifecycle_hook: Option<String>,
     pub intent_ttl: Duration,
     pub tombstone_ttl: Duration,
     pub health_address: SocketAddr,
+}
+
+/// One queue and its share of the process.
+#[derive(Clone, Debug)]
+pub struct QueueConfig {
+    pub lane: Lane,
+    pub url: String,
+    pub weight: u32,
 }
 
 /// Everything that is wrong with a configuration.
@@ -174,17 +206,44 @@ fn list(problems: &[String]) -> String {
 }
 
 impl WorkerArgs {
+    fn queues(&self) -> Vec<QueueConfig> {
+        let named = [
+            (Lane::Catalog, &self.catalog_queue_url, self.catalog_weight),
+            (Lane::Queries, &self.query_queue_url, self.query_weight),
+            (Lane::Bulk, &self.bulk_queue_url, self.bulk_weight),
+        ];
+        let queue = |(lane, url, weight): (Lane, &Option<String>, u32)| {
+            url.clone().map(|url| QueueConfig { lane, url, weight })
+        };
+        named.into_iter().filter_map(queue).collect()
+    }
+
     pub fn resolve(self) -> Result<WorkerConfig, ConfigError> {
         let mut problems = Vec::new();
-        let queue_urls: Vec<String> = self.catalog_queue_url.into_iter().chain(self.query_queue_url).collect();
-        if queue_urls.is_empty() {
+        let queues = self.queues();
+        if queues.is_empty() {
             problems.push(
-                "--catalog-queue-url: name at least this or --query-queue-url \
-                 (CATALOG_LABELS_CATALOG_QUEUE_URL, CATALOG_LABELS_QUERY_QUEUE_URL)"
+                "--catalog-queue-url: name at least this, --query-queue-url or --bulk-queue-url \
+                 (CATALOG_LABELS_CATALOG_QUEUE_URL, CATALOG_LABELS_QUERY_QUEUE_URL, CATALOG_LABELS_BULK_QUEUE_URL)"
                     .to_owned(),
             );
         }
-        for url in queue_urls.iter().chain(&self.dead_letter_queue_url).chain(&self.tables.endpoint_url) {
+        for QueueConfig { lane, weight, .. } in queues.iter().filter(|queue| !WEIGHTS.contains(&queue.weight)) {
+            let flag = if *lane == Lane::Queries { "query" } else { lane.as_str() };
+            problems.push(format!("--{flag}-weight: {weight} is not in {}..={}", WEIGHTS.start(), WEIGHTS.end()));
+        }
+        for (index, QueueConfig { lane, url, .. }) in queues.iter().enumerate() {
+            if queues[..index].iter().any(|before| before.url == *url) {
+                problems.push(format!("the {lane} queue {url} is another lane's as well; give each lane its own"));
+            }
+        }
+        for url in queues
+            .iter()
+            .map(|queue| &queue.url)
+            .chain(&self.dead_letter_queue_url)
+            .chain(&self.tables.endpoint_url)
+            .chain(&self.instance_metadata_url)
+        {
             check_url(url, &mut problems);
         }
         if self.dead_letter_queue_url.is_none() {
@@ -194,7 +253,8 @@ impl WorkerArgs {
                     .to_owned(),
             );
         }
-        if self.dead_letter_queue_url.as_ref().is_some_and(|url| queue_urls.contains(url)) {
+        let is_worked = |url: &String| queues.iter().any(|queue| queue.url == *url);
+        if self.dead_letter_queue_url.as_ref().is_some_and(is_worked) {
             problems.push("--dead-letter-queue-url: is one of the worker's own queues; name another".to_owned());
         }
         if self.tables.local.is_some() {
@@ -225,7 +285,7 @@ impl WorkerArgs {
                 tables: self.tables,
                 model: self.model,
                 next_model,
-                queue_urls,
+                queues,
                 dead_letter_queue_url,
                 object_buckets: self.object_bucket,
                 create_tables: self.create_tables,
@@ -233,6 +293,8 @@ impl WorkerArgs {
                 lease: self.lease,
                 poll: self.poll,
                 drain: self.drain,
+                instance_metadata_url: self.instance_metadata_url,
+                lifecycle_hook: self.lifecycle_hook,
                 intent_ttl: self.intent_ttl,
                 tombstone_ttl: self.tombstone_ttl,
                 health_address,
@@ -291,12 +353,20 @@ mod tests {
     }
 
     #[test]
+    fn each_lane_has_a_queue_of_its_own_and_a_weight_in_range() {
+        let arguments = ["--catalog-queue-url=http://q", "--bulk-queue-url=http://q", "--bulk-weight=0"];
+        let error = resolve(&arguments).expect_err("the configuration is bad").to_string();
+        assert!(error.contains("--bulk-weight: 0 is not in 1..=100"), "{error}");
+        assert!(error.contains("the bulk queue http://q is another lane's as well"), "{error}");
+    }
+
+    #[test]
     fn a_good_configuration_resolves() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("manifest.json"), "{}").expect("written");
         let artifact = format!("--artifact={}", folder.path().display());
         let arguments = ["--catalog-queue-url=http://q", "--dead-letter-queue-url=http://d", "--replicas=3", &artifact];
         let config = resolve(&arguments).expect("the configuration is good");
-        assert_eq!((config.queue_urls.len(), config.model.replicas), (1, 3));
+        assert_eq!((config.queues.len(), config.model.replicas), (1, 3));
     }
 }

@@ -5,6 +5,7 @@ pub mod check;
 pub mod config;
 pub mod demo;
 pub mod evaluate;
+pub mod eviction;
 pub mod export;
 pub mod health;
 pub mod key_epoch;

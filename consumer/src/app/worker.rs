@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use futures::future::join_all;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::CommandResult;
-use super::config::{WorkerArgs, WorkerConfig};
+use super::config::{ModelArgs, QueueConfig, WorkerArgs, WorkerConfig};
+use super::eviction;
 use super::health::{self, Health, HealthLimits};
 use super::telemetry;
 use crate::aws::{AwsOptions, BucketError, Buckets, SqsQueue, dynamo, sdk_config, sqs_client};
 use crate::decide::blocking::{KeyEpoch, Limits};
-use crate::flow::{Pipeline, Score, Watched, run as run_flow};
-use crate::source::{NoObjects, Objects, Queue, Shutdown, Source, SourceOptions, StopReason};
+use crate::flow::{Pipeline, RunOptions, Score, Watched, run as run_flow};
+use crate::source::{Brake, NoObjects, Objects, Queue, Share, Shutdown, Source, SourceOptions, Sources, StopReason};
 use crate::store::{Store, WriteOutcome};
 
 pub type Args = WorkerArgs;
@@ -28,13 +28,29 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(20);
 /// The probe; any query does.
 const PROBE_QUERY: &str = "usb c cable";
 
+/// No receive begins for this long after a throttled request to the tables: what is in
+/// work already asks for more than they give.
+const THROTTLE_PAUSE: Duration = Duration::from_secs(1);
+/// Messages in the process for each place in work, and for each queue: those in work,
+/// those being settled, and those that wait with their leases held, so that a free place
+/// is taken at once.
+const PERMITS_PER_PLACE: usize = 2;
+
+/// Blocks until a model is loaded.
+pub type StartScorer = Box<dyn FnOnce(&ModelArgs) -> Result<Box<dyn Score>, BoxError> + Send>;
+
 pub fn run(args: Args) -> CommandResult {
-    telemetry::init_logs()?;
-    let config = args.resolve()?;
-    tokio::runtime::Runtime::new()?.block_on(work(config))
+    run_with(args, Box::new(|model| Ok(Box::new(model.start()?))))
 }
 
-async fn work(config: WorkerConfig) -> CommandResult {
+/// The whole worker around a model that need not be the configured one.
+pub fn run_with(args: Args, start: StartScorer) -> CommandResult {
+    telemetry::init_logs()?;
+    let config = args.resolve()?;
+    tokio::runtime::Runtime::new()?.block_on(work(config, start))
+}
+
+async fn work(config: WorkerConfig, start: StartScorer) -> CommandResult {
     let metrics = telemetry::init_metrics()?;
     let shutdown = Shutdown::new();
     shutdown.listen_to_signals()?;
@@ -47,13 +63,23 @@ async fn work(config: WorkerConfig) -> CommandResult {
 
     let options = AwsOptions { region: config.tables.region.clone(), endpoint_url: config.tables.endpoint_url.clone() };
     let sdk = sdk_config(&options).await;
-    let pipeline = Arc::new(start_pipeline(&config, &sdk, &health).await?);
+    let instance = match &config.instance_metadata_url {
+        None if options.is_local() => None,
+        url => eviction::find(url.as_deref()).await?,
+    };
+    if let Some(instance) = instance.clone() {
+        eviction::watch(instance, shutdown.clone());
+    }
+    let brake = Brake::default();
+    let pipeline = Arc::new(start_pipeline(&config, &sdk, &health, brake.clone(), start).await?);
     let probe = tokio::spawn(probe(pipeline.clone(), shutdown.clone()));
-    let sources = start_sources(&config, &sdk, &health, &shutdown).await?;
-    let drained =
-        join_all(sources.into_iter().map(|source| run_flow(pipeline.clone(), source, shutdown.clone(), config.drain)))
-            .await;
+    let sources = start_sources(&config, &sdk, &health, &brake, &shutdown).await?;
+    let options = RunOptions { concurrency: config.concurrency, drain: config.drain };
+    let drained = run_flow(pipeline, sources, options, shutdown.clone()).await;
     probe.abort();
+    if let (Some(instance), Some(hook)) = (&instance, &config.lifecycle_hook) {
+        eviction::let_go(instance, &sdk, hook).await;
+    }
     health_stop.cancel();
     server.await??;
     match shutdown.reason() {
@@ -66,8 +92,14 @@ async fn work(config: WorkerConfig) -> CommandResult {
 }
 
 /// Tables first, then the model: a missing table is found in milliseconds.
-async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health) -> Result<Pipeline, BoxError> {
-    let client = dynamo::client(sdk, &dynamo::Limits::default());
+async fn start_pipeline(
+    config: &WorkerConfig,
+    sdk: &SdkConfig,
+    health: &Health,
+    brake: Brake,
+    start: StartScorer,
+) -> Result<Pipeline, BoxError> {
+    let client = dynamo::watched_client(sdk, &dynamo::Limits::default(), move || brake.press(THROTTLE_PAUSE));
     let store = Store::new(client, &config.tables.table_prefix);
     if config.create_tables {
         store.create_tables().await?;
@@ -76,7 +108,7 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
     health.tables_exist();
     let objects = open_buckets(sdk, &config.object_buckets).await?;
     let model = config.model.clone();
-    let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
+    let scorer = tokio::task::spawn_blocking(move || start(&model)).await??;
     let scorer = Watched { scorer, pulse: health.device() };
     let mut current = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
     current.objects = objects;
@@ -87,7 +119,7 @@ async fn start_pipeline(config: &WorkerConfig, sdk: &SdkConfig, health: &Health)
             return Err(format!("--next-artifact: is {} as well; name another model", scorer.model_id()).into());
         }
         tracing::info!(model = %scorer.model_id(), "labelling the slot of the next model too");
-        let scorer = Watched { scorer, pulse: health.device() };
+        let scorer = Watched { scorer: Box::new(scorer), pulse: health.device() };
         let next = pipeline(current.store.clone(), Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
         current.next = Some(Box::new(next));
     }
@@ -144,27 +176,33 @@ async fn start_sources(
     config: &WorkerConfig,
     sdk: &SdkConfig,
     health: &Health,
+    brake: &Brake,
     shutdown: &Shutdown,
-) -> Result<Vec<Source>, BoxError> {
+) -> Result<Sources, BoxError> {
     let client = sqs_client(sdk);
     let dead_letters = Arc::new(SqsQueue::new(client.clone(), &config.dead_letter_queue_url, config.lease));
     dead_letters.dead_letters().await?;
-    let mut sources = Vec::with_capacity(config.queue_urls.len());
-    for url in &config.queue_urls {
+    let mut shares = Vec::with_capacity(config.queues.len());
+    for QueueConfig { lane, url, weight } in &config.queues {
         let queue = SqsQueue::new(client.clone(), url, config.lease);
         if queue.dead_letters().await?.is_none() {
             tracing::warn!(queue = queue.name(), "no redrive policy: a message that kills workers comes back for ever");
         }
-        let options =
-            SourceOptions { permits: config.concurrency as u32, wait: config.poll, ..SourceOptions::default() };
+        let options = SourceOptions {
+            lane: *lane,
+            permits: (config.concurrency * PERMITS_PER_PLACE) as u32,
+            wait: config.poll,
+            brake: brake.clone(),
+            ..SourceOptions::default()
+        };
         let name = queue.name().to_owned();
         let source = Source::start(Arc::new(queue), dead_letters.clone(), options, shutdown.clone());
         // It just answered; the first long poll may be silent for its whole wait.
         source.pulse().beat();
         health.watch_queue(name, source.pulse());
-        sources.push(source);
+        shares.push(Share { source, weight: *weight });
     }
-    Ok(sources)
+    Ok(Sources::new(shares))
 }
 
 async fn probe(pipeline: Arc<Pipeline>, shutdown: Shutdown) {

@@ -10,6 +10,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
@@ -32,7 +33,8 @@ pub struct AwsOptions {
 }
 
 impl AwsOptions {
-    fn is_local(&self) -> bool {
+    /// True for a local engine.
+    pub fn is_local(&self) -> bool {
         self.endpoint_url.as_deref().is_some_and(|url| url.starts_with("http://"))
     }
 }
@@ -40,11 +42,10 @@ impl AwsOptions {
 /// The configuration that every client is built from. Every attempt has a time limit:
 /// without one a hung connection holds its caller for ever.
 pub async fn sdk_config(options: &AwsOptions) -> SdkConfig {
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let timeouts =
         TimeoutConfig::builder().connect_timeout(CONNECT_TIME_MAX).operation_attempt_timeout(ATTEMPT_TIME_MAX).build();
     let mut loader = aws_config::defaults(BehaviorVersion::v2026_01_12())
-        .http_client(http)
+        .http_client(http_client())
         .timeout_config(timeouts)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS_MAX))
         .region(region(options));
@@ -55,6 +56,11 @@ pub async fn sdk_config(options: &AwsOptions) -> SdkConfig {
         loader = loader.credentials_provider(Credentials::from_keys("local", "local", None));
     }
     loader.load().await
+}
+
+/// The one HTTP client of all: rustls with ring.
+pub(super) fn http_client() -> SharedHttpClient {
+    aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https()
 }
 
 /// A client for SQS.

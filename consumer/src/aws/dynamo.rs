@@ -14,6 +14,8 @@ use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::{Client, config};
 use aws_smithy_runtime_api::client::interceptors::context::{Error, InterceptorContext};
 
+use super::throttle::OnThrottle;
+
 /// How long one call may take, and how often it is tried.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -49,6 +51,12 @@ impl Default for Limits {
 /// A client for the account, region and endpoint that `sdk` names.
 pub fn client(sdk: &SdkConfig, limits: &Limits) -> Client {
     Client::from_conf(with_limits(config::Builder::from(sdk), limits))
+}
+
+/// As [`client`]; `on_throttle` is called after each attempt that was throttled.
+pub fn watched_client(sdk: &SdkConfig, limits: &Limits, on_throttle: impl Fn() + Send + Sync + 'static) -> Client {
+    let builder = config::Builder::from(sdk).interceptor(OnThrottle { then: on_throttle });
+    Client::from_conf(with_limits(builder, limits))
 }
 
 /// A client for an engine on this machine that accepts any credentials; it looks for

@@ -10,6 +10,7 @@ use super::message::{Job, Reached};
 use super::report::note;
 use super::{FlowError, Pipeline};
 use crate::fault::{Fault, Faulty};
+use crate::lane::Lane;
 use crate::source::{DeadLetters, Message};
 
 /// A batch, and what it takes besides the messages.
@@ -65,6 +66,7 @@ impl Pipeline {
         let job = Job {
             message,
             receive_count: message.receive_count,
+            lane: Lane::Catalog,
             queue: &invocation.queue,
             in_order: invocation.is_fifo,
             dead_letters: invocation.dead_letters.as_ref(),

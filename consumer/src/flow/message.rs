@@ -13,6 +13,7 @@ use shared::Event;
 use super::report::{count, note};
 use super::{FlowError, Pipeline};
 use crate::fault::{Fault, Faulty};
+use crate::lane::Lane;
 use crate::source::envelope::{self, BODY_BYTES_MAX, Contents, EnvelopeError};
 use crate::source::{DeadLetters, Line, Lines, Message, ObjectAt, Part, Place, PoisonEvent};
 use crate::store::{ObjectProgress, WriteOutcome};
@@ -27,6 +28,8 @@ pub struct Job<'a> {
     pub receive_count: u32,
     /// Name of its queue.
     pub queue: &'a str,
+    /// What its events count to.
+    pub lane: Lane,
     /// Whether its events must be processed one after the other.
     pub in_order: bool,
     /// Where events are parked that will never be labelled. None fails their whole message.
@@ -65,7 +68,7 @@ impl Pipeline {
             Contents::Nothing => Ok(Reached::End),
             Contents::Event(value) => {
                 let event = Event::from_value(value, (self.clock)())?;
-                count(&self.process_event(event, job.receive_count).await?, (self.clock)());
+                count(&self.process_event(event, job.receive_count).await?, job.lane, (self.clock)());
                 Ok(Reached::End)
             }
             Contents::Batch(values) => {
@@ -177,7 +180,7 @@ impl Pipeline {
                 EntryBody::Line(line) if line.is_whole => Event::parse(&line.bytes, now)?,
                 EntryBody::Line(_) => return Err(FlowError::LongLine),
             };
-            count(&self.process_event(event, job.receive_count).await?, (self.clock)());
+            count(&self.process_event(event, job.receive_count).await?, job.lane, (self.clock)());
             Ok(())
         };
         Some(processed.await)

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::message::Job;
 use super::{FlowError, Processed};
 use crate::fault::Fault;
+use crate::lane::Lane;
 use crate::metric;
 use crate::source::{Part, with_causes};
 
@@ -12,8 +13,10 @@ use crate::source::{Part, with_causes};
 const AGE_BOUNDS_S: [(f64, &str); 5] =
     [(60.0, "to_1m"), (300.0, "to_5m"), (900.0, "to_15m"), (3_600.0, "to_1h"), (86_400.0, "to_1d")];
 
-pub(super) fn count(processed: &Processed, now: Timestamp) {
-    let Processed { outcome, lane, occurred_at, tally } = *processed;
+/// An event of the bulk queue counts to bulk, whatever it is: its age pages nobody.
+pub(super) fn count(processed: &Processed, lane: Lane, now: Timestamp) {
+    let Processed { outcome, occurred_at, tally, .. } = *processed;
+    let lane = if lane == Lane::Bulk { lane } else { processed.lane }.as_str();
     metric::EVENTS.counter(&[("lane", lane), ("outcome", outcome.as_str())]).increment(1);
     metric::PAIRS_SCORED.counter(&[]).increment(tally.pairs_scored);
     metric::PAIRS_SKIPPED.counter(&[]).increment(tally.pairs_skipped);

@@ -7,22 +7,73 @@ use super::Pipeline;
 use super::message::{Job, Reached};
 use super::report::note;
 use crate::fault::{Fault, Faulty};
-use crate::source::{Delivery, Disposition, Drained, Shutdown, Source};
+use crate::lane::Lane;
+use crate::metric;
+use crate::source::{Delivery, Disposition, Drained, Shutdown, Sources};
 
 /// Tries of a message that others wait for, before all of them go back to their queue.
 const TRIES_MAX: u32 = 4;
 
-/// Processes deliveries until the shutdown begins, then drains. As many are in work at
-/// once as the source has permits.
-pub async fn run(pipeline: Arc<Pipeline>, mut source: Source, shutdown: Shutdown, drain: Duration) -> Drained {
+/// How much is done at once, and how long a stop may take.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Events in work at once, all queues together; at least 1.
+    pub concurrency: usize,
+    /// Time for what is in work at a stop, before it is released.
+    pub drain: Duration,
+}
+
+/// Processes deliveries until the shutdown begins, then drains; gives how each queue's
+/// drain went. The queues take turns at the places that are free.
+pub async fn run(
+    pipeline: Arc<Pipeline>,
+    mut sources: Sources,
+    options: RunOptions,
+    shutdown: Shutdown,
+) -> Vec<Drained> {
     let mut in_work = JoinSet::new();
-    while let Some(delivery) = source.next().await {
-        in_work.spawn(deliver(pipeline.clone(), delivery, shutdown.clone()));
-        while in_work.try_join_next().is_some() {}
+    while has_room(&mut in_work, options.concurrency.max(1), &shutdown).await {
+        let Some(delivery) = sources.next().await else { break };
+        let gauge = InWork::begin(delivery.lane);
+        let work = deliver(pipeline.clone(), delivery, shutdown.clone());
+        in_work.spawn(async move {
+            work.await;
+            drop(gauge);
+        });
     }
-    let drained = source.drain(drain).await;
+    let drained = sources.drain(options.drain).await;
     in_work.shutdown().await;
     drained
+}
+
+/// Waits for a free place; false once the shutdown has begun.
+async fn has_room(in_work: &mut JoinSet<()>, concurrency: usize, shutdown: &Shutdown) -> bool {
+    while in_work.try_join_next().is_some() {}
+    while in_work.len() >= concurrency {
+        tokio::select! {
+            biased;
+            () = shutdown.begun() => return false,
+            _ = in_work.join_next() => {}
+        }
+    }
+    !shutdown.has_begun()
+}
+
+/// Counts one event in work until it drops, however its task ends.
+struct InWork(metrics::Gauge);
+
+impl InWork {
+    fn begin(lane: Lane) -> Self {
+        let gauge = metric::EVENTS_IN_WORK.gauge(&[("lane", lane.as_str())]);
+        gauge.increment(1.0);
+        Self(gauge)
+    }
+}
+
+impl Drop for InWork {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 async fn deliver(pipeline: Arc<Pipeline>, mut delivery: Delivery, shutdown: Shutdown) {
@@ -50,6 +101,7 @@ async fn handle(pipeline: &Pipeline, delivery: &Delivery, shutdown: &Shutdown) -
             message: &delivery.message,
             receive_count: delivery.message.receive_count.saturating_add(tries - 1),
             queue: &delivery.queue,
+            lane: delivery.lane,
             in_order: delivery.is_in_order(),
             dead_letters: Some(&delivery.dead_letters),
             stops: &|| shutdown.has_begun() || delivery.is_lost(),

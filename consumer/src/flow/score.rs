@@ -4,7 +4,7 @@ use shared::ModelId;
 
 use crate::source::Pulse;
 
-/// Texts in, scores out. The worker's is [`Watched`] around [`models::Scorer`]; fault
+/// Texts in, scores out. The worker's is [`Watched`] around [`Scorer`]; fault
 /// tests put a function of the texts in its place, so that a reference model can foretell
 /// each label.
 #[async_trait]
@@ -16,9 +16,24 @@ pub trait Score: Send + Sync + 'static {
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError>;
 }
 
+#[async_trait]
+impl Score for Scorer {
+    fn model_id(&self) -> &ModelId {
+        self.model_id()
+    }
+
+    async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
+        self.score_pairs(pairs).await
+    }
+
+    async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
+        self.score_queries(queries).await
+    }
+}
+
 /// A scorer whose pulse beats with each answer of the device, for readiness.
 pub struct Watched {
-    pub scorer: Scorer,
+    pub scorer: Box<dyn Score>,
     pub pulse: Pulse,
 }
 

@@ -22,6 +22,7 @@ use super::queue::{BATCH_MAX, Message, Queue, QueueError, WAIT_MAX, with_causes}
 use super::retry::Backoff;
 use super::settle::{Claim, Disposition, SettleOptions, Settlement, Settler, SettlerTasks};
 use crate::fault::{Fault, Faulty};
+use crate::lane::Lane;
 use crate::metric;
 
 /// Pause after failed receives.
@@ -32,8 +33,9 @@ pub const BRAKE_MAX: Duration = Duration::from_secs(30);
 /// How much a source takes on.
 #[derive(Clone, Debug)]
 pub struct SourceOptions {
-    /// Most messages in the process at once. Several sources in one process share its
-    /// work in the ratio of their permits.
+    /// What its messages count to.
+    pub lane: Lane,
+    /// Most messages in the process at once, those that wait for their turn included.
     pub permits: u32,
     /// How long a receive waits for a message; also the longest that a stop waits for
     /// an idle SQS queue. At most 20 s.
@@ -41,11 +43,20 @@ pub struct SourceOptions {
     /// Most receives at once.
     pub receives_max: usize,
     pub settle: SettleOptions,
+    /// Pressed by whoever finds that the rest cannot keep up. Sources may share one.
+    pub brake: Brake,
 }
 
 impl Default for SourceOptions {
     fn default() -> Self {
-        Self { permits: 256, wait: WAIT_MAX, receives_max: 8, settle: SettleOptions::default() }
+        Self {
+            lane: Lane::Catalog,
+            permits: 256,
+            wait: WAIT_MAX,
+            receives_max: 8,
+            settle: SettleOptions::default(),
+            brake: Brake::default(),
+        }
     }
 }
 
@@ -55,6 +66,7 @@ pub struct Delivery {
     pub message: Message,
     /// Name of the queue that it came from.
     pub queue: Arc<str>,
+    pub lane: Lane,
     pub received_at: Instant,
     /// Where single events of the message are parked.
     pub dead_letters: DeadLetters,
@@ -134,7 +146,6 @@ pub struct Source {
     pub(super) settling: SettlerTasks,
     pub(super) intake: JoinHandle<()>,
     pub(super) shutdown: Shutdown,
-    brake: Brake,
     pulse: Pulse,
 }
 
@@ -147,7 +158,7 @@ impl Source {
         options: SourceOptions,
         shutdown: Shutdown,
     ) -> Self {
-        let (brake, pulse) = (Brake::default(), Pulse::default());
+        let pulse = Pulse::default();
         let permits = Permits::new(queue.name(), options.permits);
         let (leases, heartbeat) = Leases::start(queue.clone(), pulse.clone());
         let (settler, settling) =
@@ -161,6 +172,7 @@ impl Source {
         };
         let intake = Intake {
             name: queue.name().into(),
+            lane: options.lane,
             queue: queue.clone(),
             permits: permits.clone(),
             leases: leases.clone(),
@@ -168,14 +180,14 @@ impl Source {
             dead_letters,
             shutdown: shutdown.clone(),
             deliveries: sender,
-            brake: brake.clone(),
+            brake: options.brake,
             pulse: pulse.clone(),
             failures: AtomicU32::new(0),
             counters: Counters::new(queue.name()),
             wait: options.wait.min(WAIT_MAX),
         };
         let intake = tokio::spawn(Arc::new(intake).run(options.receives_max.max(1)));
-        Self { deliveries, queue, permits, leases, heartbeat, settling, intake, shutdown, brake, pulse }
+        Self { deliveries, queue, permits, leases, heartbeat, settling, intake, shutdown, pulse }
     }
 
     /// The next message; none once the shutdown has begun. What was received by then and
@@ -188,9 +200,9 @@ impl Source {
         }
     }
 
-    /// Pressed by whoever finds that the rest cannot keep up.
-    pub fn brake(&self) -> Brake {
-        self.brake.clone()
+    /// Messages that [`Source::next`] would give at once.
+    pub fn waiting(&self) -> usize {
+        self.deliveries.len()
     }
 
     /// Beats whenever the queue answers.
@@ -205,6 +217,7 @@ impl Source {
 
 struct Intake {
     name: Arc<str>,
+    lane: Lane,
     queue: Arc<dyn Queue>,
     permits: Permits,
     leases: Leases,
@@ -317,6 +330,7 @@ impl Intake {
                 Delivery {
                     message,
                     queue: self.name.clone(),
+                    lane: self.lane,
                     received_at,
                     dead_letters: self.dead_letters.clone(),
                     in_order,

@@ -137,11 +137,12 @@ async fn a_fatal_fault_stops_intake() {
 #[tokio::test(start_paused = true)]
 async fn the_brake_holds_back_receives_for_its_time() {
     let queue = queue();
-    let mut source = start(&queue, SourceOptions::default());
+    let brake = Brake::default();
+    let mut source = start(&queue, SourceOptions { brake: brake.clone(), ..SourceOptions::default() });
     sleep(Duration::from_secs(1)).await;
     let pressed_at = Instant::now();
-    source.brake().press(Duration::from_secs(10));
-    source.brake().press(Duration::from_secs(3));
+    brake.press(Duration::from_secs(10));
+    brake.press(Duration::from_secs(3));
     // The receive under way is not held back; the next one is.
     queue.fill(1).await;
     source.next().await.expect("no shutdown");
@@ -149,7 +150,7 @@ async fn the_brake_holds_back_receives_for_its_time() {
     queue.fill(1).await;
     source.next().await.expect("no shutdown");
     assert_eq!(pressed_at.elapsed(), Duration::from_secs(10));
-    source.brake().press(Duration::from_secs(24 * 60 * 60));
+    brake.press(Duration::from_secs(24 * 60 * 60));
     queue.fill(2).await;
     source.next().await.expect("no shutdown");
     source.next().await.expect("no shutdown");

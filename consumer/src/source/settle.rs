@@ -93,7 +93,9 @@ pub struct SettleOptions {
 impl Default for SettleOptions {
     fn default() -> Self {
         Self {
-            linger: Duration::from_millis(20),
+            // Full batches from 100 events a second on. The labels are written by then, and
+            // the lease is held: waiting costs permits only.
+            linger: Duration::from_millis(100),
             requests_max: 8,
             tries_max: 4,
             build: env!("CARGO_PKG_VERSION").to_owned(),

@@ -19,7 +19,7 @@ pub async fn findings(sdk: &SdkConfig, config: &WorkerConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     let dead_settings = settings(&dead_letters, &mut findings).await;
     findings.extend(refused(&dead_letters, dead_letters.refused_to_park().await));
-    for queue in config.queue_urls.iter().map(|url| queue(url)) {
+    for queue in config.queues.iter().map(|known| queue(&known.url)) {
         if let (Some(settings), Some(dead_settings)) = (settings(&queue, &mut findings).await, &dead_settings) {
             findings.extend(of_settings(queue.name(), &settings, dead_settings, config.lease));
             findings.extend(of_tombstones(queue.name(), &settings, dead_settings, config.tombstone_ttl));

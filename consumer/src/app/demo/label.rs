@@ -17,9 +17,9 @@ use crate::app::config::ModelArgs;
 use crate::app::sample::Sample;
 use crate::app::telemetry;
 use crate::app::worker::{activate_first_model, pipeline};
-use crate::flow::{Watched, run};
+use crate::flow::{RunOptions, run};
 use crate::source::{
-    InProcessOptions, InProcessQueue, Outgoing, Pulse, Redrive, Shutdown, Source, SourceOptions, StopReason,
+    InProcessOptions, InProcessQueue, Outgoing, Redrive, Shutdown, Source, SourceOptions, Sources, StopReason,
 };
 use crate::store::Embedded;
 
@@ -29,7 +29,7 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// As SQS queues of the stack: five tries, then the dead-letter queue.
 const RECEIVES_MAX: u32 = 5;
 /// Events in work at once; enough to keep every replica busy while others wait for tables.
-const CONCURRENCY: u32 = 32;
+const CONCURRENCY: usize = 32;
 /// Pause between two looks at the queue, for the progress bar.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 const DRAIN: Duration = Duration::from_secs(30);
@@ -62,7 +62,6 @@ async fn label(
     store.create_tables().await?;
     let model = model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
-    let scorer = Watched { scorer, pulse: Pulse::default() };
     let pipeline = Arc::new(pipeline(store, Box::new(scorer), 30 * DAY, 28 * DAY));
     activate_first_model(&pipeline).await?;
 
@@ -73,9 +72,10 @@ async fn label(
     let events = publish(sample, &queue).await?;
 
     let shutdown = Shutdown::new();
-    let options = SourceOptions { permits: CONCURRENCY, ..SourceOptions::default() };
-    let source = Source::start(Arc::new(queue.clone()), Arc::new(parked.clone()), options, shutdown.clone());
-    let running = tokio::spawn(run(pipeline, source, shutdown.clone(), DRAIN));
+    let dead_letters = Arc::new(parked.clone());
+    let source = Source::start(Arc::new(queue.clone()), dead_letters, SourceOptions::default(), shutdown.clone());
+    let options = RunOptions { concurrency: CONCURRENCY, drain: DRAIN };
+    let running = tokio::spawn(run(pipeline, Sources::one(source), options, shutdown.clone()));
     loop {
         let counts = queue.counts();
         let left = (counts.visible + counts.in_flight) as u64;
