@@ -16,6 +16,7 @@ pub mod proxy;
 pub mod report;
 pub mod runtime_api;
 pub mod server;
+pub mod soak;
 pub mod stage;
 pub mod table_model;
 pub mod table_stub;
