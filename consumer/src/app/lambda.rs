@@ -15,9 +15,9 @@ use super::config::{ConfigError, ModelArgs, TableArgs, check_url};
 use super::telemetry;
 use super::worker::{activate_first_model, open_buckets, pipeline};
 use crate::aws::{AwsOptions, SqsQueue, dynamo, sdk_config, sqs_client};
-use crate::flow::{Invocation, Pipeline, Watched};
+use crate::flow::{Invocation, Pipeline};
 use crate::source::lambda::{queue_name, to_message};
-use crate::source::{DeadLetters, Pulse, Queue};
+use crate::source::{DeadLetters, Queue};
 use crate::store::Store;
 
 /// What the runtime library needs of its environment, and panics without.
@@ -116,7 +116,7 @@ impl Function {
             let queue: Arc<dyn Queue> = Arc::new(SqsQueue::new(sqs_client(&sdk), url, NO_LEASE));
             queue
         });
-        let scorer = Watched { scorer: scorer.await??, pulse: Pulse::default() };
+        let scorer = scorer.await??;
         let pipeline = pipeline(store, Box::new(scorer), args.intent_ttl, args.tombstone_ttl);
         let pipeline = Pipeline { objects, ..pipeline };
         activate_first_model(&pipeline).await?;
