@@ -8,6 +8,7 @@ pub mod encode;
 mod engine;
 pub mod explain;
 pub mod golden;
+mod kind;
 mod lane;
 mod malloc;
 pub mod manifest;

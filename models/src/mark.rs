@@ -8,6 +8,8 @@ use std::collections::HashSet;
 
 use shared::text::squash;
 
+use crate::kind;
+
 /// What a token tells of the pair. The discriminant is its part of the token type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -24,15 +26,30 @@ pub enum Mark {
     /// Letters and digits in one word that the other text lacks: another model number, or
     /// one that the other seller left out.
     OwnCode = 6,
+    /// A word of which the other text has another form ("trainer" and "trainers").
+    NearWord = 7,
+    /// A number that counts or measures what another number counts in the other text
+    /// ("5 devices" and "10 devices", "season 2" and "season 3").
+    RivalNumber = 8,
+    /// A code beside another of the same make ("gw-22" and "gw-24").
+    RivalCode = 9,
+    /// Another of its kind, see [`crate::kind`] ("black" and "silver").
+    RivalWord = 10,
 }
 
 /// Names of the marks in the order of their numbers. A manifest states them, since a
 /// module trained with others would read every pair wrongly.
-pub const MARKS: [&str; 7] =
-    ["plain", "shared_word", "shared_number", "near_code", "own_word", "own_number", "own_code"];
+#[rustfmt::skip]
+pub const MARKS: [&str; 11] =
+    ["plain", "shared_word", "shared_number", "near_code", "own_word", "own_number", "own_code", "near_word",
+     "rival_number", "rival_code", "rival_word"];
 
 /// Letters and digits from which on a run-together or partial match is no accident.
 const KEY_CHARS_MIN: usize = 4;
+/// Most letters by which two forms of a word differ at their ends.
+const ENDING_CHARS_MAX: usize = 3;
+/// Characters that two codes of one make begin with, at least.
+const MAKE_CHARS_MIN: usize = 2;
 
 /// The words of one text, split at white space, as they are compared.
 pub(crate) struct Words {
@@ -44,6 +61,17 @@ pub(crate) struct Words {
     /// All of `keys`, and all of `joined`.
     single_set: HashSet<String>,
     joined_set: HashSet<String>,
+    /// What its numbers count.
+    counted: HashSet<Counted>,
+    /// Kinds and values of its words.
+    kinds: HashSet<(usize, usize)>,
+}
+
+/// The word before or after a number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Counted {
+    After(String),
+    Before(String),
 }
 
 impl Words {
@@ -55,7 +83,10 @@ impl Words {
         let joined: Vec<String> =
             keys.windows(2).map(join).map(|key| if long(&key) { key } else { String::new() }).collect();
         let set = |keys: &[String]| keys.iter().filter(|key| !key.is_empty()).cloned().collect();
-        Self { single_set: set(&keys), joined_set: set(&joined), ends, keys, joined }
+        let counted =
+            keys.iter().enumerate().filter(|(_, key)| is_number(key)).flat_map(|(i, _)| counted(&keys, i)).collect();
+        let kinds = keys.iter().filter_map(|key| kind::of(key)).collect();
+        Self { single_set: set(&keys), joined_set: set(&joined), counted, kinds, ends, keys, joined }
     }
 
     /// Index of the word that byte `offset` is in, or of the next one.
@@ -65,7 +96,7 @@ impl Words {
 
     /// The mark of each word of this text beside `other`.
     pub(crate) fn marks_beside(&self, other: &Self) -> Vec<Mark> {
-        let mut marks: Vec<Mark> = self.keys.iter().map(|key| mark(key, other)).collect();
+        let mut marks: Vec<Mark> = (0..self.keys.len()).map(|i| self.mark(i, other)).collect();
         for (i, joined) in self.joined.iter().enumerate() {
             if other.single_set.contains(joined) {
                 marks[i..=i + 1].fill(shared(joined));
@@ -73,23 +104,64 @@ impl Words {
         }
         marks
     }
+
+    fn mark(&self, i: usize, other: &Self) -> Mark {
+        let key = &self.keys[i];
+        let theirs = || other.keys.iter().filter(|theirs| !self.single_set.contains(*theirs));
+        if key.is_empty() {
+            Mark::Plain
+        } else if other.single_set.contains(key) || other.joined_set.contains(key) {
+            shared(key)
+        } else if !has_digit(key) {
+            match kind::of(key) {
+                Some((kind, value)) if other.kinds.contains(&(kind, value)) => Mark::NearWord,
+                Some((kind, _)) if self.kinds_apart(other, kind) => Mark::RivalWord,
+                _ if other.keys.iter().any(|theirs| is_form(key, theirs)) => Mark::NearWord,
+                _ => Mark::OwnWord,
+            }
+        } else if other.keys.iter().any(|theirs| near(key, theirs)) {
+            Mark::NearCode
+        } else if is_number(key) {
+            let rival = counted(&self.keys, i).iter().any(|counted| other.counted.contains(counted));
+            if rival { Mark::RivalNumber } else { Mark::OwnNumber }
+        } else if theirs().any(|theirs| same_make(key, theirs)) {
+            Mark::RivalCode
+        } else {
+            Mark::OwnCode
+        }
+    }
+
+    /// True where the other text names a value of `kind` that this one does not.
+    fn kinds_apart(&self, other: &Self, kind: usize) -> bool {
+        other.kinds.iter().any(|theirs| theirs.0 == kind && !self.kinds.contains(theirs))
+    }
 }
 
-fn mark(key: &str, other: &Words) -> Mark {
-    let own_number = || key.chars().all(|c| c.is_ascii_digit() || c == '.');
-    if key.is_empty() {
-        Mark::Plain
-    } else if other.single_set.contains(key) || other.joined_set.contains(key) {
-        shared(key)
-    } else if !has_digit(key) {
-        Mark::OwnWord
-    } else if other.keys.iter().any(|theirs| near(key, theirs)) {
-        Mark::NearCode
-    } else if own_number() {
-        Mark::OwnNumber
-    } else {
-        Mark::OwnCode
-    }
+/// The words around the number at `i`, where they are words.
+fn counted(keys: &[String], i: usize) -> Vec<Counted> {
+    let word = |at: Option<usize>| at.and_then(|at| keys.get(at)).filter(|key| !key.is_empty() && !has_digit(key));
+    let after = word(i.checked_sub(1)).map(|key| Counted::After(key.clone()));
+    let before = word(Some(i + 1)).map(|key| Counted::Before(key.clone()));
+    after.into_iter().chain(before).collect()
+}
+
+fn is_number(key: &str) -> bool {
+    key.starts_with(|c: char| c.is_ascii_digit()) && key.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
+/// True of two words that differ by their endings alone.
+fn is_form(a: &str, b: &str) -> bool {
+    let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    let ending = |word: &str| word.chars().count() - same;
+    same >= KEY_CHARS_MIN && !has_digit(b) && ending(a).max(ending(b)) <= ENDING_CHARS_MAX
+}
+
+/// True of two codes that begin alike, or have letters and digits in the same places.
+fn same_make(a: &str, b: &str) -> bool {
+    let is_code = has_digit(b) && !is_number(b);
+    let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
+    let shape = |key: &str| key.chars().map(|c| c.is_ascii_digit()).collect::<Vec<_>>();
+    is_code && (same >= MAKE_CHARS_MIN || shape(a) == shape(b))
 }
 
 fn shared(key: &str) -> Mark {
@@ -132,7 +204,7 @@ mod tests {
     #[test]
     fn words_are_compared_by_letters_and_digits() {
         assert_eq!(marks("sony dsc-w55 | pink", "sony dscw55"), [SharedWord, SharedNumber, Plain, OwnWord]);
-        assert_eq!(marks("power shot 7.1 mp", "powershot 71 mp"), [SharedWord, SharedWord, OwnNumber, SharedWord]);
+        assert_eq!(marks("power shot 7.1 mp", "powershot 71 mp"), [SharedWord, SharedWord, RivalNumber, SharedWord]);
         assert_eq!(marks("powershot", "power shot"), [SharedWord]);
         assert_eq!(marks("2.0 usb", "usb 2"), [SharedNumber, SharedWord]);
     }
@@ -140,9 +212,32 @@ mod tests {
     #[test]
     fn codes_that_hold_one_another_are_near() {
         assert_eq!(marks("wmk3000bk", "wmk3000"), [NearCode]);
-        assert_eq!(marks("wmk3000", "wmk3001"), [OwnCode]);
+        assert_eq!(marks("wmk3000", "wmk3001"), [RivalCode]);
+        assert_eq!(marks("wmk3000", "tx40 kettle"), [OwnCode]);
         assert_eq!(marks("3000", "3001"), [OwnNumber]);
-        assert_eq!(marks("a1", "a1b"), [OwnCode], "too short to tell");
+        assert_eq!(marks("a1", "a1b"), [RivalCode], "too short to hold one another");
+    }
+
+    #[test]
+    fn numbers_that_count_the_same_are_rivals() {
+        assert_eq!(marks("5 devices", "10 devices"), [RivalNumber, SharedWord]);
+        assert_eq!(marks("season 2 dvd", "season 3 dvd"), [SharedWord, RivalNumber, SharedWord]);
+        assert_eq!(marks("500 g tin", "tin 2 pack"), [OwnNumber, OwnWord, SharedWord]);
+    }
+
+    #[test]
+    fn two_of_a_kind_are_rivals() {
+        assert_eq!(marks("black kettle", "silver kettle"), [RivalWord, SharedWord]);
+        assert_eq!(marks("black kettle", "steel kettle"), [OwnWord, SharedWord]);
+        assert_eq!(marks("grey mat", "gray mat"), [NearWord, SharedWord]);
+        assert_eq!(marks("black white mat", "white mat"), [OwnWord, SharedWord, SharedWord], "one of them is named");
+    }
+
+    #[test]
+    fn forms_of_a_word_are_near() {
+        assert_eq!(marks("trainers", "trainer"), [NearWord]);
+        assert_eq!(marks("wireless", "wired"), [RivalWord]);
+        assert_eq!(marks("waterproof", "water"), [OwnWord]);
     }
 
     proptest! {

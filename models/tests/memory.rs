@@ -24,7 +24,7 @@ fn peak_kib(replicas: usize) -> u64 {
 #[expect(clippy::print_stdout, reason = "what the parent reads, and a figure for people")]
 #[test]
 fn two_replicas_hold_one_copy_of_the_weights() {
-    let artifact = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v2");
+    let artifact = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v3");
     if let Some(replicas) = std::env::var_os(CHILD_REPLICAS) {
         let replicas = replicas.to_str().and_then(|text| text.parse().ok()).expect("a number");
         let before = high_water_kib();

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 INTENTS = ["product", "media", "help", "other"]
 # As in models/src/mark.rs: what a token tells of the pair. A token's type is the number
 # of its mark, plus their count in the second text.
-MARKS = ["plain", "shared_word", "shared_number", "near_code", "own_word", "own_number", "own_code"]
+MARKS = ["plain", "shared_word", "shared_number", "near_code", "own_word", "own_number", "own_code", "near_word",
+         "rival_number", "rival_code", "rival_word"]
 
 
 class LockedDropout(nn.Module):

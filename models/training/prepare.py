@@ -123,8 +123,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--serialiser", default="target/release/catalog-labels texts",
-                        help="command that reads products as NDJSON and prints one text a line")
+    parser.add_argument("--binary", default="target/release/catalog-labels", help="its `texts` is the serialiser")
     args = parser.parse_args()
 
     pairs = args.data / "pairs"
@@ -144,7 +143,7 @@ def main():
     written = {}
     for name, rows in sets.items():
         rows = list(rows)
-        texts = serialise([side for a, b, _ in rows for side in (a, b)], shlex.split(args.serialiser))
+        texts = serialise([side for a, b, _ in rows for side in (a, b)], [args.binary, "texts"])
         written[name] = [{"a": a, "b": b, "label": label, "set": name.rsplit(".", 1)[0]}
                          for a, b, (_, _, label) in zip(texts[::2], texts[1::2], rows)]
     for split in ("train", "valid"):

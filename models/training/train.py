@@ -18,8 +18,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
+import catalogue
 from augment import synthetic_pairs, vary
 from model import MARKS, load_backbone
+from prepare import serialise
 
 PAIR_TOKENS_MAX = 128
 QUERY_TOKENS_MAX = 32
@@ -32,6 +34,10 @@ POOL_ROWS = 4096
 TARGETS = ["abt-buy", "amazon-google", "walmart-amazon", "walmart-amazon-dirty"]
 LSPC = ["lspc-cameras", "lspc-shoes", "lspc-computers", "lspc-watches"]
 WDC = ["wdc-products-titles", "wdc-products-medium", "wdc-products-small"]
+VALIDATED = TARGETS + ["wdc-products-medium", "catalogue"]
+CATALOGUE_VALID_ROWS = 2000
+# Rows of each set that are judged after each epoch; `export.py` judges all.
+VALIDATED_ROWS = 1000
 PHASES = {
     "intermediate": {
         "marks": False, "batch_tokens": 3072, "learning_rate": 1e-4, "average_decay": 0.999,
@@ -55,12 +61,29 @@ PHASES = {
         "steps_max": 3201,
         "epochs": [{**dict.fromkeys(TARGETS, 1), "wdc-products-medium": 0.3, "synthetic": 5000, "intent": 0.1}] * 4,
     },
+    # One detail decides: listings of our own catalog, and of the public sets mostly the
+    # rows that the phases before have not settled.
+    "catalogue": {
+        "marks": True, "batch_tokens": 1536, "learning_rate": 1e-4, "average_decay": 0.998, "steps_max": None,
+        "settled_share": 0.25,
+        "epochs": [{**dict.fromkeys(TARGETS, 1), "wdc-products-medium": 0.3, "wdc-products-titles": 0.1,
+                    "catalogue": 8000, "synthetic": 1000, "intent": 0.12}] * 3,
+    },
 }
+# A row is settled when the weights that a phase starts from give its label this much.
+SETTLED = 0.97
+# Sources of real shopping queries are drawn this much more often than the rest.
+INTENT_HARD = {"magnetic": 4, "queryner": 3, "hint3-curekart": 4, "hint3-sofmattress": 4}
 
 
 def read(folder: Path, name: str) -> list:
     with open(folder / f"{name}.ndjson", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def has_bf16() -> bool:
+    """Whether the CPU multiplies bfloat16; where it doesn't, that is emulated, and slow."""
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
 
 def backbone_folder() -> Path:
@@ -71,8 +94,8 @@ class Tokens:
     """The worker's own encoder, `catalog-labels tokens`; `marks` False leaves each token
     with the side it is on."""
 
-    def __init__(self, command: str, tokenizer: Path, marks: bool = True):
-        self.command = [*command.split(), "--tokenizer", str(tokenizer), "--pair-tokens-max", str(PAIR_TOKENS_MAX),
+    def __init__(self, binary: str, tokenizer: Path, marks: bool = True):
+        self.command = [binary, "tokens", "--tokenizer", str(tokenizer), "--pair-tokens-max", str(PAIR_TOKENS_MAX),
                         "--query-tokens-max", str(QUERY_TOKENS_MAX)]
         self.marks = marks
 
@@ -86,17 +109,45 @@ class Tokens:
         return encoded
 
 
-def epoch_rows(sets: dict, shares: dict, seed: str) -> list:
+def catalogue_rows(count: int, seed: str, binary: str, types: list = catalogue.TYPES_TRAIN) -> list:
+    pairs = catalogue.pairs(count, seed, types)
+    texts = serialise([side for a, b, _ in pairs for side in (a, b)], [binary, "texts"])
+    return [{"a": a, "b": b, "label": label, "set": "catalogue"}
+            for a, b, (_, _, label) in zip(texts[::2], texts[1::2], pairs)]
+
+
+def epoch_rows(sets: dict, shares: dict, seed: str, binary: str) -> list:
     rng = random.Random(seed)
     rows = []
     for name, share in shares.items():
-        if name == "synthetic":
+        if name == "catalogue":
+            rows += catalogue_rows(share, seed, binary)
+        elif name == "synthetic":
             texts = [row[side] for target in TARGETS + WDC for row in sets[target] for side in ("a", "b")]
             rows += synthetic_pairs(texts, share, rng)
+        elif name == "intent":
+            rows += [row for row in sets[name] if rng.random() < share * INTENT_HARD.get(row["source"], 1)]
         else:
             rows += rng.sample(sets[name], int(len(sets[name]) * share))
     rng.shuffle(rows)
     return rows
+
+
+def unsettled(sets: dict, shares: dict, seed: str, model, tokens, file: Path, share: float, bf16: bool) -> dict:
+    """Of each drawn set of pairs: all duplicates, all rows that `model` has not settled,
+    and `share` of the others. What it gave each label is kept in `file`, since a resumed
+    run must see the same rows."""
+    names = [name for name in shares if name in TARGETS + WDC + LSPC]
+    if not file.exists():
+        given = {}
+        for name in names:
+            scores = predict(model, sets[name], tokens, bf16)
+            given[name] = [round(s if row["label"] else 1 - s, 4) for s, row in zip(scores, sets[name])]
+        file.write_text(json.dumps(given))
+    given, rng = json.loads(file.read_text()), random.Random(seed)
+    kept = {name: [row for row, p in zip(sets[name], given[name]) if row["label"] or p < SETTLED or rng.random() < share]
+            for name in names}
+    return {**sets, **kept}
 
 
 def in_order(a: str, b: str) -> tuple:
@@ -113,7 +164,8 @@ def encode(rows: list, tokens: Tokens, rng=None) -> list:
         elif rng is None:
             inputs.append(in_order(row["a"], row["b"]))
         else:
-            sides = [vary(row["a"], rng), vary(row["b"], rng)]
+            # The catalog varies by itself, and a left-out word may be the one that tells.
+            sides = [row["a"], row["b"]] if row["set"] == "catalogue" else [vary(row["a"], rng), vary(row["b"], rng)]
             rng.shuffle(sides)
             inputs.append(tuple(sides))
     return tokens(inputs)
@@ -184,12 +236,17 @@ def macro_f1(predicted: list, labels: list) -> float:
 
 def validate(model, sets: dict, tokens: Tokens, bf16: bool) -> dict:
     report = {}
-    for name in TARGETS + ["wdc-products-medium"]:
-        rows = sets[name]
+    for name in VALIDATED:
+        rows = sets[name][:VALIDATED_ROWS]
         report[name] = f1_at(predict(model, rows, tokens, bf16), [r["label"] for r in rows], 0.5)
-    rows = sets["intent"]
+    rows = sets["intent"][:3 * VALIDATED_ROWS]
     report["intent"] = macro_f1(predict(model, rows, tokens, bf16), [r["label"] for r in rows])
     return {name: round(value, 4) for name, value in report.items()}
+
+
+def catalogue_valid(binary: str) -> list:
+    """Pairs of product types that training does not draw."""
+    return catalogue_rows(CATALOGUE_VALID_ROWS, "valid", binary, catalogue.TYPES_VALID)
 
 
 def main():
@@ -198,30 +255,35 @@ def main():
     parser.add_argument("--run", type=Path, default=Path("models/training/runs/main"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--phase", choices=PHASES, default="intermediate")
-    parser.add_argument("--encoder", default="target/release/catalog-labels tokens")
+    parser.add_argument("--binary", default="target/release/catalog-labels")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--checkpoint-minutes", type=float, default=4)
     args = parser.parse_args()
     phase, folder = PHASES[args.phase], args.run / args.phase
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+    bf16 = has_bf16()
 
-    tokens = Tokens(args.encoder, backbone_folder() / "tokenizer.json", marks=phase["marks"])
-    names = TARGETS + LSPC + WDC + ["intent"]
-    train_sets = {name: read(args.prepared, f"{name}.train") for name in names}
+    tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json", marks=phase["marks"])
+    train_sets = {name: read(args.prepared, f"{name}.train") for name in TARGETS + LSPC + WDC + ["intent"]}
     valid_sets = {name: read(args.prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium", "intent"]}
-    epochs = []
-    for number, shares in enumerate(phase["epochs"]):
-        rows = epoch_rows(train_sets, shares, f"{args.seed}-{args.phase}-{number}")
-        epochs.append(list(batches(rows, tokens, phase["batch_tokens"], random.Random(number))))
-    steps_total = sum(map(len, epochs))
-
+    valid_sets["catalogue"] = catalogue_valid(args.binary)
     model = load_backbone(backbone_folder())
     phases = list(PHASES)
     before = phases[:phases.index(args.phase)]
     if before:
         model.load_state_dict(torch.load(args.run / before[-1] / "averaged.pt"))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    epochs = []
+    for number, shares in enumerate(phase["epochs"]):
+        seed, sets = f"{args.seed}-{args.phase}-{number}", train_sets
+        if "settled_share" in phase:
+            sets = unsettled(sets, shares, seed, model, tokens, folder / "given.json", phase["settled_share"], bf16)
+        rows = epoch_rows(sets, shares, seed, args.binary)
+        epochs.append(list(batches(rows, tokens, phase["batch_tokens"], random.Random(number))))
+    steps_total = sum(map(len, epochs))
+
     model.train()
     # Half of all weights are word vectors. They were learnt on far more text than is
     # here, and leaving them alone saves a sixth of each step.
@@ -240,7 +302,6 @@ def main():
         optimizer, lambda s: min(s / warmup, 0.5 + 0.5 * math.cos(math.pi * min(1.0, s / steps_total)) + 0.02))
     average = {n: p.detach().clone() for n, p in trained.items()}
 
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint, step = folder / "checkpoint.pt", 0
     if checkpoint.exists():
         saved = torch.load(checkpoint)

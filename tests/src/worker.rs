@@ -160,5 +160,5 @@ pub fn repository() -> &'static Path {
 
 /// The shipped artifact.
 pub fn artifact() -> PathBuf {
-    repository().join("models/artifacts/minilm-l6-v2")
+    repository().join("models/artifacts/minilm-l6-v3")
 }
