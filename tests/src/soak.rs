@@ -1,6 +1,5 @@
 //! Workers that are killed over and over while a history passes through them.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use consumer::aws::{AwsOptions, CreatedQueue, create_queue_with_dead_letter, sdk_config, sqs_client};

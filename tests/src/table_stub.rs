@@ -56,7 +56,7 @@ impl TableStub {
     }
 
     pub fn endpoint_url(&self) -> &str {
-        &self.endpoint_url
+        self.server.url()
     }
 
     /// A client that gives up on one attempt late and tries a call three times.

@@ -68,7 +68,7 @@ enum What {
 #[derive(Debug, thiserror::Error)]
 enum ModelError {
     #[error(
-        "model {model} has labelled {labelled} of {products} products; let `reconcile` with its artifact finish, \
+        "model {model} has labelled {labelled} of {products} products; backfill the catalog with its artifact, \
          or activate it --unchecked"
     )]
     Unfinished { model: ModelId, labelled: u64, products: u64 },
@@ -142,7 +142,7 @@ async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error
             let known = active(store).await?;
             let model = model.clone();
             let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
-            let scorer = Watched { scorer, pulse: Pulse::default() };
+            let scorer = Watched { scorer: Box::new(scorer), pulse: Pulse::default() };
             // Queries leave no tombstones.
             let pipeline = pipeline(store.clone(), Box::new(scorer), *intent_ttl, Duration::ZERO);
             let tally = pipeline.relabel_queries(&known.model, CONCURRENCY).await?;

@@ -9,11 +9,12 @@ use std::collections::BTreeMap;
 use shared::item::{LabelItem, PairEntry, ProductItem, distinct_key};
 use shared::{ModelId, PairLabel, ProductId, TextHash, Verdict};
 
-/// Entries kept in one label item: at about 130 bytes each they stay below the 8 KB that
-/// one read of a page of 100 products can afford.
-pub const ENTRIES_MAX: usize = 48;
-/// Distinct pairs remembered in one label item, 8 bytes each.
-pub const DISTINCT_MAX: usize = 128;
+/// Entries kept in one label item. With ids, versions and times of the longest kind an
+/// entry has 226 bytes, and the item stays below 8 KB, so that a page of 100 products
+/// stays below the 1 MB that one read may return.
+pub const ENTRIES_MAX: usize = 32;
+/// Distinct pairs remembered in one label item, 8 bytes each: more than one event finds.
+pub const DISTINCT_MAX: usize = 64;
 
 /// Outcome of a merge.
 #[derive(Clone, Debug, PartialEq)]
