@@ -59,9 +59,8 @@ fn weigh(from: &[f32], stride: usize, queries: usize, scratch: &mut Scratch, pad
     }
     for block in (0..padded).step_by(LANES) {
         let mut sums = [[0.0f32; LANES]; QUERIES];
-        for d in 0..HEAD {
-            let keys: &[f32; LANES] =
-                scratch.keys[d * padded + block..][..LANES].try_into().expect("a block is one register long");
+        for (d, keys) in scratch.keys.chunks_exact(padded).enumerate() {
+            let keys: &[f32; LANES] = keys[block..][..LANES].try_into().expect("a block is one register long");
             for i in 0..QUERIES {
                 for lane in 0..LANES {
                     sums[i][lane] = query[i][d].mul_add(keys[lane], sums[i][lane]);

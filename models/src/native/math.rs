@@ -154,8 +154,7 @@ mod tests {
 
     #[test]
     fn bf16_rounds_to_the_nearest() {
-        for (value, expected) in [(1.0, 1.0), (1.003_906_3, 1.0), (1.011_718_8, 1.015_625), (-3.141_592_7, -3.140_625)]
-        {
+        for (value, expected) in [(1.0, 1.0), (1.003_906_3, 1.0), (1.011_718_8, 1.015_625), (-3.3, -3.296_875)] {
             assert_eq!(from_bf16(to_bf16(value)), expected);
         }
         assert!(from_bf16(to_bf16(f32::NAN)).is_nan());
