@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-serve bench-env lint models build libtorch test-env test-cdk cdk-tools bundle
+.PHONY: help demo test soak bench bench-queue bench-serve bench-env lint models build libtorch test-env test-cdk cdk-tools bundle
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -30,6 +30,12 @@ bundle: ## pack what `cdk deploy` uploads into dist/ (docs/DEPLOY.md)
 
 bench: build ## measure events/s and pairs/s on the sample catalog
 	$(BINARY) demo --quiet --local .local/bench
+
+soak: build test-env ## kill workers every few seconds over 20,000 events, and compare the tables
+	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace --test soak -- --ignored --nocapture
+
+bench-queue: build test-env ## the worker without scoring, beside a bare receive-and-delete loop
+	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo bench --locked --workspace --bench consume
 
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo run --release --locked --workspace --example bench_serve
