@@ -39,7 +39,9 @@ fn two_replicas_hold_one_copy_of_the_weights() {
     println!(
         "weights {weights_kib} KiB in fp32; peak above the empty process {one} KiB with 1 replica, {two} KiB with 2"
     );
-    assert!(two < one + weights_kib * 3 / 10, "{two} KiB with 2 replicas, {one} KiB with 1");
+    // A copy of the weights would add all of them. What a replica adds is its activations and
+    // what its thread's heap holds back, 11 to 28 MiB from run to run.
+    assert!(two < one + weights_kib / 2, "{two} KiB with 2 replicas, {one} KiB with 1");
 }
 
 fn high_water_kib() -> u64 {
