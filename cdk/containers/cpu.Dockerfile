@@ -11,6 +11,7 @@ RUN apt-get update \
 
 COPY catalog-labels /usr/local/bin/catalog-labels
 COPY model /opt/catalog-labels/model
+# A function has two cores from 3,538 MB of memory on, and one below that: replicas follow the cores.
 ENV CATALOG_LABELS_ARTIFACT=/opt/catalog-labels/model \
     OMP_NUM_THREADS=1 \
     OPENBLAS_NUM_THREADS=1

@@ -1,8 +1,11 @@
 import { describe, expect, it } from 'vitest';
 
+import { INF1 } from '../lib/config/inf1.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
+import { text } from './worker-binary.ts';
 
-const container = (): Properties => only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions[0];
+const containers = (): Properties[] => only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions;
+const container = (): Properties => containers()[0];
 const attribute = (attributes: Properties[], key: string) => attributes.find(({ Key }) => Key === key)?.Value;
 
 describe('online service', () => {
@@ -93,6 +96,27 @@ describe('online service', () => {
     });
   });
 
+  it('is scraped inside its task, by an agent that it does not need', () => {
+    const agent = containers()[1];
+    expect(agent).toMatchObject({ Essential: false, DockerSecurityOptions: ['no-new-privileges'] });
+    const variables = Object.fromEntries(agent.Environment.map(({ Name, Value }: Properties) => [Name, Value]));
+    const scrape = JSON.parse(variables.PROMETHEUS_CONFIG_CONTENT).scrape_configs;
+    const { ContainerPort } = container().PortMappings[0];
+    expect(scrape.map(({ job_name, static_configs }: Properties) => [job_name, static_configs[0]])).toEqual([
+      ['serve', { targets: [`127.0.0.1:${ContainerPort}`], labels: { stage: CONFIG.stage } }],
+    ]);
+    // Its log group is a reference.
+    const config = JSON.parse(text(variables.CW_CONFIG_CONTENT));
+    expect(config.logs.metrics_collected.prometheus.prometheus_config_path).toBe('env:PROMETHEUS_CONFIG_CONTENT');
+  });
+
+  it('fits on its host with the agent', () => {
+    const sum = (field: 'Cpu' | 'Memory') => containers().reduce((total, found) => total + found[field], 0);
+    const { vcpus, memoryMib } = INF1[CONFIG.intent.size];
+    expect(sum('Cpu')).toBe(vcpus * 1_024);
+    expect(sum('Memory')).toBeLessThanOrEqual(memoryMib - 1_024);
+  });
+
   it('reads labels and writes none', () => {
     const policies = Object.entries(template('intent').findResources('AWS::IAM::Policy')).filter(([id]) =>
       id.startsWith('TaskTaskRole'),
@@ -100,7 +124,9 @@ describe('online service', () => {
     const actions = policies.flatMap(([, policy]) =>
       policy.Properties.PolicyDocument.Statement.flatMap(({ Action }: Properties) => Action),
     );
-    expect(actions).toContain('dynamodb:BatchGetItem');
-    expect(actions.filter((action: string) => /Put|Update|Delete|Write/.test(action))).toEqual([]);
+    expect(actions).toContain('dynamodb:GetItem');
+    expect(actions.filter((action: string) => /dynamodb:.*(Put|Update|Delete|Write|Query|Scan)/.test(action))).toEqual(
+      [],
+    );
   });
 });

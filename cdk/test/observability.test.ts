@@ -3,8 +3,14 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { agentConfig } from '../lib/build/agent.ts';
-import { AGES, NAMESPACE, NEURON_DECLARATIONS, WORKER_DECLARATIONS } from '../lib/build/metrics.ts';
+import { agentConfig, serviceAgentEnvironment } from '../lib/build/agent.ts';
+import {
+  AGES,
+  NAMESPACE,
+  NEURON_DECLARATIONS,
+  SERVICE_DECLARATIONS,
+  WORKER_DECLARATIONS,
+} from '../lib/build/metrics.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 
@@ -37,7 +43,9 @@ function sections(): string[] {
 
 describe('metrics', () => {
   it.each(
-    WORKER_DECLARATIONS.flatMap(({ metrics, dimensions }) => metrics.map((metric) => [metric, dimensions] as const)),
+    [...WORKER_DECLARATIONS, ...SERVICE_DECLARATIONS].flatMap(({ metrics, dimensions }) =>
+      metrics.map((metric) => [metric, dimensions] as const),
+    ),
   )('%s by %s is in the typed list, and the agent publishes its kind', (metric, dimensions) => {
     const entry = typedList().get(metric);
     expect(entry, `${metric} is not in docs/METRICS.md`).toBeDefined();
@@ -47,12 +55,15 @@ describe('metrics', () => {
   });
 
   it('are declared to the agent under the names that alarms and dashboard read', () => {
-    const { emf_processor } = JSON.parse(agentConfig('test', '/log')).logs.metrics_collected.prometheus;
-    expect(emf_processor.metric_namespace).toBe(NAMESPACE);
+    const configs = [agentConfig('test', '/log'), serviceAgentEnvironment('test', '/log').CW_CONFIG_CONTENT as string];
+    const processors = configs.map((config) => JSON.parse(config).logs.metrics_collected.prometheus.emf_processor);
+    for (const { metric_namespace } of processors) expect(metric_namespace).toBe(NAMESPACE);
     const declared = new Set(
-      emf_processor.metric_declaration.flatMap(({ metric_selectors, dimensions }: Properties) =>
-        metric_selectors.map((selector: string) => `${selector.slice(1, -1)} by ${[...dimensions[0]].sort()}`),
-      ),
+      processors
+        .flatMap(({ metric_declaration }: Properties) => metric_declaration)
+        .flatMap(({ metric_selectors, dimensions }: Properties) =>
+          metric_selectors.map((selector: string) => `${selector.slice(1, -1)} by ${[...dimensions[0]].sort()}`),
+        ),
     );
     const own = alarms()
       .flatMap(metricsOf)
@@ -73,6 +84,13 @@ describe('metrics', () => {
     expect(/\(([^)]*)\)/.exec(what ?? '')?.[1]?.split(', ')).toEqual(Object.keys(AGES));
     // An alarm reads ten metrics at most.
     for (const watch of alarms()) expect(metricsOf(watch).length).toBeLessThanOrEqual(10);
+  });
+
+  it('of workers and of the online service do not add up to one number', () => {
+    const names = (declarations: typeof WORKER_DECLARATIONS) =>
+      new Set(declarations.flatMap(({ metrics, dimensions }) => metrics.map((metric) => `${metric} by ${dimensions}`)));
+    const [ofWorkers, ofService] = [names(WORKER_DECLARATIONS), names(SERVICE_DECLARATIONS)];
+    expect([...ofService].filter((name) => ofWorkers.has(name))).toEqual([]);
   });
 
   it('of the device are those of the Neuron tools', () => {
@@ -111,6 +129,8 @@ describe('alarms', () => {
     ['device-errors', 'execution_errors_total', 0],
     ['fleet-below-floor', 'GroupInServiceCapacity', CONFIG.worker.chipsMin],
     ['intent-p99', 'TargetResponseTime', CONFIG.intent.p99Milliseconds / 1_000],
+    ['intent-refused', 'http_requests_total', CONFIG.intent.refusedPercentMax],
+    ['intent-look-ups-failed', 'intent_lookups_total', 0],
     ['cost-per-million-labels', 'label_items_written_total', CONFIG.alarms.dollarsPerMillionLabelsMax],
     ['bulk-failed', 'ExecutionsFailed', 0],
     ['function-errors', 'Errors', 0],

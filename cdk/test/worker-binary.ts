@@ -29,12 +29,27 @@ export function text(value: Properties, resolve: Resolve = () => undefined): str
   if (typeof value === 'string') return value;
   if (value['Fn::Join']) return value['Fn::Join'][1].map((part: Properties) => text(part, resolve)).join('');
   if (value['Fn::Base64']) return text(value['Fn::Base64'], resolve);
+  const known = resolve(value);
+  if (known !== undefined) return known;
   if (value.Ref === 'AWS::Region') return 'us-east-1';
+  if (value.Ref === 'AWS::Partition') return 'aws';
   if (value.Ref === 'AWS::AccountId') return '123456789012';
-  const made = `https://sqs.us-east-1.amazonaws.com/123456789012/${JSON.stringify(value)
+  return `https://sqs.us-east-1.amazonaws.com/123456789012/${JSON.stringify(value)
     .replace(/[^A-Za-z0-9]/g, '')
     .slice(-40)}`;
-  return resolve(value) ?? made;
+}
+
+/** The environment of the one container of a task that is named `serve`. */
+export function serviceEnvironment(resolve?: Resolve): Record<string, string> {
+  const containers: Properties[] = only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions;
+  const { Environment } = containers.find(({ Name }) => Name === 'serve');
+  return Object.fromEntries(Environment.map(({ Name, Value }: Properties) => [Name, text(Value, resolve)]));
+}
+
+export function functionEnvironment(resolve?: Resolve): Record<string, string> {
+  const isOurs = ({ ImageConfig }: Properties) => ImageConfig !== undefined;
+  const { Variables } = only('serverless', 'AWS::Lambda::Function', isOurs).Environment;
+  return Object.fromEntries(Object.entries(Variables).map(([name, value]) => [name, text(value, resolve)]));
 }
 
 /** The worker's environment as user data writes it and the unit of an inf1.xlarge adds to it. */

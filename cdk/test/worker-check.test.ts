@@ -9,22 +9,16 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { only, type Properties } from './app.ts';
-import { ARTIFACT, binary, fleetEnvironment, REPOSITORY, text } from './worker-binary.ts';
-
-function serviceEnvironment(): Record<string, string> {
-  const { Environment } = only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions[0];
-  return Object.fromEntries(Environment.map(({ Name, Value }: Properties) => [Name, text(Value)]));
-}
-
-function functionEnvironment(): Record<string, string> {
-  const { Variables } = only(
-    'serverless',
-    'AWS::Lambda::Function',
-    ({ ImageConfig }) => ImageConfig !== undefined,
-  ).Environment;
-  return Object.fromEntries(Object.entries(Variables).map(([name, value]) => [name, text(value)]));
-}
+import { only } from './app.ts';
+import {
+  ARTIFACT,
+  binary,
+  fleetEnvironment,
+  functionEnvironment,
+  REPOSITORY,
+  serviceEnvironment,
+  text,
+} from './worker-binary.ts';
 
 function jobEnvironment(): Record<string, string> {
   const definition = text(only('bulk', 'AWS::StepFunctions::StateMachine').DefinitionString);
@@ -36,10 +30,10 @@ interface Answer {
   readonly findings: readonly { about: string; problem: string }[];
 }
 
-/** `catalog-labels check`, with the shipped model. */
-function check(environment: Record<string, string>): Answer {
+/** `catalog-labels check` of a command, with the shipped model. */
+function check(command: readonly string[], environment: Record<string, string>): Answer {
   const env = { ...environment, LD_LIBRARY_PATH: '', CATALOG_LABELS_ARTIFACT: ARTIFACT };
-  const { status, stdout, stderr } = spawnSync(binary(), ['check', '--config-only', '--json'], {
+  const { status, stdout, stderr } = spawnSync(binary(), ['check', ...command, '--config-only', '--json'], {
     env,
     encoding: 'utf8',
   });
@@ -47,24 +41,42 @@ function check(environment: Record<string, string>): Answer {
   return { status, findings: JSON.parse(stdout) };
 }
 
-describe('the worker itself', () => {
-  it('reads the environment of the fleet without a finding', () => {
-    expect(Object.keys(fleetEnvironment()).length).toBeGreaterThan(12);
-    expect(check(fleetEnvironment())).toEqual({ status: 0, findings: [] });
+describe('the binary itself', () => {
+  it.each([
+    ['the fleet', [], fleetEnvironment, 12],
+    ['the online service', ['serve'], serviceEnvironment, 6],
+    ['the function', ['lambda'], functionEnvironment, 6],
+  ] as const)('resolves the environment of %s without a finding', (_what, command, environment, variablesMin) => {
+    expect(Object.keys(environment()).length).toBeGreaterThan(variablesMin);
+    expect(check(command, environment())).toEqual({ status: 0, findings: [] });
   });
 
   it.each([
-    ['the online service', serviceEnvironment],
-    ['the function', functionEnvironment],
-    ['the CPU variant of the bulk run', jobEnvironment],
-  ])('knows every option in the environment of %s', (_what, environment) => {
-    expect(Object.keys(environment()).length).toBeGreaterThan(4);
-    const unknown = check(environment()).findings.filter(({ problem }) => problem.includes('is no option'));
+    ['the fleet', [], fleetEnvironment, 'CATALOG_LABELS_LEASE', '1s', '--lease: 1s'],
+    ['the online service', ['serve'], serviceEnvironment, 'CATALOG_LABELS_ADDRESS', 'nowhere', '--address'],
+    [
+      'the function',
+      ['lambda'],
+      functionEnvironment,
+      'CATALOG_LABELS_DEAD_LETTER_QUEUE_URL',
+      'dead',
+      '"dead" is not a URL',
+    ],
+  ] as const)('refuses a value of %s that it cannot use', (_what, command, environment, name, value, said) => {
+    expect(environment()).toHaveProperty(name);
+    const { status, findings } = check(command, { ...environment(), [name]: value });
+    expect(status).toBe(1);
+    expect(findings.map(({ problem }) => problem)).toEqual([expect.stringContaining(said)]);
+  });
+
+  it('knows every option in the environment of the CPU variant of the bulk run', () => {
+    expect(Object.keys(jobEnvironment()).length).toBeGreaterThan(4);
+    const unknown = check([], jobEnvironment()).findings.filter(({ problem }) => problem.includes('is no option'));
     expect(unknown).toEqual([]);
   });
 
-  it('would say so if a name were wrong', () => {
-    const { status, findings } = check({ ...fleetEnvironment(), CATALOG_LABELS_LEASE_SECONDS: '60' });
+  it.each([[], ['serve'], ['lambda']])('would say so if a name were wrong (%o)', (...command) => {
+    const { status, findings } = check(command, { ...fleetEnvironment(), CATALOG_LABELS_LEASE_SECONDS: '60' });
     expect(status).toBe(1);
     expect(findings.map(({ problem }) => problem)).toEqual(['CATALOG_LABELS_LEASE_SECONDS is no option of this build']);
   });

@@ -124,6 +124,6 @@ describe('worker fleet', () => {
     ]);
     expect(of('dynamodb')).not.toContain('dynamodb:CreateTable');
     expect(of('dynamodb')).not.toContain('dynamodb:Scan');
-    expect(of('s3')).toEqual(['s3:GetObject']);
+    expect(of('s3')).toEqual(['s3:GetObject', 's3:ListBucket']);
   });
 });

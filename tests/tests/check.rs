@@ -44,17 +44,21 @@ impl Account {
     }
 
     async fn check(&self, artifact: &Path, table_prefix: &str, more: &[&str]) -> Output {
+        let queues = ["--catalog-queue-url", &self.queue_url, "--dead-letter-queue-url", &self.dead_letter_queue_url];
+        self.check_of(&[], artifact, table_prefix, &[&queues, more].concat()).await
+    }
+
+    async fn check_of(&self, of: &[&str], artifact: &Path, table_prefix: &str, more: &[&str]) -> Output {
         let endpoint_url = self.engine.endpoint_url();
-        let mut command = command(artifact);
+        let mut command = command(of, artifact);
         command.args(["--endpoint-url", &endpoint_url, "--region", "us-east-1", "--table-prefix", table_prefix]);
-        command.args(["--catalog-queue-url", &self.queue_url, "--dead-letter-queue-url", &self.dead_letter_queue_url]);
         command.args(more).output().await.expect("the binary runs")
     }
 }
 
-fn command(artifact: &Path) -> Command {
+fn command(of: &[&str], artifact: &Path) -> Command {
     let mut command = Command::new(binary());
-    command.args(["check", "--json", "--artifact"]).arg(artifact);
+    command.arg("check").args(of).args(["--json", "--artifact"]).arg(artifact);
     command.env("OMP_NUM_THREADS", "1").env("OPENBLAS_NUM_THREADS", "1");
     command
 }
@@ -124,7 +128,7 @@ async fn what_is_not_there_is_named_all_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn config_only_asks_no_network_and_lists_every_problem() {
     let arguments = ["--config-only", "--endpoint-url", "http://127.0.0.1:1", "--lease", "1s"];
-    let output = command(&artifact()).args(arguments).env("CATALOG_LABELS_LEESE", "60s").output().await;
+    let output = command(&[], &artifact()).args(arguments).env("CATALOG_LABELS_LEESE", "60s").output().await;
     let output = output.expect("the binary runs");
     let errors = findings(&output, "error");
     for words in ["CATALOG_LABELS_LEESE is no option", "--catalog-queue-url", "--dead-letter-queue-url", "--lease"] {
@@ -133,6 +137,30 @@ async fn config_only_asks_no_network_and_lists_every_problem() {
     assert_eq!((errors.len(), output.status.code()), (4, Some(1)), "{errors:#?}");
 
     let queues = ["--catalog-queue-url", "http://127.0.0.1:1/0/q", "--dead-letter-queue-url", "http://127.0.0.1:1/0/d"];
-    let output = command(&artifact()).arg("--config-only").args(queues).output().await.expect("the binary runs");
+    let output = command(&[], &artifact()).arg("--config-only").args(queues).output().await.expect("the binary runs");
     assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_and_lambda_are_looked_at_by_their_own_options_and_needs() {
+    let account = Account::new().await;
+    let dead = ["--dead-letter-queue-url", account.dead_letter_queue_url.as_str()];
+    for (of, more) in [("serve", &[] as &[&str]), ("lambda", &dead)] {
+        let output = account.check_of(&[of], &artifact(), "check-", more).await;
+        assert!(output.status.success(), "{of}: {output:?}");
+        assert_eq!(findings(&output, "error"), Vec::<String>::new(), "{of}");
+        let output = account.check_of(&[of], &artifact(), "other-", more).await;
+        assert!(findings(&output, "error").iter().any(|error| error.contains("other-control: does not exist")), "{of}");
+    }
+
+    let gone = account.dead_letter_queue_url.replace("catalog", "gone");
+    let more = ["--dead-letter-queue-url", &gone, "--object-bucket", "nowhere", "--deadline-margin", "1s"];
+    let errors = findings(&account.check_of(&["lambda"], &artifact(), "check-", &more).await, "error");
+    for words in ["queue gone", "bucket nowhere"] {
+        assert!(errors.iter().any(|error| error.contains(words)), "{words}: {errors:#?}");
+    }
+
+    let bad = ["--address", "nowhere", "--deadline", "0s"];
+    let errors = findings(&account.check_of(&["serve"], &artifact(), "check-", &bad).await, "error");
+    assert_eq!(errors.len(), 2, "{errors:#?}");
 }

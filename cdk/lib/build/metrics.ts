@@ -36,6 +36,13 @@ export const WORKER_DECLARATIONS: readonly Declaration[] = [
   { dimensions: ['stage', 'settlement'], metrics: ['queue_messages_settled_total'] },
 ];
 
+/** Of the online service. What a worker publishes as well is left out: it would add up to one number. */
+export const SERVICE_DECLARATIONS: readonly Declaration[] = [
+  { dimensions: ['stage'], metrics: ['http_requests_total', 'http_requests_in_work', 'intents_known_total'] },
+  { dimensions: ['stage', 'status'], metrics: ['http_requests_total'] },
+  { dimensions: ['stage', 'result'], metrics: ['intent_lookups_total'] },
+];
+
 /** Ages of `events_by_age_total` by their upper bound in seconds, as the worker counts them. */
 export const AGES = { to_1m: 60, to_5m: 300, to_15m: 900, to_1h: 3_600, to_1d: 86_400, over_1d: Infinity } as const;
 

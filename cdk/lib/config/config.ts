@@ -75,6 +75,8 @@ const intent = z
     tasksMax: z.int().min(0).max(200).default(8),
     requestsPerTaskPerMinute: z.int().min(1).default(12_000),
     p99Milliseconds: z.int().min(1).max(10_000).default(50),
+    /** Share of requests that may be answered 429 before somebody is told. */
+    refusedPercentMax: z.number().min(0).max(100).default(1),
     drainSeconds: z
       .int()
       .min(5)

@@ -2,6 +2,7 @@
 
 import { PolicyStatement } from 'aws-cdk-lib/aws-iam';
 import type { IKey } from 'aws-cdk-lib/aws-kms';
+import type { ILogGroup } from 'aws-cdk-lib/aws-logs';
 import type { IQueue } from 'aws-cdk-lib/aws-sqs';
 import type { ITable } from 'aws-cdk-lib/aws-dynamodb';
 
@@ -43,21 +44,13 @@ export function labelStatements(tables: readonly ITable[]): PolicyStatement[] {
   ];
 }
 
-/** To look labels up and to keep new ones of queries, as the online service does. */
+/** To look up what the online service reads; it describes every table when it starts. */
 export function lookUpStatements(tables: readonly ITable[]): PolicyStatement[] {
-  const actions = [
-    'dynamodb:BatchGetItem',
-    'dynamodb:DescribeTable',
-    'dynamodb:DescribeTimeToLive',
-    'dynamodb:GetItem',
-    'dynamodb:Query',
-  ];
+  const read = tables.filter(({ node }) => /-(control|intents)$/.test(node.id));
+  const arns = (some: readonly ITable[]) => some.map((table) => table.tableArn);
   return [
-    allow(
-      'LookUp',
-      actions,
-      tables.map((table) => table.tableArn),
-    ),
+    allow('LookUp', ['dynamodb:GetItem'], arns(read)),
+    allow('Verify', ['dynamodb:DescribeTable', 'dynamodb:DescribeTimeToLive'], arns(tables)),
   ];
 }
 
@@ -75,4 +68,16 @@ export function keyStatements(...keys: readonly IKey[]): PolicyStatement[] {
 /** To fetch single objects. */
 export function fetchStatements(...objectArns: readonly string[]): PolicyStatement[] {
   return [allow('Fetch', ['s3:GetObject'], [...objectArns])];
+}
+
+/** To see that a bucket is there: without this right a missing object looks like a denied one. */
+export function listStatements(bucketArn: string): PolicyStatement[] {
+  return [allow('List', ['s3:ListBucket'], [bucketArn])];
+}
+
+/** To write into one log group. */
+export function logStatements(logGroup: ILogGroup): PolicyStatement[] {
+  return [
+    allow('Log', ['logs:CreateLogStream', 'logs:DescribeLogStreams', 'logs:PutLogEvents'], [logGroup.logGroupArn]),
+  ];
 }

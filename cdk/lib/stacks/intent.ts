@@ -1,3 +1,5 @@
+import { join } from 'node:path';
+
 import { Duration, Stack, type StackProps } from 'aws-cdk-lib';
 import * as appscaling from 'aws-cdk-lib/aws-applicationautoscaling';
 import * as autoscaling from 'aws-cdk-lib/aws-autoscaling';
@@ -9,18 +11,23 @@ import * as iam from 'aws-cdk-lib/aws-iam';
 import { LogGroup, type RetentionDays } from 'aws-cdk-lib/aws-logs';
 import type { Construct } from 'constructs';
 
+import { serviceAgentEnvironment } from '../build/agent.ts';
 import { intentEnvironment } from '../build/environment.ts';
 import { INTENT_PORT } from '../build/paths.ts';
 import type { Release } from '../build/release.ts';
 import { type Config, namePrefix } from '../config/config.ts';
+import { CDK_FOLDER } from '../config/read.ts';
 import { INF1 } from '../config/inf1.ts';
 import { acknowledge, acknowledgeResources } from '../constructs/acknowledge.ts';
 import { pinnedImage } from '../constructs/image.ts';
-import { keyStatements, lookUpStatements } from '../constructs/permissions.ts';
+import { keyStatements, logStatements, lookUpStatements } from '../constructs/permissions.ts';
 import { type DataStack, LOAD_BALANCER_LOGS } from './data.ts';
 
 /** Kept for the ECS agent and the kernel. */
 const HOST_MEMORY_MIB = 1_536;
+/** Of the task's host, for the agent that publishes its metrics. */
+const AGENT_MEMORY_MIB = 256;
+const AGENT_CPU = 64;
 /** Beyond the drain: the last answers are written, and the process exits. */
 const STOP_MARGIN_SECONDS = 15;
 
@@ -140,9 +147,13 @@ export class IntentStack extends Stack {
       family: `${namePrefix(config)}-intent`,
       networkMode: ecs.NetworkMode.AWS_VPC,
     });
-    const tables = data.tables.filter((table) => !/postings/.test(table.node.id));
-    for (const statement of [...lookUpStatements(tables), ...keyStatements(data.key)])
+    for (const statement of [
+      ...lookUpStatements(data.tables),
+      ...keyStatements(data.key),
+      ...logStatements(logGroup),
+    ]) {
       task.addToTaskRolePolicy(statement);
+    }
     const linuxParameters = new ecs.LinuxParameters(this, 'Linux', { initProcessEnabled: true });
     linuxParameters.addDevices({
       hostPath: '/dev/neuron0',
@@ -162,8 +173,8 @@ export class IntentStack extends Stack {
       image: ecs.ContainerImage.fromDockerImageAsset(image),
       command: ['serve'],
       environment: intentEnvironment(config, this.region),
-      memoryLimitMiB: INF1[intent.size].memoryMib - HOST_MEMORY_MIB,
-      cpu: INF1[intent.size].vcpus * 1_024,
+      memoryLimitMiB: INF1[intent.size].memoryMib - HOST_MEMORY_MIB - AGENT_MEMORY_MIB,
+      cpu: INF1[intent.size].vcpus * 1_024 - AGENT_CPU,
       user: '10001',
       readonlyRootFilesystem: true,
       dockerSecurityOptions: ['no-new-privileges'],
@@ -172,9 +183,31 @@ export class IntentStack extends Stack {
       portMappings: [{ containerPort: INTENT_PORT }],
       logging: ecs.LogDrivers.awsLogs({ logGroup, streamPrefix: 'serve' }),
     });
+    this.agent(config, task, logGroup);
     acknowledgeResources(task, 'the login to ECR knows no resources', '*');
     acknowledge(task, 'the environment names tables and limits; nothing in it is secret', 'AwsSolutions-ECS2');
     return task;
+  }
+
+  /** Scrapes the service inside its task; the service goes on without it. */
+  private agent({ stage }: Config, task: ecs.Ec2TaskDefinition, logGroup: LogGroup): void {
+    const image = new DockerImageAsset(this, 'AgentImage', {
+      directory: join(CDK_FOLDER, 'containers'),
+      file: 'agent.Dockerfile',
+      platform: Platform.LINUX_AMD64,
+    });
+    const linuxParameters = new ecs.LinuxParameters(this, 'AgentLinux', { initProcessEnabled: true });
+    linuxParameters.dropCapabilities(ecs.Capability.ALL);
+    task.addContainer('agent', {
+      image: ecs.ContainerImage.fromDockerImageAsset(image),
+      essential: false,
+      environment: { AWS_REGION: this.region, ...serviceAgentEnvironment(stage, logGroup.logGroupName) },
+      memoryLimitMiB: AGENT_MEMORY_MIB,
+      cpu: AGENT_CPU,
+      dockerSecurityOptions: ['no-new-privileges'],
+      linuxParameters,
+      logging: ecs.LogDrivers.awsLogs({ logGroup, streamPrefix: 'agent' }),
+    });
   }
 
   private balancer(config: Config, vpc: ec2.IVpc, data: DataStack): elb.ApplicationLoadBalancer {

@@ -116,21 +116,21 @@ export class ObservabilityStack extends Stack {
       });
     }
     alarms.on('FatalFaults', {
-      metric: this.worker('event_failures_total', { fault: 'fatal' }),
+      metric: this.published('event_failures_total', { fault: 'fatal' }),
       threshold: 0,
       minutes: 1,
       meaning: 'A worker met a fault that every event would meet, and stopped.',
       section: 'not-ready-or-fatal',
     });
     alarms.on('LeasesLost', {
-      metric: this.worker('queue_leases_lost_total'),
+      metric: this.published('queue_leases_lost_total'),
       threshold: 0,
       minutes: 5,
       meaning: 'Messages became visible to others while a worker had them.',
       section: 'leases-lost',
     });
     alarms.on('DeviceErrors', {
-      metric: this.worker('execution_errors_total'),
+      metric: this.published('execution_errors_total'),
       threshold: 0,
       minutes: 1,
       meaning: 'A NeuronCore failed.',
@@ -167,6 +167,20 @@ export class ObservabilityStack extends Stack {
       metric: targets.metrics.httpCodeTarget(HttpCodeTarget.TARGET_5XX_COUNT, perMinute),
       threshold: 10,
       meaning: 'The online service answers with errors.',
+      section: 'slow-online-service',
+    });
+    alarms.on('IntentRefused', {
+      metric: this.refusedPercent(),
+      threshold: intent.refusedPercentMax,
+      minutes: 5,
+      meaning: `More than ${intent.refusedPercentMax}% of the requests to the online service were refused, as too many.`,
+      section: 'slow-online-service',
+    });
+    alarms.on('IntentLookUpsFailed', {
+      metric: this.published('intent_lookups_total', { result: 'failed' }),
+      threshold: 0,
+      minutes: 15,
+      meaning: 'The online service cannot read the label table, and scores every query.',
       section: 'slow-online-service',
     });
     alarms.on('BulkFailed', {
@@ -216,21 +230,34 @@ export class ObservabilityStack extends Stack {
             'Stale labels (% of events)',
             ...LANES.map((lane) => this.stalePercent(lane, config.worker.freshnessSeconds)),
           ),
-          graph('Events and failures', this.worker('events_total'), this.worker('event_failures_total')),
+          graph('Events and failures', this.published('events_total'), this.published('event_failures_total')),
         ],
         [
           graph('Online service: P99 (s)', this.p99()),
-          graph('Online service: requests', intent.loadBalancer.metrics.requestCount(period)),
+          graph(
+            'Online service: requests, and those in work',
+            intent.loadBalancer.metrics.requestCount(period),
+            this.published('http_requests_total'),
+            this.published('http_requests_in_work'),
+          ),
           graph(
             'Pairs, queries and labels',
             ...['pairs_scored_total', 'pairs_skipped_total', 'queries_scored_total', 'label_items_written_total'].map(
-              (name) => this.worker(name),
+              (name) => this.published(name),
             ),
           ),
         ],
         [
+          graph('Online service: refused (%)', this.refusedPercent()),
+          graph('Online service: intents known', this.published('intents_known_total')),
+          graph(
+            'Online service: looks in the table',
+            ...['answered', 'failed', 'late'].map((result) => this.published('intent_lookups_total', { result })),
+          ),
+        ],
+        [
           graph('Chips in service', this.chips()),
-          graph('NeuronCores in use', this.worker('neuroncore_utilization_ratio', {}, 'Average')),
+          graph('NeuronCores in use', this.published('neuroncore_utilization_ratio', {}, 'Average')),
           graph('Dollars per million labels', this.dollarsPerMillionLabels(config.alarms.dollarsPerChipHour)),
         ],
       ],
@@ -238,7 +265,7 @@ export class ObservabilityStack extends Stack {
   }
 
   /** A metric that the agent publishes; the sum over a minute unless `statistic` says otherwise. */
-  private worker(
+  private published(
     metricName: string,
     dimensions: Record<string, string> = {},
     statistic = 'Sum',
@@ -269,13 +296,28 @@ export class ObservabilityStack extends Stack {
     return this.parts.intent.targets.metrics.targetResponseTime({ statistic: 'p99', period: MINUTE });
   }
 
+  /** Of the requests to the online service, those that it did not begin. */
+  private refusedPercent(): cloudwatch.MathExpression {
+    return new cloudwatch.MathExpression({
+      expression: '100 * FILL(refused, 0) / requests',
+      usingMetrics: {
+        refused: this.published('http_requests_total', { status: '429' }),
+        requests: this.published('http_requests_total'),
+      },
+      period: MINUTE,
+      label: 'requests refused (%)',
+    });
+  }
+
   /** Of the events of a lane, those that were older than the goal when they were labelled. */
   private stalePercent(lane: (typeof LANES)[number], goalSeconds: number): cloudwatch.MathExpression {
     const late = Object.entries(AGES).filter(([_age, boundSeconds]) => boundSeconds > goalSeconds);
-    const byAge = late.map(([age]) => [`${lane}_${age}`, this.worker('events_by_age_total', { lane, age })] as const);
+    const byAge = late.map(
+      ([age]) => [`${lane}_${age}`, this.published('events_by_age_total', { lane, age })] as const,
+    );
     return new cloudwatch.MathExpression({
       expression: `100 * (${byAge.map(([id]) => `FILL(${id}, 0)`).join(' + ')}) / ${lane}_events`,
-      usingMetrics: { ...Object.fromEntries(byAge), [`${lane}_events`]: this.worker('events_total', { lane }) },
+      usingMetrics: { ...Object.fromEntries(byAge), [`${lane}_events`]: this.published('events_total', { lane }) },
       period: MINUTE,
       label: `${lane} events labelled late (%)`,
     });
@@ -286,7 +328,7 @@ export class ObservabilityStack extends Stack {
     const hour = Duration.hours(1);
     return new cloudwatch.MathExpression({
       expression: `1000000 * ${dollarsPerChipHour} * chips / labels`,
-      usingMetrics: { chips: this.chips(hour), labels: this.worker('label_items_written_total', {}, 'Sum', hour) },
+      usingMetrics: { chips: this.chips(hour), labels: this.published('label_items_written_total', {}, 'Sum', hour) },
       period: hour,
       label: 'dollars per million labels',
     });

@@ -10,7 +10,14 @@ import { functionEnvironment } from '../build/environment.ts';
 import type { Release } from '../build/release.ts';
 import { type Config, namePrefix, objectsArn } from '../config/config.ts';
 import { acknowledgeResources } from '../constructs/acknowledge.ts';
-import { consumeStatements, keyStatements, labelStatements } from '../constructs/permissions.ts';
+import {
+  consumeStatements,
+  fetchStatements,
+  keyStatements,
+  labelStatements,
+  listStatements,
+  logStatements,
+} from '../constructs/permissions.ts';
 import type { DataStack } from './data.ts';
 import type { EventsStack } from './events.ts';
 
@@ -46,16 +53,9 @@ export class ServerlessStack extends Stack {
       ...consumeStatements([events.catalog, events.queries], events.deadLetters),
       ...labelStatements(data.tables),
       ...keyStatements(data.key, events.key),
-      new iam.PolicyStatement({
-        sid: 'Log',
-        actions: ['logs:CreateLogStream', 'logs:PutLogEvents'],
-        resources: [logGroup.logGroupArn],
-      }),
-      new iam.PolicyStatement({
-        sid: 'Read',
-        actions: ['s3:GetObject'],
-        resources: [objectsArn(config, 'bulk', 'input/')],
-      }),
+      ...logStatements(logGroup),
+      ...fetchStatements(objectsArn(config, 'bulk', 'input/')),
+      ...listStatements(data.bulk.bucketArn),
     ];
     for (const statement of statements) role.addToPolicy(statement);
     this.function = new lambda.DockerImageFunction(this, 'Function', {

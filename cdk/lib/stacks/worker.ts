@@ -17,7 +17,14 @@ import { type Config, namePrefix, objectsArn } from '../config/config.ts';
 import { INF1 } from '../config/inf1.ts';
 import { acknowledge, acknowledgeResources } from '../constructs/acknowledge.ts';
 import { pinnedImage } from '../constructs/image.ts';
-import { consumeStatements, fetchStatements, keyStatements, labelStatements } from '../constructs/permissions.ts';
+import {
+  consumeStatements,
+  fetchStatements,
+  keyStatements,
+  labelStatements,
+  listStatements,
+  logStatements,
+} from '../constructs/permissions.ts';
 import { FleetScaling } from '../constructs/scaling.ts';
 import type { DataStack } from './data.ts';
 import type { EventsStack } from './events.ts';
@@ -60,13 +67,10 @@ export class WorkerStack extends Stack {
         ...[assets.host, assets.release, assets.model].map((asset) => objectArn(this, asset)),
         ...published,
       ),
+      ...listStatements(data.bulk.bucketArn),
       new iam.PolicyStatement({ sid: 'ReadPointer', actions: ['ssm:GetParameter'], resources: [pointer.parameterArn] }),
       this.fleetStatement(),
-      new iam.PolicyStatement({
-        sid: 'Log',
-        actions: ['logs:CreateLogStream', 'logs:DescribeLogStreams', 'logs:PutLogEvents'],
-        resources: [logGroup.logGroupArn],
-      }),
+      ...logStatements(logGroup),
     ]);
     acknowledgeResources(role, 'the id in the ARN of a group is chosen when it is created', this.groupArn());
     acknowledgeResources(role, 'objects are uploaded after the deployment, under this prefix', ...published);

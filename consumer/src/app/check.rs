@@ -12,52 +12,95 @@ use std::io::{Write, stdout};
 use std::path::Path;
 use std::process::ExitCode;
 
+use aws_config::SdkConfig;
 use models::Artifact;
 
 use self::finding::{Finding, Severity};
-use super::CommandResult;
-use super::config::{ConfigError, WorkerArgs, WorkerConfig};
-use crate::aws::{AwsOptions, dynamo, sdk_config};
-use crate::store::{Store, StoreError, TablesError};
+use super::config::{ConfigError, TableArgs, WorkerArgs, WorkerConfig};
+use super::open::Tables;
+use super::{CommandResult, lambda, serve};
+use crate::aws::{AwsOptions, Buckets, dynamo, sdk_config};
+use crate::store::{Call, Store, StoreError, TablesError};
 
 /// Look at configuration, model, devices, tables, queues and permissions, and change nothing
 ///
-/// Takes the options and the environment of `worker`. Ends with 0 where a worker would run;
-/// warnings do not change that.
+/// Takes the options and the environment of `worker`, or after `serve` or `lambda` those of that
+/// command. Ends with 0 where it would run; warnings do not change that.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
+    #[command(subcommand)]
+    other: Option<Other>,
     /// Only configuration and model files; asks no network and no device
-    #[arg(long)]
+    #[arg(long, global = true)]
     config_only: bool,
     /// Print the findings as JSON
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
+}
+
+/// A command that is looked at in place of `worker`.
+#[derive(Debug, clap::Subcommand)]
+enum Other {
+    /// What `serve` needs
+    Serve(Box<serve::Args>),
+    /// What `lambda` needs
+    Lambda(Box<lambda::Args>),
+}
+
+/// What a command needs of the services, once its options were found to be right.
+enum Needs {
+    Worker(Box<WorkerConfig>),
+    /// None: every query is scored.
+    Serve(Option<TableArgs>),
+    Lambda(Box<lambda::Args>),
 }
 
 pub fn run(args: Args) -> CommandResult {
     let (config_only, json) = (args.config_only, args.json);
-    let findings = tokio::runtime::Runtime::new()?.block_on(findings(args.worker, config_only));
+    let findings = tokio::runtime::Runtime::new()?.block_on(findings(args, config_only));
     print(&findings, json)?;
     Ok(if findings.iter().any(Finding::is_error) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn findings(args: WorkerArgs, config_only: bool) -> Vec<Finding> {
+async fn findings(args: Args, config_only: bool) -> Vec<Finding> {
     let mut findings = environment::unknown(std::env::vars_os().filter_map(|(name, _value)| name.into_string().ok()));
-    for artifact in std::iter::once(&args.model.artifact).chain(&args.next_artifact) {
-        findings.extend(of_artifact(artifact));
-    }
+    findings.extend(args.artifacts().into_iter().flat_map(of_artifact));
     if !config_only {
         findings.extend(devices::findings(&devices::Host::this()));
     }
     match args.resolve() {
         Err(error) => findings.extend(of_configuration(error)),
-        Ok(config) if !config_only => findings.extend(of_services(&config).await),
+        Ok(needs) if !config_only => findings.extend(of_services(needs).await),
         Ok(_) => {}
     }
     findings.sort_by_key(|finding| finding.severity);
     findings
+}
+
+impl Args {
+    fn artifacts(&self) -> Vec<&Path> {
+        let model = match &self.other {
+            None => &self.worker.model,
+            Some(Other::Serve(args)) => &args.model,
+            Some(Other::Lambda(args)) => &args.model,
+        };
+        let next = self.worker.next_artifact.iter().filter(|_| self.other.is_none());
+        std::iter::once(&model.artifact).chain(next).map(|folder| folder.as_path()).collect()
+    }
+
+    fn resolve(self) -> Result<Needs, ConfigError> {
+        Ok(match self.other {
+            None => Needs::Worker(Box::new(self.worker.resolve()?)),
+            Some(Other::Serve(args)) => Needs::Serve(args.resolve()?.tables),
+            Some(Other::Lambda(args)) => {
+                args.verify()?;
+                Needs::Lambda(args)
+            }
+        })
+    }
 }
 
 fn of_configuration(error: ConfigError) -> Vec<Finding> {
@@ -73,17 +116,46 @@ fn of_artifact(folder: &Path) -> Vec<Finding> {
     refused.problems.iter().map(|problem| Finding::error(&about, problem.to_string(), fix)).collect()
 }
 
-/// Tables and queues: how they are made, and what this identity may do with them.
-async fn of_services(config: &WorkerConfig) -> Vec<Finding> {
-    let options = AwsOptions { region: config.tables.region.clone(), endpoint_url: config.tables.endpoint_url.clone() };
-    let sdk = sdk_config(&options).await;
-    let store = Store::new(dynamo::client(&sdk, &dynamo::Limits::default()), &config.tables.table_prefix);
-    let mut findings = of_tables(&store).await;
-    findings.extend(queues::findings(&sdk, config).await);
-    findings
+/// Tables, queues and buckets: how they are made, and what this identity may do with them.
+async fn of_services(needs: Needs) -> Vec<Finding> {
+    match needs {
+        Needs::Worker(config) => {
+            let (sdk, mut findings) = of_labelling(&config.tables, &config.object_buckets).await;
+            findings.extend(queues::findings(&sdk, &config).await);
+            findings
+        }
+        Needs::Lambda(args) => {
+            let (sdk, mut findings) = of_labelling(&args.tables, &args.object_bucket).await;
+            if let Some(url) = &args.dead_letter_queue_url {
+                findings.extend(queues::of_parking(&sdk, url).await);
+            }
+            findings
+        }
+        Needs::Serve(None) => Vec::new(),
+        Needs::Serve(Some(args)) => match Tables::open(&args).await {
+            Ok(tables) => of_tables(&tables.store, tables.store.refused_look_ups()).await,
+            Err(error) => vec![Finding::error("tables", crate::source::with_causes(&error), "check --local")],
+        },
+    }
 }
 
-async fn of_tables(store: &Store) -> Vec<Finding> {
+/// What `worker` and `lambda` both need, and the configuration of the SDK that it was asked with.
+async fn of_labelling(tables: &TableArgs, buckets: &[String]) -> (SdkConfig, Vec<Finding>) {
+    let options = AwsOptions { region: tables.region.clone(), endpoint_url: tables.endpoint_url.clone() };
+    let sdk = sdk_config(&options).await;
+    let store = Store::new(dynamo::client(&sdk, &dynamo::Limits::default()), &tables.table_prefix);
+    let mut findings = of_tables(&store, store.refused_operations()).await;
+    for bucket in buckets {
+        if let Err(error) = Buckets::open(&sdk, [bucket.clone()]).await {
+            let fix = "check the name, and the role's s3:ListBucket on the bucket and s3:GetObject on its objects";
+            findings.push(Finding::error(format!("bucket {bucket}"), crate::source::with_causes(&error), fix));
+        }
+    }
+    (sdk, findings)
+}
+
+/// How the tables are made, and what `refused` says once they have answered.
+async fn of_tables(store: &Store, refused: impl Future<Output = Result<Vec<Call>, StoreError>>) -> Vec<Finding> {
     let mut findings = match store.verify_tables().await {
         Ok(()) => Vec::new(),
         Err(TablesError::Different { differences }) => {
@@ -93,7 +165,7 @@ async fn of_tables(store: &Store) -> Vec<Finding> {
         // Nothing answers: to ask for each permission would only say so again.
         Err(error) => return vec![of_store_error(&error)],
     };
-    match store.refused_operations().await {
+    match refused.await {
         Ok(refused) => findings.extend(refused.into_iter().map(|call| {
             let fix =
                 format!("allow dynamodb:{} on the table, and its key's use, in the role's policy", call.operation);

@@ -20,7 +20,7 @@ const POLL_MAX: Duration = Duration::from_secs(20);
 /// A stop waits for the poll under way, and then has to finish what it brought.
 const POLL_MARGIN: Duration = Duration::from_secs(1);
 const CONCURRENCY_MAX: usize = 4096;
-pub(super) const REPLICAS_MAX: usize = 256;
+const REPLICAS_MAX: usize = 256;
 const WEIGHTS: RangeInclusive<u32> = 1..=100;
 
 /// Where the tables are. Global, for commands that have sub-commands.
@@ -40,6 +40,15 @@ pub struct TableArgs {
     pub table_prefix: String,
 }
 
+impl TableArgs {
+    /// Adds to `problems` what can be seen to be wrong without asking anybody.
+    pub(super) fn check(&self, problems: &mut Vec<String>) {
+        if let Some(url) = &self.endpoint_url {
+            check_url("endpoint-url", url, problems);
+        }
+    }
+}
+
 /// The model and how many copies of it run.
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
@@ -57,9 +66,7 @@ pub struct ModelArgs {
 impl ModelArgs {
     /// Adds to `problems` what can be seen to be wrong without loading it.
     pub(super) fn check(&self, problems: &mut Vec<String>) {
-        if self.replicas > REPLICAS_MAX {
-            problems.push(format!("--replicas: {} is more than {REPLICAS_MAX}", self.replicas));
-        }
+        check_replicas("replicas", self.replicas, problems);
         check_artifact("artifact", &self.artifact, problems);
     }
 
@@ -83,11 +90,26 @@ fn or_cores(replicas: usize) -> usize {
     if replicas > 0 { replicas } else { std::thread::available_parallelism().map_or(1, usize::from) }
 }
 
-/// Adds to `problems` what is wrong with a URL.
-pub(super) fn check_url(url: &str, problems: &mut Vec<String>) {
+/// Adds to `problems` what is wrong with the URL that `--flag` names.
+pub(super) fn check_url(flag: &str, url: &str, problems: &mut Vec<String>) {
     if !(url.starts_with("http://") || url.starts_with("https://")) {
-        problems.push(format!("{url:?} is not a URL: it must start with http:// or https://"));
+        problems.push(format!("--{flag}: {url:?} is not a URL: it must start with http:// or https://"));
     }
+}
+
+pub(super) fn check_replicas(flag: &str, replicas: usize, problems: &mut Vec<String>) {
+    if replicas > REPLICAS_MAX {
+        problems.push(format!("--{flag}: {replicas} is more than {REPLICAS_MAX}"));
+    }
+}
+
+/// Adds to `problems` what is wrong with an address to listen on, or gives it.
+pub(super) fn parse_address(flag: &str, address: &str, problems: &mut Vec<String>) -> Option<SocketAddr> {
+    let parsed = address.parse();
+    if let Err(error) = &parsed {
+        problems.push(format!("--{flag}: {address:?}: {error}; an example is 0.0.0.0:8080"));
+    }
+    parsed.ok()
 }
 
 fn check_artifact(flag: &str, folder: &Path, problems: &mut Vec<String>) {
@@ -228,23 +250,26 @@ impl WorkerArgs {
                     .to_owned(),
             );
         }
-        for QueueConfig { lane, weight, .. } in queues.iter().filter(|queue| !WEIGHTS.contains(&queue.weight)) {
+        for QueueConfig { lane, url, weight } in &queues {
             let flag = if *lane == Lane::Queries { "query" } else { lane.as_str() };
-            problems.push(format!("--{flag}-weight: {weight} is not in {}..={}", WEIGHTS.start(), WEIGHTS.end()));
+            check_url(&format!("{flag}-queue-url"), url, &mut problems);
+            if !WEIGHTS.contains(weight) {
+                problems.push(format!("--{flag}-weight: {weight} is not in {}..={}", WEIGHTS.start(), WEIGHTS.end()));
+            }
         }
         for (index, QueueConfig { lane, url, .. }) in queues.iter().enumerate() {
             if queues[..index].iter().any(|before| before.url == *url) {
                 problems.push(format!("the {lane} queue {url} is another lane's as well; give each lane its own"));
             }
         }
-        for url in queues
-            .iter()
-            .map(|queue| &queue.url)
-            .chain(&self.dead_letter_queue_url)
-            .chain(&self.tables.endpoint_url)
-            .chain(&self.instance_metadata_url)
-        {
-            check_url(url, &mut problems);
+        self.tables.check(&mut problems);
+        for (flag, url) in [
+            ("dead-letter-queue-url", &self.dead_letter_queue_url),
+            ("instance-metadata-url", &self.instance_metadata_url),
+        ] {
+            if let Some(url) = url {
+                check_url(flag, url, &mut problems);
+            }
         }
         if self.dead_letter_queue_url.is_none() {
             problems.push(
@@ -273,15 +298,13 @@ impl WorkerArgs {
                 self.poll, self.drain
             ));
         }
-        let health_address = self.health_address.parse::<SocketAddr>().map_err(|error| {
-            problems.push(format!("--health-address: {:?}: {error}; an example is 0.0.0.0:9090", self.health_address));
-        });
+        let health_address = parse_address("health-address", &self.health_address, &mut problems);
         if let Some(folder) = &self.next_artifact {
             check_artifact("next-artifact", folder, &mut problems);
         }
         let next_model = self.next_artifact.map(|artifact| ModelArgs { artifact, ..self.model.clone() });
         match (health_address, self.dead_letter_queue_url) {
-            (Ok(health_address), Some(dead_letter_queue_url)) if problems.is_empty() => Ok(WorkerConfig {
+            (Some(health_address), Some(dead_letter_queue_url)) if problems.is_empty() => Ok(WorkerConfig {
                 tables: self.tables,
                 model: self.model,
                 next_model,

@@ -57,12 +57,18 @@ pub struct Args {
 }
 
 impl Args {
-    /// Everything that is wrong, at once.
-    fn check(&self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
+    /// Everything that is wrong with the options, at once.
+    pub(super) fn verify(&self) -> Result<(), ConfigError> {
+        self.verify_where(|_name| true)
+    }
+
+    /// As [`Args::verify`], and what is missing of Lambda's own variables.
+    fn verify_where(&self, is_set: impl Fn(&str) -> bool) -> Result<(), ConfigError> {
         let mut problems = Vec::new();
-        for url in self.dead_letter_queue_url.iter().chain(&self.tables.endpoint_url) {
-            check_url(url, &mut problems);
+        if let Some(url) = &self.dead_letter_queue_url {
+            check_url("dead-letter-queue-url", url, &mut problems);
         }
+        self.tables.check(&mut problems);
         if self.tables.local.is_some() {
             problems
                 .push("--local: a function's disk is gone with it; use --endpoint-url for a local engine".to_owned());
@@ -80,7 +86,7 @@ impl Args {
 
 pub fn run(args: Args) -> CommandResult {
     telemetry::init_logs()?;
-    args.check(|name| std::env::var_os(name).is_some())?;
+    args.verify_where(|name| std::env::var_os(name).is_some())?;
     tokio::runtime::Runtime::new()?.block_on(serve(args))
 }
 
@@ -169,7 +175,7 @@ mod tests {
     fn every_problem_is_listed_at_once() {
         let arguments = ["lambda", "--dead-letter-queue-url=dead", "--deadline-margin=1h", "--artifact=/nonexistent"];
         let args = Cli::try_parse_from(arguments).expect("the arguments parse").args;
-        let error = args.check(|name| name == "AWS_LAMBDA_FUNCTION_NAME").expect_err("the configuration is bad");
+        let error = args.verify_where(|name| name == "AWS_LAMBDA_FUNCTION_NAME").expect_err("the configuration is bad");
         let given = error.problems.join("\n");
         for name in ["\"dead\" is not a URL", "--deadline-margin", "--artifact", "AWS_LAMBDA_RUNTIME_API"] {
             assert!(given.contains(name), "{name}: {error}");

@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeValue, ConditionCheck, DeleteRequest, KeysAndAttributes, TransactWriteItem, WriteRequest,
 };
-use shared::table::{ALL, Table};
+use shared::table::{ALL, CONTROL, INTENTS, Table};
 
 use super::codec::Item;
 use super::{Call, Store, StoreError};
@@ -23,7 +23,7 @@ impl Store {
     pub async fn refused_operations(&self) -> Result<Vec<Call>, StoreError> {
         let mut refused = Vec::new();
         for table in &ALL {
-            let asked = [
+            refused.extend(denied([
                 self.may_get(table).await,
                 self.may_batch_get(table).await,
                 self.may_query(table).await,
@@ -32,18 +32,14 @@ impl Store {
                 self.may_delete(table).await,
                 self.may_batch_write(table).await,
                 self.may_check(table).await,
-            ];
-            for answer in asked {
-                match answer {
-                    Ok(()) => {}
-                    Err(StoreError::AccessDenied { call, .. }) => refused.push(call),
-                    // What the verification of the tables has said already.
-                    Err(StoreError::NoTable { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            ])?);
         }
         Ok(refused)
+    }
+
+    /// As [`Store::refused_operations`], of what a reader of intents does.
+    pub async fn refused_look_ups(&self) -> Result<Vec<Call>, StoreError> {
+        denied([self.may_get(&CONTROL).await, self.may_get(&INTENTS).await])
     }
 
     async fn may_get(&self, table: &Table) -> Result<(), StoreError> {
@@ -112,6 +108,19 @@ impl Store {
         let item = TransactWriteItem::builder().condition_check(check).build();
         answered(call, self.client.transact_write_items().transact_items(item).send().await)
     }
+}
+
+fn denied<const N: usize>(answers: [Result<(), StoreError>; N]) -> Result<Vec<Call>, StoreError> {
+    let mut denied = Vec::new();
+    for answer in answers {
+        match answer {
+            // That a table is not there, its verification says.
+            Ok(()) | Err(StoreError::NoTable { .. }) => {}
+            Err(StoreError::AccessDenied { call, .. }) => denied.push(call),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(denied)
 }
 
 fn nowhere(table: &Table) -> Item {

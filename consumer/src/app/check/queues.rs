@@ -29,6 +29,16 @@ pub async fn findings(sdk: &SdkConfig, config: &WorkerConfig) -> Vec<Finding> {
     findings
 }
 
+/// Whether messages may be parked in the queue at `url`.
+pub async fn of_parking(sdk: &SdkConfig, url: &str) -> Vec<Finding> {
+    // Nothing is received from it, so nothing is leased.
+    let dead_letters = SqsQueue::new(sqs_client(sdk), url, Duration::ZERO);
+    let mut findings = Vec::new();
+    settings(&dead_letters, &mut findings).await;
+    findings.extend(refused(&dead_letters, dead_letters.refused_to_park().await));
+    findings
+}
+
 async fn settings(queue: &SqsQueue, findings: &mut Vec<Finding>) -> Option<QueueSettings> {
     match queue.settings().await {
         Ok(settings) => Some(settings),

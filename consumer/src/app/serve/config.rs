@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::request::DEADLINE_MAX_MS;
-use crate::app::config::{ConfigError, ModelArgs, REPLICAS_MAX, TableArgs};
+use crate::app::config::{ConfigError, ModelArgs, TableArgs, check_replicas, parse_address};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
@@ -45,25 +45,15 @@ pub struct ServeConfig {
 impl ServeArgs {
     pub fn resolve(self) -> Result<ServeConfig, ConfigError> {
         let mut problems = Vec::new();
-        let mut problem = |bad: bool, text: String| problems.extend(bad.then_some(text));
-        let address = self.address.parse::<SocketAddr>();
-        if let Err(error) = &address {
-            problem(true, format!("--address: {:?}: {error}; an example is 0.0.0.0:8080", self.address));
-        }
+        self.tables.check(&mut problems);
+        self.model.check(&mut problems);
+        check_replicas("online-replicas", self.online_replicas, &mut problems);
         let deadline_max = Duration::from_millis(DEADLINE_MAX_MS);
-        let is_in_range = (Duration::from_millis(1)..=deadline_max).contains(&self.deadline);
-        problem(!is_in_range, format!("--deadline: {:?} is not between 1ms and {deadline_max:?}", self.deadline));
-        for (flag, count) in [("--online-replicas", self.online_replicas), ("--replicas", self.model.replicas)] {
-            problem(count > REPLICAS_MAX, format!("{flag}: {count} is more than {REPLICAS_MAX}"));
+        if !(Duration::from_millis(1)..=deadline_max).contains(&self.deadline) {
+            problems.push(format!("--deadline: {:?} is not between 1ms and {deadline_max:?}", self.deadline));
         }
-        let url = self.tables.endpoint_url.as_deref().unwrap_or("http://");
-        let is_url = url.starts_with("http://") || url.starts_with("https://");
-        problem(!is_url, format!("--endpoint-url: {url:?} is not a URL: it must start with http:// or https://"));
-        let has_model = self.model.artifact.join("manifest.json").is_file();
-        let artifact = self.model.artifact.display();
-        problem(!has_model, format!("--artifact: {artifact} holds no manifest.json (CATALOG_LABELS_ARTIFACT)"));
-        match address {
-            Ok(address) if problems.is_empty() => Ok(ServeConfig {
+        match parse_address("address", &self.address, &mut problems) {
+            Some(address) if problems.is_empty() => Ok(ServeConfig {
                 tables: (!self.without_tables).then_some(self.tables),
                 model: self.model,
                 online_replicas: self.online_replicas,
