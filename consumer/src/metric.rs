@@ -68,6 +68,8 @@ metrics_list! {
         "Extensions that failed and are tried again, by queue.";
     SETTLED = "queue_messages_settled_total", Counter, Count, Stable,
         "Messages settled, by queue and settlement (deleted, delayed, released, parked, expired, unsettled).";
+    EVENTS_PARKED = "queue_events_parked_total", Counter, Count, Stable,
+        "Events parked out of messages that hold several, by queue and stage; whole messages count as settled (parked).";
     SETTLE_RETRIES = "queue_settle_retries_total", Counter, Count, Stable,
         "Entries of deletes, delays and parkings that failed and were tried again, by queue and operation.";
     DROPPED = "queue_deliveries_dropped_total", Counter, Count, Stable,

@@ -118,14 +118,14 @@ pub enum EventError {
     #[error("{field}: {reason}")]
     Field { field: String, reason: String },
     #[error(
-        "occurred_at: {occurred_at} is more than 5 minutes ahead of this worker's clock ({now}); \
-         check the source's clock"
+        "occurred_at: {occurred_at} is more than 5 minutes ahead of the clocks of this worker and its queue \
+         ({now}); check the source's clock"
     )]
     FromTheFuture { occurred_at: Timestamp, now: Timestamp },
 }
 
 impl Event {
-    /// Parses and validates one event; `now` is the worker's clock.
+    /// Parses and validates one event; `now` is the reader's clock, or its queue's where that is ahead.
     pub fn parse(body: &[u8], now: Timestamp) -> Result<Self, EventError> {
         let value: Value =
             serde_json::from_slice(body).map_err(|error| EventError::NotJson { reason: error.to_string() })?;

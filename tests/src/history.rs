@@ -31,10 +31,22 @@ pub struct History {
 
 impl History {
     /// `messages` messages about an eighth as many products: new versions, price changes,
-    /// deletes and re-creations, in disorder and with repeats.
+    /// deletes and re-creations, in disorder and with repeats. All occurred long ago.
     pub fn new(seed: u64, messages: usize) -> Self {
+        Self::occurring_at(Timestamp::UNIX_EPOCH, seed, messages)
+    }
+
+    /// The same, at another time.
+    pub fn occurring_at(occurred_at: Timestamp, seed: u64, messages: usize) -> Self {
         let mut rng = fastrand::Rng::with_seed(seed);
         let mut events = upheaval(&mut rng, messages - messages / POISON_EVERY);
+        for event in &mut events {
+            match event {
+                CatalogEvent::Upsert(upsert) => upsert.occurred_at = occurred_at,
+                CatalogEvent::Delete(delete) => delete.occurred_at = occurred_at,
+                CatalogEvent::ScorePairs(request) => request.occurred_at = occurred_at,
+            }
+        }
         overtake(&mut rng, &mut events);
         let mut bodies: Vec<String> =
             events.iter().map(|event| serde_json::to_string(event).expect("events are JSON")).collect();
@@ -66,7 +78,7 @@ fn upheaval(rng: &mut fastrand::Rng, count: usize) -> Vec<CatalogEvent> {
         events.push(if deleted {
             delete(&name, versions[product])
         } else {
-            upsert(&name, versions[product], &titles[product], rng.u32(1..1_000))
+            upsert(&name, versions[product], &titles[product], f64::from(rng.u32(1..1_000)))
         });
     }
     events
@@ -86,8 +98,9 @@ fn code_of(number: usize) -> String {
     format!("{}{}{}{:05}{}{}", letter(2), letter(1), letter(0), 20_011 + number * 3, letter(0), letter(1))
 }
 
-fn upsert(name: &str, version: u64, title: &str, price: u32) -> CatalogEvent {
-    let price = Some(Price { amount: f64::from(price), currency: None });
+/// A product as no more than a title and a price.
+pub fn upsert(name: &str, version: u64, title: &str, price: f64) -> CatalogEvent {
+    let price = Some(Price { amount: price, currency: None });
     CatalogEvent::Upsert(Upsert {
         schema_version: 1,
         product_id: id(name),
@@ -97,7 +110,7 @@ fn upsert(name: &str, version: u64, title: &str, price: u32) -> CatalogEvent {
     })
 }
 
-fn delete(name: &str, version: u64) -> CatalogEvent {
+pub fn delete(name: &str, version: u64) -> CatalogEvent {
     CatalogEvent::Delete(Delete {
         schema_version: 1,
         product_id: id(name),

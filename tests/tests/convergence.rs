@@ -8,14 +8,11 @@ use consumer::decide::blocking::{KeyEpoch, posting_keys};
 use consumer::flow::{FlowError, Outcome};
 use consumer::store::{Embedded, Store};
 use futures::future::join_all;
-use jiff::Timestamp;
 use proptest::prelude::*;
-use shared::event::{Delete, Upsert};
-use shared::product::Price;
 use shared::table::POSTINGS;
 use shared::{CatalogEvent, Product, ProductId, ProductText};
 use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
-use tests::items::id;
+use tests::history::{delete, upsert};
 use tests::table_model::{newest, table};
 
 const PRODUCTS: usize = 5;
@@ -25,26 +22,6 @@ const DELIVERIES_MAX: usize = 2_000;
 
 const CODES: [&str; 3] = ["qx4471z", "mv8835k", "tb2296w"];
 const WORDS: [&str; 3] = ["kettle", "steel kettle", "large lamp"];
-
-fn upsert(name: &str, version: u64, title: &str, price: f64) -> CatalogEvent {
-    let price = Some(Price { amount: price, currency: None });
-    CatalogEvent::Upsert(Upsert {
-        schema_version: 1,
-        product_id: id(name),
-        version,
-        occurred_at: Timestamp::UNIX_EPOCH,
-        product: Product { title: title.to_owned(), price, ..Product::default() },
-    })
-}
-
-fn delete(name: &str, version: u64) -> CatalogEvent {
-    CatalogEvent::Delete(Delete {
-        schema_version: 1,
-        product_id: id(name),
-        version,
-        occurred_at: Timestamp::UNIX_EPOCH,
-    })
-}
 
 fn body(event: &CatalogEvent) -> String {
     serde_json::to_string(event).expect("events are JSON")

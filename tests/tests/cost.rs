@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use consumer::aws::{AwsOptions, SqsQueue, create_queue_with_dead_letter, sdk_config, sqs_client};
 use consumer::metric::REQUESTS;
-use consumer::source::{Outgoing, Queue, SettleOptions, SourceOptions};
+use consumer::source::{Outgoing, Queue, SourceOptions};
 use consumer::store::Embedded;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tests::fleet::{TextModel, pipeline};
@@ -43,9 +43,8 @@ async fn at_full_load_an_event_costs_a_quarter_of_a_request_at_most() {
     let queue = SqsQueue::new(sqs_client(&sdk_config(&through).await), created.queue.url(), Duration::from_secs(60));
     let before = page::sum(&recorder.handle().render(), REQUESTS.name);
     let url = created.queue.url().to_owned();
-    // Batches fill before this is over, however slow the machine: full load is when they do.
-    let settle = SettleOptions { linger: Duration::from_secs(2), ..SettleOptions::default() };
-    let options = SourceOptions { permits: 128, wait: Duration::from_secs(1), settle, ..SourceOptions::default() };
+    // What a worker takes of it by default, but for the wait of the last polls.
+    let options = SourceOptions { wait: Duration::from_secs(1), ..SourceOptions::default() };
     let is_empty = async || counts(&direct, &url).await == (0, 0);
     let pipeline = pipeline(store, &TextModel::new("foretold"));
     run_until_empty(pipeline, Arc::new(queue), Arc::new(created.dead_letters), options, is_empty).await;

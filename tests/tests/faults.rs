@@ -38,7 +38,8 @@ impl Trial {
     async fn run(seed: u64, clock: fn() -> Timestamp, plan: Plan) -> Self {
         let recorder = PrometheusBuilder::new().build_recorder();
         let _recording = metrics::set_default_local_recorder(&recorder);
-        let history = History::new(seed, MESSAGES);
+        // Just now, so that a clock that is behind could take them for events of the future.
+        let history = History::occurring_at(Timestamp::now(), seed, MESSAGES);
         let options = InProcessOptions { visibility_timeout: VISIBILITY, ..InProcessOptions::new("q") };
         let queue = Arc::new(FaultyQueue::new(InProcessQueue::new(options), plan));
         let dead_letters = Arc::new(FaultyQueue::new(InProcessQueue::new(InProcessOptions::new("dead")), plan));

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use consumer::fault::{Fault, Faulty};
 use consumer::flow::{Invocation, Job, Pipeline, Reached, RunOptions, Score, run};
 use consumer::lane::Lane;
+use consumer::metric::EVENTS_PARKED;
 use consumer::source::{
     DeadLetters, InProcessOptions, InProcessQueue, Message, ObjectAt, ObjectError, Objects, Outgoing, Parked, Queue,
     Receipt, Redrive, Shutdown, Source, SourceOptions, Sources, StopReason,
@@ -18,12 +19,15 @@ use consumer::source::{
 use consumer::store::{Embedded, ObjectProgress, Store};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
+use jiff::{SignedDuration, Timestamp};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use models::{IntentScore, PairScore, ScoreError, TextPair};
 use serde_json::{Value, json};
 use shared::ModelId;
 use tests::events::{query, upsert};
 use tests::fleet::{TextModel, pipeline};
 use tests::items::id;
+use tests::page;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -103,6 +107,8 @@ async fn process(pipeline: &Pipeline, message: &Message, dead_letters: &DeadLett
 
 #[tokio::test]
 async fn poison_is_parked_once_nothing_of_its_message_is_to_be_tried_again() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
     let (_engine, store) = tables().await;
     let (queue, dead_letters) = dead_letters();
     let pipeline = moody(&store, 1);
@@ -116,9 +122,31 @@ async fn poison_is_parked_once_nothing_of_its_message_is_to_be_tried_again() {
     assert_eq!(parked.len(), 1);
     assert_eq!(parked[0].0.part.as_ref().map(|part| part.index), Some(1));
     assert!(parked[0].0.reason.starts_with("schema_version: 7"), "{}", parked[0].0.reason);
+    assert_eq!(page::sum_where(&recorder.handle().render(), EVENTS_PARKED.name, "parse"), 1.0);
     for text in ["one", "busy", "two"] {
         let intent = store.intent(text, pipeline.scorer.model_id()).await.expect("the table answers");
         assert!(intent.is_some(), "{text} has no label");
+    }
+}
+
+/// The clock of the worker is an hour behind; the queue's is right.
+#[tokio::test]
+async fn an_event_is_from_the_future_only_if_it_is_ahead_of_the_queue_too() {
+    let (_engine, store) = tables().await;
+    let (_queue, dead_letters) = dead_letters();
+    let late = || Timestamp::now() - SignedDuration::from_hours(1);
+    let pipeline = Pipeline { clock: late, ..moody(&store, 0) };
+    let good = message("m", &query("one", 1), None);
+    let sent = Message { sent_at: Some(Timestamp::now()), ..good.clone() };
+    assert_eq!(process(&pipeline, &sent, &dead_letters).await, Ok(Reached::End));
+    let list = Message { body: json!([query("two", 1), query("three", 1)]).to_string(), ..sent };
+    assert_eq!(process(&pipeline, &list, &dead_letters).await, Ok(Reached::End));
+    assert_eq!(dead_letters.queue.receive(10, Duration::ZERO).await.expect("no faults").len(), 0);
+    // By each clock alone it is from the future.
+    for sent_at in [None, Some(late())] {
+        let processed = process(&pipeline, &Message { sent_at, ..good.clone() }, &dead_letters).await;
+        let Err(Fault::Poison { reason }) = processed else { panic!("{sent_at:?}: {processed:?}") };
+        assert!(reason.starts_with("occurred_at: "), "{reason}");
     }
 }
 

@@ -21,6 +21,7 @@ use shared::{Intent, PairLabel, ProductId};
 use super::CommandResult;
 use super::config::ModelArgs;
 use super::sample::{Sample, SampleError};
+use crate::source::with_causes;
 use folder::FolderError;
 use label::{label_sample, read_back};
 use verdict::Failure;
@@ -95,7 +96,7 @@ pub fn run(args: Args) -> CommandResult {
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
-            writeln!(out, "demo failed: {}", with_causes(&error))?;
+            writeln!(out, "demo failed: {}", one_line(&error))?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -131,10 +132,8 @@ fn progress_bar(events: u64, quiet: bool) -> ProgressBar {
 }
 
 /// An error and its causes on one line.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let line = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
-    line.replace('\n', " ")
+fn one_line(error: &dyn std::error::Error) -> String {
+    with_causes(error).replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -144,7 +143,7 @@ mod tests {
     #[test]
     fn a_failure_is_one_line_with_its_causes() {
         let cause = std::io::Error::other("disk full\nat all");
-        let line = with_causes(&DemoError::Pipeline(Box::new(cause)));
+        let line = one_line(&DemoError::Pipeline(Box::new(cause)));
         assert_eq!(line, "the pipeline failed: disk full at all");
     }
 

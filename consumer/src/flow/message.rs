@@ -7,6 +7,7 @@
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream;
+use jiff::Timestamp;
 use serde_json::Value;
 use shared::Event;
 
@@ -67,8 +68,8 @@ impl Pipeline {
         match contents {
             Contents::Nothing => Ok(Reached::End),
             Contents::Event(value) => {
-                let event = Event::from_value(value, (self.clock)())?;
-                count(&self.process_event(event, job.receive_count).await?, job.lane, (self.clock)());
+                let event = Event::from_value(value, self.now(job.message))?;
+                count(&self.process_event(event, job.receive_count).await?, job.lane, self.now(job.message));
                 Ok(Reached::End)
             }
             Contents::Batch(values) => {
@@ -86,6 +87,13 @@ impl Pipeline {
             }
             Contents::Payload(_) => Err(EnvelopeError::TooDeep.into()),
         }
+    }
+
+    /// The later of the worker's clock and of when the queue took the message: where the
+    /// worker's clock is behind, a good event must not look as if it came from the future.
+    fn now(&self, message: &Message) -> Timestamp {
+        let now = (self.clock)();
+        message.sent_at.map_or(now, |sent_at| sent_at.max(now))
     }
 
     /// A body that was too large for its queue. It is left where it is: other queues may
@@ -174,13 +182,13 @@ impl Pipeline {
             return None;
         }
         let processed = async {
-            let now = (self.clock)();
+            let now = self.now(job.message);
             let event = match &entry.body {
                 EntryBody::Value(value) => Event::from_value(value.clone(), now)?,
                 EntryBody::Line(line) if line.is_whole => Event::parse(&line.bytes, now)?,
                 EntryBody::Line(_) => return Err(FlowError::LongLine),
             };
-            count(&self.process_event(event, job.receive_count).await?, job.lane, (self.clock)());
+            count(&self.process_event(event, job.receive_count).await?, job.lane, self.now(job.message));
             Ok(())
         };
         Some(processed.await)

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use super::park::{Parked, Part};
 use super::queue::{BATCH_MAX, MESSAGE_BYTES_MAX, Message, Outgoing, Queue, QueueError, with_causes};
 use super::retry::REQUEST_BACKOFF;
+use crate::metric;
 
 /// Requests for the same events before their message is left to be tried again.
 const TRIES_MAX: u32 = 4;
@@ -35,9 +36,16 @@ impl DeadLetters {
     /// all the same: they are parked at least once.
     pub async fn park(&self, message: &Message, events: Vec<PoisonEvent>) -> Result<(), QueueError> {
         let now = Timestamp::now();
-        let wrapped = events.into_iter().map(|event| (self.wrap(message, event, now), ())).collect();
-        for batch in batches(wrapped) {
-            self.send(batch.into_iter().map(|(outgoing, ())| outgoing).collect()).await?;
+        let wrapped = events.into_iter().map(|event| {
+            let stage = event.stage;
+            (self.wrap(message, event, now), stage)
+        });
+        for batch in batches(wrapped.collect()) {
+            let (outgoing, stages): (Vec<Outgoing>, Vec<&str>) = batch.into_iter().unzip();
+            self.send(outgoing).await?;
+            for stage in stages {
+                metric::EVENTS_PARKED.counter(&[("queue", &self.origin), ("stage", stage)]).increment(1);
+            }
         }
         Ok(())
     }

@@ -161,8 +161,9 @@ impl Source {
         let pulse = Pulse::default();
         let permits = Permits::new(queue.name(), options.permits);
         let (leases, heartbeat) = Leases::start(queue.clone(), pulse.clone());
+        let settle = options.settle.clone();
         let (settler, settling) =
-            Settler::start(queue.clone(), dead_letters.clone(), options.settle.clone(), shutdown.clone());
+            Settler::start(queue.clone(), dead_letters.clone(), settle, permits.batch(), shutdown.clone());
         // Each message has a permit, so the channel is never full.
         let (sender, deliveries) = mpsc::channel(permits.total() as usize);
         let dead_letters = DeadLetters {

@@ -130,10 +130,10 @@ pub(super) fn note_panic(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-/// Collects entries into batches and runs `execute` on each, a few at a time, until
-/// `closed` is cancelled and everything received has been executed.
+/// Runs `execute` on each batch, a few at a time, until `closed` is cancelled and everything
+/// received has been executed.
 pub(super) async fn run_lane<E, F>(
-    mut entries: mpsc::UnboundedReceiver<E>,
+    mut batches: Batches<E>,
     closed: CancellationToken,
     desk: Arc<Desk>,
     execute: fn(Arc<Desk>, Vec<E>) -> F,
@@ -143,7 +143,7 @@ pub(super) async fn run_lane<E, F>(
 {
     let mut running = JoinSet::new();
     loop {
-        let batch = next_batch(&mut entries, &closed, desk.options.linger).await;
+        let batch = batches.next(&closed).await;
         if batch.is_empty() {
             break;
         }
@@ -162,37 +162,54 @@ pub(super) async fn run_lane<E, F>(
     }
 }
 
-/// A full batch, or what has come by `linger` after its first entry, or by the closing;
-/// empty once the lane is closed and drained.
-async fn next_batch<E>(
-    entries: &mut mpsc::UnboundedReceiver<E>,
-    closed: &CancellationToken,
+/// Collects the entries of a lane into batches.
+pub(super) struct Batches<E> {
+    entries: mpsc::UnboundedReceiver<E>,
+    /// Entries that wait for no more.
+    full: usize,
+    /// Longest wait of the first of a batch. None once a stop has begun: what is waited for
+    /// then is the end.
     linger: Duration,
-) -> Vec<E> {
-    let mut batch = Vec::with_capacity(BATCH_MAX);
-    let mut deadline = None;
-    while batch.len() < BATCH_MAX {
-        let room = BATCH_MAX - batch.len();
-        let lingered = async move {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            received = entries.recv_many(&mut batch, room) => {
-                if received == 0 {
-                    break;
-                }
-                deadline.get_or_insert_with(|| Instant::now() + linger);
-            }
-            // Closing lets `recv_many` return what is left, and then zero.
-            () = closed.cancelled(), if !entries.is_closed() => entries.close(),
-            () = lingered => break,
-        }
+    stop: Shutdown,
+}
+
+impl<E> Batches<E> {
+    pub(super) fn of(entries: mpsc::UnboundedReceiver<E>, full: usize, linger: Duration, stop: &Shutdown) -> Self {
+        Self { entries, full: full.clamp(1, BATCH_MAX), linger, stop: stop.clone() }
     }
-    batch
+
+    /// A full batch, or what has come by the end of the linger; empty once the lane is closed
+    /// and drained.
+    async fn next(&mut self, closed: &CancellationToken) -> Vec<E> {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut deadline = None;
+        while batch.len() < self.full {
+            let room = BATCH_MAX - batch.len();
+            let lingered = async {
+                match deadline {
+                    Some(deadline) => tokio::select! {
+                        () = tokio::time::sleep_until(deadline) => {}
+                        () = self.stop.begun() => {}
+                    },
+                    None => std::future::pending().await,
+                }
+            };
+            let is_open = !self.entries.is_closed();
+            tokio::select! {
+                biased;
+                received = self.entries.recv_many(&mut batch, room) => {
+                    if received == 0 {
+                        break;
+                    }
+                    deadline.get_or_insert_with(|| Instant::now() + self.linger);
+                }
+                // Closing lets `recv_many` return what is left, and then zero.
+                () = closed.cancelled(), if is_open => self.entries.close(),
+                () = lingered => break,
+            }
+        }
+        batch
+    }
 }
 
 /// What the lanes work with.

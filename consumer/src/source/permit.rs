@@ -40,12 +40,18 @@ impl Permits {
         Self { semaphore: Arc::new(Semaphore::new(total as usize)), taken: Arc::new(taken), total }
     }
 
-    /// Waits for a few permits and takes up to `max` (at least 1) of those that are free
-    /// by then. A few is a quarter of all, at most ten: under full load, a receive for
-    /// every single permit that comes home would be one request for each message.
+    /// What is worth a request of its own: a quarter of all permits, at most ten. More of
+    /// them waiting for company would leave too few at work.
+    pub fn batch(&self) -> usize {
+        (self.total as usize / 4).clamp(1, BATCH_MAX)
+    }
+
+    /// Waits for a batch of permits and takes up to `max` (at least 1) of those that are free
+    /// by then: under full load, a receive for every single permit that comes home would be
+    /// one request for each message.
     pub async fn take_up_to(&self, max: usize) -> Vec<Permit> {
-        let few = (self.total / 4).clamp(1, BATCH_MAX.min(max).max(1) as u32);
-        let mut block = self.semaphore.clone().acquire_many_owned(few).await.expect("the semaphore is never closed");
+        let batch = self.batch().min(max).max(1) as u32;
+        let mut block = self.semaphore.clone().acquire_many_owned(batch).await.expect("the semaphore is never closed");
         let mut permits = Vec::with_capacity(max);
         while let Some(one) = block.split(1) {
             permits.push(self.issue(one));

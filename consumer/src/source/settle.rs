@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::drain::Shutdown;
-use super::lanes::{Desk, Entry, Lanes, Parking, Settled, Ticket, note_panic, run_lane};
+use super::lanes::{Batches, Desk, Entry, Lanes, Parking, Settled, Ticket, note_panic, run_lane};
 use super::lease::Lease;
 use super::order::Successor;
 use super::permit::Permit;
@@ -80,7 +80,10 @@ impl fmt::Display for Settlement {
 /// How settlements are batched.
 #[derive(Clone, Debug)]
 pub struct SettleOptions {
-    /// Longest wait for a batch to fill.
+    /// Longest wait for a batch of deletes to fill; ends with a stop. Where order is kept it
+    /// is `linger`: the rest of a group comes after the delete.
+    pub delete_linger: Duration,
+    /// Longest wait for a batch of delays or parkings to fill.
     pub linger: Duration,
     /// Requests on the wire at once, for each of deletes, delays and parkings.
     pub requests_max: usize,
@@ -93,8 +96,9 @@ pub struct SettleOptions {
 impl Default for SettleOptions {
     fn default() -> Self {
         Self {
-            // Full batches from 100 events a second on. The labels are written by then, and
-            // the lease is held: waiting costs permits only.
+            // Full batches from 10 events a second on, which any full load is. The labels are
+            // written by then, and the lease is held: waiting costs permits only.
+            delete_linger: Duration::from_secs(1),
             linger: Duration::from_millis(100),
             requests_max: 8,
             tries_max: 4,
@@ -201,12 +205,18 @@ pub(super) struct SettlerTasks {
 }
 
 impl Settler {
+    /// `batch` entries are not kept waiting for more: see [`Permits::batch`].
+    ///
+    /// [`Permits::batch`]: super::permit::Permits::batch
     pub(super) fn start(
         queue: Arc<dyn Queue>,
         dead_letters: Arc<dyn Queue>,
         options: SettleOptions,
+        batch: usize,
         shutdown: Shutdown,
     ) -> (Self, SettlerTasks) {
+        let linger = options.linger;
+        let delete_linger = if queue.is_fifo() { linger } else { options.delete_linger };
         let (deletes, deletes_in) = mpsc::unbounded_channel();
         let (delays, delays_in) = mpsc::unbounded_channel();
         let (parkings, parkings_in) = mpsc::unbounded_channel();
@@ -218,13 +228,29 @@ impl Settler {
             counters: Arc::new(Settled::new(queue.name())),
             dropped: metric::DROPPED.counter(labels),
         });
+        let stop = shutdown.clone();
         let desk = Arc::new(Desk { queue, dead_letters, options, shutdown, lanes: lanes.clone() });
         let (parking_closed, closed) = (CancellationToken::new(), CancellationToken::new());
         let tasks = SettlerTasks {
-            parking: tokio::spawn(run_lane(parkings_in, parking_closed.clone(), desk.clone(), Desk::park)),
+            parking: tokio::spawn(run_lane(
+                Batches::of(parkings_in, batch, linger, &stop),
+                parking_closed.clone(),
+                desk.clone(),
+                Desk::park,
+            )),
             others: [
-                tokio::spawn(run_lane(deletes_in, closed.clone(), desk.clone(), Desk::acknowledge)),
-                tokio::spawn(run_lane(delays_in, closed.clone(), desk, Desk::acknowledge)),
+                tokio::spawn(run_lane(
+                    Batches::of(deletes_in, batch, delete_linger, &stop),
+                    closed.clone(),
+                    desk.clone(),
+                    Desk::acknowledge,
+                )),
+                tokio::spawn(run_lane(
+                    Batches::of(delays_in, batch, linger, &stop),
+                    closed.clone(),
+                    desk,
+                    Desk::acknowledge,
+                )),
             ],
             parking_closed: parking_closed.drop_guard(),
             closed: closed.drop_guard(),

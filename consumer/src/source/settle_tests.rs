@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::*;
-use crate::source::Parked;
 use crate::source::in_process::{Counts, InProcessOptions};
 use crate::source::intake::{Delivery, Source, SourceOptions};
 use crate::source::watched::{Operation, Upset, Watched};
+use crate::source::{Parked, StopReason};
 
 const EMPTY: Counts = Counts { visible: 0, in_flight: 0 };
 
@@ -54,10 +54,40 @@ async fn ten_deletes_are_one_request_at_once_and_fewer_linger() {
     assert_eq!(setup.settle_all(10, Disposition::Delete).await, [Settlement::Deleted; 10]);
     assert_eq!(began_at.elapsed(), Duration::ZERO);
     assert_eq!(setup.settle_all(3, Disposition::Delete).await, [Settlement::Deleted; 3]);
-    assert_eq!(began_at.elapsed(), SettleOptions::default().linger);
+    assert_eq!(began_at.elapsed(), SettleOptions::default().delete_linger);
     let entries: Vec<usize> = setup.queue.calls(Operation::Delete).iter().map(|call| call.entries).collect();
     assert_eq!(entries, [10, 3]);
     assert_eq!(setup.queue.inner.counts(), EMPTY);
+}
+
+/// Ten deletes would never come together where eight messages are all that there may be.
+#[tokio::test(start_paused = true)]
+async fn few_permits_make_small_batches_and_a_stop_ends_the_linger() {
+    let queue = Arc::new(Watched::new(InProcessOptions::new("q")));
+    queue.fill(9).await;
+    let (options, shutdown) = (SourceOptions { permits: 8, ..SourceOptions::default() }, Shutdown::new());
+    let source = Source::start(queue.clone(), queue.clone(), options, shutdown.clone());
+    let mut setup = Setup { queue: queue.clone(), dead_letters: queue, source };
+    let began_at = Instant::now();
+    assert_eq!(setup.settle_all(8, Disposition::Delete).await, [Settlement::Deleted; 8]);
+    assert_eq!(began_at.elapsed(), Duration::ZERO);
+    let last = setup.take(1).await.remove(0).settle(Disposition::Delete);
+    shutdown.begin(StopReason::Finished);
+    assert!(setup.source.drain(Duration::from_secs(60)).await.is_clean());
+    assert_eq!((last.await, began_at.elapsed()), (Settlement::Deleted, Duration::ZERO));
+}
+
+/// The next of the group can only be received once the one before it is deleted.
+#[tokio::test(start_paused = true)]
+async fn where_order_is_kept_a_delete_waits_for_less() {
+    let options = InProcessOptions { fifo: true, ..InProcessOptions::new("q") };
+    let queue = Arc::new(Watched::new(options));
+    queue.fill(1).await;
+    let source = Source::start(queue.clone(), queue.clone(), SourceOptions::default(), Shutdown::new());
+    let mut setup = Setup { queue: queue.clone(), dead_letters: queue, source };
+    let began_at = Instant::now();
+    assert_eq!(setup.settle_all(1, Disposition::Delete).await, [Settlement::Deleted]);
+    assert_eq!(began_at.elapsed(), SettleOptions::default().linger);
 }
 
 #[tokio::test(start_paused = true)]

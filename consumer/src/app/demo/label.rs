@@ -19,7 +19,8 @@ use crate::app::telemetry;
 use crate::app::worker::{activate_first_model, pipeline};
 use crate::flow::{RunOptions, run};
 use crate::source::{
-    InProcessOptions, InProcessQueue, Outgoing, Redrive, Shutdown, Source, SourceOptions, Sources, StopReason,
+    InProcessOptions, InProcessQueue, Outgoing, Redrive, SettleOptions, Shutdown, Source, SourceOptions, Sources,
+    StopReason,
 };
 use crate::store::Embedded;
 
@@ -73,7 +74,10 @@ async fn label(
 
     let shutdown = Shutdown::new();
     let dead_letters = Arc::new(parked.clone());
-    let source = Source::start(Arc::new(queue.clone()), dead_letters, SourceOptions::default(), shutdown.clone());
+    // Nobody bills these requests, so no delete waits for another.
+    let settle = SettleOptions { delete_linger: Duration::ZERO, ..SettleOptions::default() };
+    let options = SourceOptions { settle, ..SourceOptions::default() };
+    let source = Source::start(Arc::new(queue.clone()), dead_letters, options, shutdown.clone());
     let options = RunOptions { concurrency: CONCURRENCY, drain: DRAIN };
     let running = tokio::spawn(run(pipeline, Sources::one(source), options, shutdown.clone()));
     loop {
