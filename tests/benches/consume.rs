@@ -1,5 +1,5 @@
-//! How fast messages pass: the worker's source, validation and settlement, with no tables
-//! and no model behind them, beside a bare loop of receive and delete.
+//! How fast messages pass: the worker's source, envelope, validation and settlement, with no
+//! tables and no model behind them, beside a bare loop of receive and delete.
 //!
 //! `make bench-queue` runs it. Ratios are of runs that alternate on the same engine;
 //! absolute figures are this machine's.
@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use consumer::aws::{AwsOptions, create_queue_with_dead_letter, sdk_config, sqs_client};
+use consumer::source::envelope::{self, Contents};
 use consumer::source::{
     Counts, Disposition, InProcessOptions, InProcessQueue, Outgoing, Queue, Receipt, Settlement, Shutdown, Source,
     SourceOptions, Sources,
@@ -56,7 +57,10 @@ async fn in_process() {
         figures.push(work(Arc::new(queue.clone()), bodies.len()).await);
         assert_eq!(queue.counts(), Counts { visible: 0, in_flight: 0 });
     }
-    println!("in-process queue: {} events/s through receive, validation and settlement", spread(&mut figures));
+    println!(
+        "in-process queue: {} events/s through receive, envelope, validation and settlement",
+        spread(&mut figures)
+    );
 }
 
 /// The same beside a bare loop, in turns, on one engine.
@@ -129,8 +133,9 @@ async fn work(queue: Arc<dyn Queue>, count: usize) -> f64 {
             let delivery = sources.next().await.expect("no shutdown yet");
             let confirm = confirm.clone();
             in_work.spawn(async move {
-                let event = Event::parse(delivery.message.body.as_bytes(), Timestamp::now());
-                event.expect("the history has no poison");
+                let opened = envelope::open(delivery.message.body.as_bytes());
+                let Ok(Contents::Event(event)) = opened else { panic!("the history has plain events only") };
+                Event::from_value(event, Timestamp::now()).expect("the history has no poison");
                 assert_eq!(delivery.settle(Disposition::Delete).await, Settlement::Deleted);
                 confirm.confirm(1);
             });

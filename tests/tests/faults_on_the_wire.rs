@@ -8,9 +8,12 @@ use std::time::Duration;
 use consumer::aws::{AwsOptions, create_queue_with_dead_letter, dynamo, sdk_config, sqs_client};
 use consumer::source::{Brake, Outgoing, Queue, SourceOptions};
 use consumer::store::{Embedded, Store};
+use metrics_exporter_prometheus::PrometheusBuilder;
+use tests::faulty_queue::{self, FaultyQueue, Operation};
 use tests::fleet::{TextModel, pipeline};
 use tests::history::History;
 use tests::ministack::Ministack;
+use tests::page;
 use tests::proxy::{Call, Proxy, Upset};
 use tests::stage::counts;
 use tests::trial::{assert_foretold, assert_only_poison, run_until_empty};
@@ -30,8 +33,19 @@ struct Passed {
     parked_twice: usize,
 }
 
+/// What meets the requests to the queue before they are on the wire.
+type Plan = fn(Operation, usize) -> Option<faulty_queue::Upset>;
+
 /// Runs a history whose requests meet what `upset` says, and checks what it ends in.
 async fn passes(seed: u64, upset: fn(Call<'_>) -> Option<Upset>) -> Passed {
+    passes_with(seed, upset, |_, _| None).await
+}
+
+/// The same with a queue that follows `plan`. On a single thread, so that the metrics are
+/// this test's own.
+async fn passes_with(seed: u64, upset: fn(Call<'_>) -> Option<Upset>, plan: Plan) -> Passed {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _recording = metrics::set_default_local_recorder(&recorder);
     let (sqs, tables) = (Ministack::start(), Embedded::memory().expect("memory needs nothing"));
     let history = History::new(seed, MESSAGES);
     let direct = AwsOptions { region: None, endpoint_url: Some(sqs.endpoint_url()) };
@@ -49,7 +63,8 @@ async fn passes(seed: u64, upset: fn(Call<'_>) -> Option<Upset>) -> Passed {
     let options = AwsOptions { region: None, endpoint_url: Some(proxy.url().to_owned()) };
     let sdk = sdk_config(&options).await;
     let through = |url: &str| consumer::aws::SqsQueue::new(sqs_client(&sdk), url, VISIBILITY);
-    let (queue, dead_letters) = (through(created.queue.url()), through(created.dead_letters.url()));
+    let queue = FaultyQueue::new(through(created.queue.url()), plan);
+    let dead_letters = through(created.dead_letters.url());
     let (brake, throttles) = (Brake::default(), Arc::new(AtomicUsize::new(0)));
     let (pressed, count) = (brake.clone(), throttles.clone());
     let client = dynamo::watched_client(&sdk, &LIMITS(), move || {
@@ -63,6 +78,7 @@ async fn passes(seed: u64, upset: fn(Call<'_>) -> Option<Upset>) -> Passed {
     let pipeline = pipeline(Store::new(client, "w-"), &model);
     run_until_empty(pipeline, Arc::new(queue), Arc::new(dead_letters), options, is_empty).await;
 
+    page::assert_at_zero(&recorder.handle().render());
     assert_foretold(&proven, &model, &history).await;
     let parked_twice = assert_only_poison(&created.dead_letters, &history).await;
     let throttles = throttles.load(Ordering::Relaxed);
@@ -74,7 +90,7 @@ fn one_in(every: usize, call: Call<'_>) -> bool {
     call.number % every == 1
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn throttles_press_the_brake() {
     let passed = passes(21, |call| {
         let code = if is_table(call) { "ProvisionedThroughputExceededException" } else { "RequestThrottled" };
@@ -85,20 +101,20 @@ async fn throttles_press_the_brake() {
     assert_eq!(passed.parked_twice, 0);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn failures_on_the_engines_side() {
     let passed = passes(22, |call| one_in(6, call).then_some(Upset::Refuse(500, "InternalServerError"))).await;
     assert_eq!((passed.throttles, passed.parked_twice), (0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn connections_reset_before_the_request() {
     let passed = passes(23, |call| one_in(6, call).then_some(Upset::Reset)).await;
     assert_eq!(passed.parked_twice, 0);
 }
 
 /// What was carried out is asked for again, by the SDK and by the next delivery.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn answers_lost_and_answers_cut_off() {
     passes(24, |call| match call.number % 12 {
         3 => Some(Upset::LoseAnswer),
@@ -108,7 +124,7 @@ async fn answers_lost_and_answers_cut_off() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn requests_that_hang_and_requests_that_are_slow() {
     passes(25, |call| match call.number {
         2 => Some(Upset::Hang),
@@ -118,12 +134,26 @@ async fn requests_that_hang_and_requests_that_are_slow() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn batches_done_in_part() {
     let passed = passes(26, |call| (call.number % 2 == 0).then_some(Upset::LeaveOut)).await;
     assert!(passed.throttles > 0, "unprocessed items are DynamoDB's throttle of a batch");
     assert_eq!(passed.parked_twice, 0);
     assert!(passed.proxy.requests("DeleteMessageBatch") > 0 && passed.proxy.requests("BatchWriteItem") > 0);
+}
+
+/// What the local engine never does by itself: it delivers twice and out of order, and
+/// takes receipts for expired that stand.
+#[tokio::test]
+async fn duplicates_disorder_and_receipts_that_expire_on_sqs() {
+    let nothing = |_: Call<'_>| None;
+    let passed = passes_with(27, nothing, |operation, number| match operation {
+        Operation::Receive if number % 2 == 0 => Some(faulty_queue::Upset::Repeat),
+        Operation::Delete | Operation::ChangeVisibility if number % 4 == 1 => Some(faulty_queue::Upset::Expire),
+        _ => None,
+    })
+    .await;
+    assert!(passed.proxy.requests("ReceiveMessage") > 0 && passed.proxy.requests("DeleteMessageBatch") > 1);
 }
 
 fn is_table(call: Call<'_>) -> bool {
