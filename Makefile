@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench bench-queue bench-serve bench-env lint models build libtorch test-env test-cdk cdk-tools bundle
+.PHONY: help demo test soak bench bench-queue bench-serve bench-env real-input lint models build libtorch test-env test-cdk cdk-tools bundle
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -38,7 +38,13 @@ bench-queue: build test-env ## the worker without scoring, beside a bare receive
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo bench --locked --workspace --bench consume
 
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
-	cargo run --release --locked --workspace --example bench_serve
+	cargo build --release --locked --workspace --example bench_serve
+	$(TARGET_DIR)/release/examples/bench_serve
+
+real-input: build test-env ## send the tables of SET=FOLDER through SQS, worker and DynamoDB, and judge the labels
+	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv, tableB.csv and valid.csv"; exit 1; }
+	cargo build --release --locked --workspace --example real_input
+	CATALOG_LABELS_MINISTACK=$(MINISTACK) $(TARGET_DIR)/release/examples/real_input "$(SET)"
 
 lint: libtorch ## check format, lints, and licences where cargo-deny is installed
 	cargo fmt --all --check

@@ -105,6 +105,14 @@ impl Worker {
         String::from_utf8(answer.body).expect("the page is text")
     }
 
+    /// The most memory that it ever held, in KiB.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.child.id().expect("the worker runs"));
+        let status = std::fs::read_to_string(path).expect("Linux tells of a child");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux counts peak memory");
+        peak.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub async fn stop(self) -> ExitStatus {
         self.terminate().await;
