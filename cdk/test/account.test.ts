@@ -87,6 +87,7 @@ async function behindGate(environment: Record<string, string>, statements: State
     CATALOG_LABELS_ENDPOINT_URL: gate.url,
     CATALOG_LABELS_ARTIFACT: ARTIFACT,
     CATALOG_LABELS_REPLICAS: '1',
+    CATALOG_LABELS_ONLINE_REPLICAS: '1',
   };
   // There are no NeuronCores here.
   delete here.NEURON_RT_VISIBLE_CORES;

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest';
 
 import { INF1 } from '../lib/config/inf1.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
-import { text } from './worker-binary.ts';
+import { serviceEnvironment, text } from './worker-binary.ts';
 
 const containers = (): Properties[] => only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions;
 const container = (): Properties => containers()[0];
@@ -108,6 +108,18 @@ describe('online service', () => {
     // Its log group is a reference.
     const config = JSON.parse(text(variables.CW_CONFIG_CONTENT));
     expect(config.logs.metrics_collected.prometheus.prometheus_config_path).toBe('env:PROMETHEUS_CONFIG_CONTENT');
+  });
+
+  it('loads one replica for each core, of both lanes together', () => {
+    const told = serviceEnvironment();
+    const [online, pairs, cores] = [
+      'CATALOG_LABELS_ONLINE_REPLICAS',
+      'CATALOG_LABELS_REPLICAS',
+      'NEURON_RT_NUM_CORES',
+    ].map((name) => Number(told[name])) as [number, number, number];
+    expect(online + pairs).toBe(cores);
+    // 0 would mean one for each vCPU.
+    expect(Math.min(online, pairs)).toBeGreaterThan(0);
   });
 
   it('fits on its host with the agent', () => {

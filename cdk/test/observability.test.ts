@@ -3,14 +3,9 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { agentConfig, serviceAgentEnvironment } from '../lib/build/agent.ts';
-import {
-  AGES,
-  NAMESPACE,
-  NEURON_DECLARATIONS,
-  SERVICE_DECLARATIONS,
-  WORKER_DECLARATIONS,
-} from '../lib/build/metrics.ts';
+import { agentConfig, neuronMonitorConfig, prometheusConfig, serviceAgentEnvironment } from '../lib/build/agent.ts';
+import { AGES, NAMESPACE, NEURON_METRICS, SERVICE_DECLARATIONS, WORKER_DECLARATIONS } from '../lib/build/metrics.ts';
+import { unitsOf } from '../lib/build/systemd.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 
@@ -93,9 +88,22 @@ describe('metrics', () => {
     expect([...ofService].filter((name) => ofWorkers.has(name))).toEqual([]);
   });
 
-  it('of the device are those of the Neuron tools', () => {
-    const known = ['neuroncore_utilization_ratio', 'execution_errors_total', 'neuron_runtime_memory_used_bytes'];
-    expect(NEURON_DECLARATIONS.flatMap(({ metrics }) => metrics)).toEqual(known);
+  it('of the device are asked of neuron-monitor, turned into text, scraped and published', () => {
+    const monitored = JSON.parse(neuronMonitorConfig()).neuron_runtimes[0];
+    expect(monitored.metrics.map(({ type }: Properties) => type)).toEqual(Object.keys(NEURON_METRICS));
+    const unit = unitsOf('inf1.6xlarge', 60)['catalog-labels-neuron-monitor.service'] as string;
+    const port = /neuron-monitor -c (\S+) \| \S+\/neuron-monitor-prometheus\.py --port (\d+)/.exec(unit);
+    expect(port?.[1]).toBe('/etc/catalog-labels/neuron-monitor.json');
+    const jobs: Properties[] = JSON.parse(prometheusConfig('inf1.6xlarge', 'test')).scrape_configs;
+    const job = jobs.find(({ static_configs }) => static_configs[0].targets.includes(`127.0.0.1:${port?.[2]}`));
+    const { metric_declaration } = JSON.parse(agentConfig('test', '/log')).logs.metrics_collected.prometheus
+      .emf_processor;
+    const published = metric_declaration.filter(
+      ({ label_matcher }: Properties) => label_matcher === `^${job?.job_name}$`,
+    );
+    expect(published.flatMap(({ metric_selectors }: Properties) => metric_selectors)).toEqual(
+      Object.values(NEURON_METRICS).map((name) => `^${name}$`),
+    );
   });
 });
 

@@ -119,6 +119,7 @@ describe('every template', () => {
       'AWS::Events::EventBus',
       'AWS::Events::Archive',
       'AWS::SNS::Topic',
+      'AWS::SSM::Parameter',
     ];
     const ids = NAMES.flatMap((name) =>
       stateful.flatMap((type) => Object.keys(template(name).findResources(type)).map((id) => `${name}/${id}`)),
@@ -143,6 +144,7 @@ describe('every template', () => {
       'events/BusEA82B648',
       'events/BusArchiveD76499E2',
       'events/QueryTopic0E827C37',
+      'worker/ModelPointer45182CCA',
       'observability/Key961B73FD',
       'observability/Alarms04B5A0BF',
     ]);

@@ -9,6 +9,7 @@ import {
   type Declaration,
   NAMESPACE,
   NEURON_DECLARATIONS,
+  NEURON_METRICS,
   SERVICE_DECLARATIONS,
   WORKER_DECLARATIONS,
 } from './metrics.ts';
@@ -96,9 +97,9 @@ function scrapeConfig(stage: string, jobs: Readonly<Record<string, readonly stri
   });
 }
 
-/** Every group of neuron-monitor's metrics that the agent reads, of every process. */
+/** The groups of neuron-monitor's report that the published metrics are made of, of every process. */
 export function neuronMonitorConfig(): string {
-  const metrics = ['neuroncore_counters', 'memory_used', 'execution_stats'].map((type) => ({ type }));
+  const metrics = Object.keys(NEURON_METRICS).map((type) => ({ type }));
   return json({
     period: '10s',
     neuron_runtimes: [{ tag_filter: '.*', metrics }],

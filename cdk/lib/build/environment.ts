@@ -52,12 +52,17 @@ export function workerEnvironment(config: Config, region: string, urls: QueueUrl
   };
 }
 
+/** NeuronCores of a task that score pairs; no lane shares a core with the one of queries. */
+const PAIR_CORES = 1;
+
 /** What a task of the online service is told: one chip, whatever its number on the host. */
 export function intentEnvironment(config: Config, region: string): Record<string, string> {
   return {
     ...tableEnvironment(config, region),
     CATALOG_LABELS_DRAIN: `${config.intent.drainSeconds}s`,
     CATALOG_LABELS_ADDRESS: `0.0.0.0:${INTENT_PORT}`,
+    CATALOG_LABELS_ONLINE_REPLICAS: String(CORES_PER_CHIP - PAIR_CORES),
+    CATALOG_LABELS_REPLICAS: String(PAIR_CORES),
     NEURON_RT_NUM_CORES: String(CORES_PER_CHIP),
   };
 }

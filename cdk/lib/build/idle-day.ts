@@ -2,6 +2,7 @@
 
 import type { Config } from '../config/config.ts';
 import type { Stacks } from './app.ts';
+import { AGES, type Declaration, NEURON_DECLARATIONS, SERVICE_DECLARATIONS, WORKER_DECLARATIONS } from './metrics.ts';
 
 /**
  * Dollars on demand in us-east-1, as AWS's price pages have them; the page is the path on
@@ -13,11 +14,23 @@ const PRICES = {
   endpointHour: { dollars: 0.01, page: 'privatelink/pricing' },
   balancerHour: { dollars: 0.0225, page: 'elasticloadbalancing/pricing' },
   keyMonth: { dollars: 1, page: 'kms/pricing' },
+  publishedMetricMonth: { dollars: 0.3, page: 'cloudwatch/pricing' },
   alarmMetricMonth: { dollars: 0.1, page: 'cloudwatch/pricing' },
   dashboardMonth: { dollars: 3, page: 'cloudwatch/pricing' },
   volumeGbMonth: { dollars: 0.08, page: 'ebs/pricing' },
   queueMillionRequests: { dollars: 0.4, page: 'sqs/pricing' },
 } as const;
+
+/** Values of a label that metrics are published by, as docs/METRICS.md lists them; of statuses, the usual ones. */
+const VALUES: Readonly<Record<string, number>> = {
+  stage: 1,
+  lane: 3,
+  age: Object.keys(AGES).length,
+  fault: 3,
+  settlement: 6,
+  status: 4,
+  result: 3,
+};
 
 const HOURS = 24;
 const DAYS_OF_MONTH = 30;
@@ -79,6 +92,12 @@ export function idleDay(config: Config, find: Find): Row[] {
     ),
     row('keys, a month', all('AWS::KMS::Key').length, PRICES.keyMonth, 1 / DAYS_OF_MONTH),
     row(
+      'metrics that agents publish, a month',
+      seriesMax([...WORKER_DECLARATIONS, ...NEURON_DECLARATIONS, ...SERVICE_DECLARATIONS]),
+      PRICES.publishedMetricMonth,
+      1 / DAYS_OF_MONTH,
+    ),
+    row(
       'metrics that alarms read, a month',
       metrics.reduce((sum, count) => sum + count, 0),
       PRICES.alarmMetricMonth,
@@ -98,6 +117,13 @@ export function idleDay(config: Config, find: Find): Row[] {
       1e-6,
     ),
   ];
+}
+
+/** Metrics of CloudWatch, one for each combination of values; on an idle day there are fewer. */
+function seriesMax(declarations: readonly Declaration[]): number {
+  const combinations = (dimensions: readonly string[]) =>
+    dimensions.reduce((product, label) => product * (VALUES[label] as number), 1);
+  return declarations.reduce((sum, { dimensions, metrics }) => sum + metrics.length * combinations(dimensions), 0);
 }
 
 /** As a table of Markdown, with the sum. */

@@ -46,10 +46,17 @@ export const SERVICE_DECLARATIONS: readonly Declaration[] = [
 /** Ages of `events_by_age_total` by their upper bound in seconds, as the worker counts them. */
 export const AGES = { to_1m: 60, to_5m: 300, to_15m: 900, to_1h: 3_600, to_1d: 86_400, over_1d: Infinity } as const;
 
-/** Of neuron-monitor-prometheus.py, which comes with the Neuron tools. */
+/**
+ * Of neuron-monitor-prometheus.py, which comes with the Neuron tools: its metrics by the group
+ * of neuron-monitor's report that they are made of. The CloudWatch agent's own list of Neuron
+ * metrics has the same names (github.com/aws/amazon-cloudwatch-agent, containerinsights).
+ */
+export const NEURON_METRICS = {
+  neuroncore_counters: 'neuroncore_utilization_ratio',
+  memory_used: 'neuron_runtime_memory_used_bytes',
+  execution_stats: 'execution_errors_total',
+} as const;
+
 export const NEURON_DECLARATIONS: readonly Declaration[] = [
-  {
-    dimensions: ['stage'],
-    metrics: ['neuroncore_utilization_ratio', 'execution_errors_total', 'neuron_runtime_memory_used_bytes'],
-  },
+  { dimensions: ['stage'], metrics: Object.values(NEURON_METRICS) },
 ];
