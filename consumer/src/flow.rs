@@ -7,6 +7,7 @@ mod message;
 mod pairs;
 mod product;
 mod query;
+mod reconcile;
 mod report;
 mod run;
 mod score;
@@ -16,11 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use product::Purpose;
+use shared::item::ProductItem;
 use shared::{CatalogEvent, Event, ProductText};
 
 pub use error::FlowError;
 pub use invocation::{FatalFault, Invocation};
 pub use message::{Job, Reached};
+pub use reconcile::Reconciled;
 pub use run::{RunOptions, run};
 pub use score::{Score, Watched};
 
@@ -92,6 +96,8 @@ pub struct Tally {
     pub pairs_skipped: u64,
     pub queries_scored: u64,
     pub items_written: u64,
+    /// Label items met that said `overflow`.
+    pub overflows: u64,
 }
 
 impl AddAssign for Tally {
@@ -100,6 +106,7 @@ impl AddAssign for Tally {
         self.pairs_skipped += other.pairs_skipped;
         self.queries_scored += other.queries_scored;
         self.items_written += other.items_written;
+        self.overflows += other.overflows;
     }
 }
 
@@ -169,15 +176,20 @@ impl Pipeline {
                 Advance::Stale if receive_count > 1 => None,
                 Advance::Stale => return Ok((Outcome::Stale, Tally::default())),
             };
-            if state.as_ref().is_some_and(|state| is_labelled(state, self.scorer.model_id(), self.epoch.number)) {
+            if state.as_ref().is_some_and(|state| self.is_labelled(state)) {
                 return Ok((Outcome::Unchanged, Tally::default()));
             }
             let stale_text = || change.product.as_ref().map(|product| ProductText::of(product).text);
             let text = state.map(|state| state.text).or_else(stale_text).unwrap_or_default();
-            let tally = self.label_product(&change.id, &text).await?;
+            let tally = self.label_product(&change.id, &text, Purpose::Event).await?;
             return Ok((tally.outcome(), tally));
         }
         Err(FlowError::Contended { id: change.id.clone() })
+    }
+
+    /// Whether the tables hold all that this state asks for.
+    fn is_labelled(&self, state: &ProductItem) -> bool {
+        is_labelled(state, self.scorer.model_id(), self.epoch.number)
     }
 
     /// Epoch second at which something that is written now expires.

@@ -1,7 +1,7 @@
 //! What the label table must say once a history is processed: brute force over all pairs,
 //! with no blocking, no plan and no merge.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use shared::{CatalogEvent, Product, ProductId, ProductText, TextHash, Verdict};
 
@@ -33,12 +33,34 @@ pub fn newest<'a>(history: impl IntoIterator<Item = &'a CatalogEvent>) -> BTreeM
 
 /// T(S) under the model that is `score`.
 pub fn table(states: &BTreeMap<ProductId, Option<Product>>, score: impl Fn(&str, &str) -> (f32, Verdict)) -> Table {
+    table_of(states, |_, _| true, score)
+}
+
+/// T(S) where only some pairs are candidates; `is_pair` is asked for both orders, and one is
+/// enough.
+pub fn table_of(
+    states: &BTreeMap<ProductId, Option<Product>>,
+    is_pair: impl Fn(&ProductId, &ProductId) -> bool,
+    score: impl Fn(&str, &str) -> (f32, Verdict),
+) -> Table {
     let texts = || states.iter().filter_map(|(id, product)| Some((id, ProductText::of(product.as_ref()?))));
     let entries = |own_id: &ProductId, own: &ProductText| {
-        let others = texts().filter(|(id, _)| *id != own_id);
+        let others = texts().filter(|(id, _)| *id != own_id && (is_pair(own_id, id) || is_pair(id, own_id)));
         let scored = others.map(|(id, other)| (id, other.hash, score(&own.text, &other.text)));
         let kept = scored.filter(|(_, _, (_, verdict))| *verdict != Verdict::Distinct);
         kept.map(|(id, hash, (score, verdict))| (id.clone(), (hash, score.to_bits(), verdict))).collect()
     };
     texts().map(|(id, own)| (id.clone(), (own.hash, entries(id, &own)))).collect()
+}
+
+/// The table where an item has room for `most` entries: the best by verdict, then score, then
+/// id. Also says which items had more.
+pub fn strongest(table: Table, most: usize) -> (Table, BTreeSet<ProductId>) {
+    let full = table.iter().filter(|(_, (_, entries))| entries.len() > most).map(|(id, _)| id.clone()).collect();
+    let cut = |entries: BTreeMap<ProductId, Entry>| {
+        let mut best: Vec<_> = entries.into_iter().collect();
+        best.sort_by(|(a, (_, s, v)), (b, (_, t, w))| w.cmp(v).then(t.cmp(s)).then(a.cmp(b)));
+        best.into_iter().take(most).collect()
+    };
+    (table.into_iter().map(|(id, (hash, entries))| (id, (hash, cut(entries)))).collect(), full)
 }

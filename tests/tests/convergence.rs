@@ -1,44 +1,22 @@
 //! Promises 2b and 4: any history ends in the table that brute force foretells.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use consumer::decide::blocking::{KeyEpoch, posting_keys};
-use consumer::flow::{FlowError, Outcome};
+use consumer::flow::Outcome;
 use consumer::store::{Embedded, Store};
-use futures::future::join_all;
 use proptest::prelude::*;
 use shared::table::POSTINGS;
 use shared::{CatalogEvent, Product, ProductId, ProductText};
+use tests::deliveries::{Message, body, delete, process, tables, upsert};
 use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
-use tests::history::{delete, upsert};
 use tests::table_model::{newest, table};
 
 const PRODUCTS: usize = 5;
-const WORKERS: usize = 4;
-/// More deliveries than any of the histories here can need.
-const DELIVERIES_MAX: usize = 2_000;
 
 const CODES: [&str; 3] = ["qx4471z", "mv8835k", "tb2296w"];
 const WORDS: [&str; 3] = ["kettle", "steel kettle", "large lamp"];
-
-fn body(event: &CatalogEvent) -> String {
-    serde_json::to_string(event).expect("events are JSON")
-}
-
-/// One message: an event for the fleet of one model.
-#[derive(Clone, Debug)]
-struct Message {
-    event: CatalogEvent,
-    fleet: usize,
-    /// Requests after which the worker of each delivery dies; the delivery after the last
-    /// one is left alone.
-    crashes: VecDeque<i64>,
-    /// Where in the queue it comes back.
-    delay: usize,
-    receive_count: u32,
-}
 
 fn event() -> impl Strategy<Value = CatalogEvent> {
     let title = (0..CODES.len(), 0..WORDS.len()).prop_map(|(code, word)| format!("{} {}", WORDS[word], CODES[code]));
@@ -71,36 +49,6 @@ fn messages() -> impl Strategy<Value = Vec<Message>> {
             events.into_iter().flat_map(of_event).collect::<Vec<_>>()
         })
         .prop_shuffle()
-}
-
-/// Several workers take messages until none is left; a delivery that fails comes back.
-async fn process(store: &Store, fleets: &[TextModel], messages: Vec<Message>) {
-    let queue = Mutex::new(VecDeque::from(messages));
-    let deliveries = AtomicUsize::new(0);
-    let work = async || {
-        while let Some(mut message) = take(&queue) {
-            assert!(deliveries.fetch_add(1, Ordering::SeqCst) < DELIVERIES_MAX, "{message:?} never ends");
-            message.receive_count += 1;
-            let crash = message.crashes.pop_front();
-            let tables = crash.map_or_else(|| store.clone(), |requests| mortal(store, requests));
-            let worker = pipeline(tables, &fleets[message.fleet]);
-            match worker.process(&body(&message.event), message.receive_count).await {
-                Ok(_) => {}
-                Err(error) => {
-                    let expected = crash.is_some() || matches!(error, FlowError::Contended { .. });
-                    assert!(expected, "{message:?}: {error:?}");
-                    let mut queue = queue.lock().expect("nobody panics with it");
-                    let place = message.delay.min(queue.len());
-                    queue.insert(place, message);
-                }
-            }
-        }
-    };
-    join_all((0..WORKERS).map(|_| work())).await;
-}
-
-fn take(queue: &Mutex<VecDeque<Message>>) -> Option<Message> {
-    queue.lock().expect("nobody panics with it").pop_front()
 }
 
 /// Every posting, as (key, id).
@@ -136,12 +84,6 @@ async fn assert_converged(store: &Store, fleets: &[TextModel], history: &[Catalo
     }
 }
 
-async fn tables(engine: &Embedded, prefix: &str) -> Store {
-    let store = engine.store(prefix);
-    store.create_tables().await.expect("creates");
-    store
-}
-
 #[test]
 fn promise_2b_any_history_ends_in_the_same_table() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -156,7 +98,7 @@ fn promise_2b_any_history_ends_in_the_same_table() {
             let store = tables(&engine, &format!("case{case}-")).await;
             let fleets = [TextModel::new("now"), TextModel::new("next")];
             let history: Vec<CatalogEvent> = messages.iter().map(|message| message.event.clone()).collect();
-            process(&store, &fleets, messages).await;
+            process(&store, |tables, fleet| pipeline(tables, &fleets[fleet]), messages).await;
             assert_converged(&store, &fleets, &history).await;
         });
     });
@@ -227,14 +169,8 @@ async fn both_products_of_a_pair_may_change_at_once() {
     for version in 1..=20_u64 {
         let title = |of: u64| format!("{} {}", WORDS[(of % 3) as usize], CODES[(of / 3 % 2) as usize]);
         let round = [upsert("X", version, &title(version), 1.0), upsert("Y", version, &title(version * 5), 1.0)];
-        let message = |event: &CatalogEvent| Message {
-            event: event.clone(),
-            fleet: 0,
-            crashes: VecDeque::new(),
-            delay: 0,
-            receive_count: 0,
-        };
-        process(&store, &model, round.iter().map(message).collect()).await;
+        let messages = round.iter().map(Message::of).collect();
+        process(&store, |tables, fleet| pipeline(tables, &model[fleet]), messages).await;
         let history: Vec<CatalogEvent> = known.iter().chain(&round).cloned().collect();
         assert_converged(&store, &model, &history).await;
     }

@@ -13,6 +13,7 @@ pub mod lambda;
 pub mod lookup;
 pub mod model;
 mod open;
+pub mod reconcile;
 pub mod sample;
 pub mod serve;
 pub mod tables;
@@ -57,6 +58,8 @@ pub enum Command {
     Tables(tables::Args),
     /// Show or switch the model whose labels readers take
     Model(model::Args),
+    /// Plan every product once more, so that the labels depend on the newest states alone
+    Reconcile(reconcile::Args),
     /// Answer intents and duplicates over HTTP
     Serve(serve::Args),
     /// Print the text that the model reads of each product (NDJSON in, NDJSON out)
@@ -80,6 +83,7 @@ impl Cli {
             Command::Lookup(args) => lookup::run(args),
             Command::Tables(args) => tables::run(args),
             Command::Model(args) => model::run(args),
+            Command::Reconcile(args) => reconcile::run(args),
             Command::Serve(args) => serve::run(args),
             Command::Texts(args) => texts::run(args),
             Command::Tokens(args) => tokens::run(args),

@@ -54,12 +54,33 @@ impl Owner {
 /// candidate, distinct ones included. `valid` holds the partners in the item whose
 /// texts are still the ones that were labelled; entries of others are dropped.
 pub fn own(current: Option<&LabelItem>, owner: &Owner, scored: &[PairLabel], valid: &[ProductId]) -> Merged {
+    match start(current, owner) {
+        Some(item) => finish(current, with_scored(item, scored, valid)),
+        None => Merged::Stale,
+    }
+}
+
+/// The same when a product is reconciled: whether the item has room for all of its pairs
+/// is found out anew, and of distinct pairs it keeps `distinct` only.
+pub fn anew(
+    current: Option<&LabelItem>,
+    owner: &Owner,
+    scored: &[PairLabel],
+    valid: &[ProductId],
+    distinct: &[u64],
+) -> Merged {
     let Some(mut item) = start(current, owner) else { return Merged::Stale };
+    item.overflow = false;
+    item.distinct.retain(|key| distinct.contains(key));
+    finish(current, with_scored(item, scored, valid))
+}
+
+fn with_scored(mut item: LabelItem, scored: &[PairLabel], valid: &[ProductId]) -> LabelItem {
     item.pairs.retain(|other, _| valid.contains(other) || scored.iter().any(|label| label.other == *other));
     for label in scored {
         apply(&mut item, label);
     }
-    finish(current, item)
+    item
 }
 
 /// Merges one pair into the item of its other side, whose owner's state was read when

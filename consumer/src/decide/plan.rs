@@ -1,7 +1,7 @@
 //! What an upsert affects: which candidates to score, which are known, and which
 //! partners lose their entry.
 
-use shared::item::{LabelItem, ProductItem, distinct_key};
+use shared::item::{LabelItem, PairEntry, ProductItem, distinct_key};
 use shared::{PairLabel, ProductId, Stage, Verdict};
 
 /// The work that one product's current state asks for.
@@ -11,8 +11,8 @@ pub struct Plan {
     pub to_score: Vec<ProductItem>,
     /// Pairs that the label item holds for both current texts, as they stand there.
     pub known: Vec<PairLabel>,
-    /// Candidates whose pair is known to be distinct.
-    pub known_distinct: usize,
+    /// [`distinct_key`]s of candidates whose pair is known to be distinct.
+    pub known_distinct: Vec<u64>,
     /// Partners in the label item that are no candidates, with their texts unchanged:
     /// found from their own side, or asked for by name. Their entries stay.
     pub carried: Vec<ProductId>,
@@ -46,17 +46,9 @@ pub fn plan(
     for candidate in live {
         let entry = same_text.and_then(|item| item.pairs.get(&candidate.id));
         if let Some(entry) = entry.filter(|entry| entry.other_hash == candidate.text_hash) {
-            plan.known.push(PairLabel {
-                other: candidate.id,
-                other_hash: entry.other_hash,
-                other_version: candidate.version,
-                score: entry.score,
-                verdict: entry.verdict,
-                stage: entry.stage,
-                labelled_at: entry.labelled_at,
-            });
-        } else if is_known_distinct(same_text, &candidate) {
-            plan.known_distinct += 1;
+            plan.known.push(as_label(&candidate, entry));
+        } else if let Some(key) = known_distinct(same_text, &candidate) {
+            plan.known_distinct.push(key);
         } else {
             plan.to_score.push(candidate);
         }
@@ -64,9 +56,36 @@ pub fn plan(
     plan
 }
 
-fn is_known_distinct(item: Option<&LabelItem>, candidate: &ProductItem) -> bool {
+fn known_distinct(item: Option<&LabelItem>, candidate: &ProductItem) -> Option<u64> {
     let key = distinct_key(&candidate.id, candidate.text_hash);
-    item.is_some_and(|item| item.distinct.binary_search(&key).is_ok())
+    item.filter(|item| item.distinct.binary_search(&key).is_ok()).map(|_| key)
+}
+
+impl Plan {
+    /// Takes over the labels that candidates hold of the pair where the own item had no
+    /// room for it: `theirs` are the candidates' label items.
+    pub fn adopt(&mut self, own: &ProductItem, theirs: &[LabelItem]) {
+        let known = &mut self.known;
+        self.to_score.retain(|candidate| {
+            let item = theirs.iter().find(|item| item.id == candidate.id && item.text_hash == candidate.text_hash);
+            let entry = item.and_then(|item| item.pairs.get(&own.id)).filter(|entry| entry.other_hash == own.text_hash);
+            known.extend(entry.map(|entry| as_label(candidate, entry)));
+            entry.is_none()
+        });
+    }
+}
+
+/// What an entry says of this candidate, seen from the product that asked.
+fn as_label(candidate: &ProductItem, entry: &PairEntry) -> PairLabel {
+    PairLabel {
+        other: candidate.id.clone(),
+        other_hash: candidate.text_hash,
+        other_version: candidate.version,
+        score: entry.score,
+        verdict: entry.verdict,
+        stage: entry.stage,
+        labelled_at: entry.labelled_at,
+    }
 }
 
 /// The label of a scored candidate.

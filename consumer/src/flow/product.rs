@@ -13,13 +13,24 @@ use shared::{PairLabel, ProductId, TextHash, Verdict};
 use super::bisect::score_each;
 use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
 use crate::decide::merge::{self, Merged, Owner};
-use crate::decide::plan::{self, plan};
+use crate::decide::plan::{self, Plan, plan};
 use crate::decide::{blocking, state};
 use crate::store::{StateCheck, WriteOutcome};
 
 /// Scores of this run, by own text, other product and other text, or why a pair has none: a
 /// conflict plans again, but pays for no pair twice.
 type Scored = HashMap<(TextHash, ProductId, TextHash), Result<PairLabel, String>>;
+
+/// One attempt to label one product.
+#[derive(Clone, Copy)]
+struct Task<'a> {
+    own: &'a ProductItem,
+    purpose: Purpose,
+    /// Postings and marker are known to be as they should.
+    is_settled: bool,
+    /// Keys that postings of the product may lie under besides those of its texts.
+    written: &'a [String],
+}
 
 /// Whether a step found the tables as it had read them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,19 +40,42 @@ pub(super) enum Step {
     Conflict,
 }
 
+/// Why a product is planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Its event came.
+    Event,
+    /// It is reconciled: pairs that neither product's look-up proposes go, and whether its
+    /// item overflows is found out anew.
+    Prune,
+    /// It is reconciled after all have been pruned: items get what they had no room for.
+    Refill,
+}
+
 impl Pipeline {
     /// `event_text` is that of the event in hand, empty for a delete: an earlier delivery may
     /// have written its postings although a newer state was there by then.
-    pub(super) async fn label_product(&self, id: &ProductId, event_text: &str) -> Result<Tally, FlowError> {
+    pub(super) async fn label_product(
+        &self,
+        id: &ProductId,
+        event_text: &str,
+        purpose: Purpose,
+    ) -> Result<Tally, FlowError> {
         let (mut tally, mut scored) = (Tally::default(), Scored::new());
         // Keys that this product may be written under, whatever its state remembers.
         let mut written = self.keys(event_text);
-        for _ in 0..ATTEMPTS_MAX {
+        for attempt in 0..ATTEMPTS_MAX {
             let Some(own) = self.store.product(id).await? else { return Ok(tally) };
-            let step = if own.deleted {
-                self.retract(&own, &written, &mut tally).await?
-            } else {
-                self.label_state(&own, &written, &mut scored, &mut tally).await?
+            // An event's earlier delivery may have moved postings after the marker was set, and
+            // so may this very run; a reconciliation that has written nothing yet trusts it.
+            let is_settled = purpose != Purpose::Event && attempt == 0 && self.is_labelled(&own);
+            let step = match (own.deleted, is_settled) {
+                (true, true) => Step::Done,
+                (true, false) => self.retract(&own, &written, &mut tally).await?,
+                (false, _) => {
+                    let task = Task { own: &own, purpose, is_settled, written: &written };
+                    self.label_state(task, &mut scored, &mut tally).await?
+                }
             };
             if step == Step::Done {
                 return Ok(tally);
@@ -52,33 +86,42 @@ impl Pipeline {
     }
 
     /// Steps 2 to 6 for a product that is in the catalog.
-    async fn label_state(
-        &self,
-        own: &ProductItem,
-        written: &[String],
-        scored: &mut Scored,
-        tally: &mut Tally,
-    ) -> Result<Step, FlowError> {
+    async fn label_state(&self, task: Task<'_>, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
+        let own = task.own;
         let model = self.scorer.model_id();
         let keys = self.keys(&own.text);
-        self.store.put_postings(&self.postings_of(own, &keys)).await?;
+        if !task.is_settled {
+            self.store.put_postings(&self.postings_of(own, &keys)).await?;
+        }
 
         let candidates = self.candidates(own).await?;
         let item = self.store.label_item(&own.id, model).await?;
         let partners = self.partners(item.as_ref()).await?;
-        let plan = plan(own, candidates.clone(), item.as_ref(), &partners);
-        tally.pairs_skipped += (plan.known.len() + plan.known_distinct) as u64;
+        let mut plan = plan(own, candidates.clone(), item.as_ref(), &partners);
+        if item.as_ref().is_some_and(|item| item.overflow) {
+            tally.overflows += 1;
+            plan.adopt(own, &self.items_of(&plan.to_score).await?);
+        }
+        if task.purpose == Purpose::Prune && self.prune(own, &mut plan, &partners, tally).await? == Step::Conflict {
+            return Ok(Step::Conflict);
+        }
+        tally.pairs_skipped += (plan.known.len() + plan.known_distinct.len()) as u64;
         let mut labels = plan.known;
         let (fresh, unscorable) = self.score(own, &plan.to_score, scored, tally).await?;
         labels.extend(fresh);
 
         let stays = |id: &ProductId| labels.iter().any(|l| l.other == *id && l.verdict != Verdict::Distinct);
         for partner in plan.dropped.iter().filter(|partner| !stays(partner)) {
-            if self.remove_entry(partner, own, tally).await? == Step::Conflict {
+            if self.remove_entry(partner, own, Some(own.text_hash), tally).await? == Step::Conflict {
                 return Ok(Step::Conflict);
             }
         }
-        match merge::own(item.as_ref(), &Owner::of(own, model), &labels, &plan.carried) {
+        let owner = Owner::of(own, model);
+        let merged = match task.purpose {
+            Purpose::Prune => merge::anew(item.as_ref(), &owner, &labels, &plan.carried, &plan.known_distinct),
+            Purpose::Event | Purpose::Refill => merge::own(item.as_ref(), &owner, &labels, &plan.carried),
+        };
+        match merged {
             Merged::Write(item) if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict => {
                 return Ok(Step::Conflict);
             }
@@ -95,8 +138,30 @@ impl Pipeline {
         // All the same is labelled; without the marker, a repetition tries these again.
         match unscorable {
             Some(error) => Err(error),
-            None => self.finish(own, &keys, written).await,
+            None if task.is_settled => Ok(Step::Done),
+            None => self.finish(own, &keys, task.written).await,
         }
+    }
+
+    /// Takes pairs that neither product's look-up proposes out of the plan and out of the
+    /// partner's item; the own item's merge does the rest. Pairs that were asked for by name
+    /// are among them.
+    async fn prune(
+        &self,
+        own: &ProductItem,
+        plan: &mut Plan,
+        partners: &[ProductItem],
+        tally: &mut Tally,
+    ) -> Result<Step, FlowError> {
+        for id in std::mem::take(&mut plan.carried) {
+            let Some(partner) = partners.iter().find(|partner| partner.id == id) else { continue };
+            if self.candidates(partner).await?.iter().any(|candidate| candidate.id == own.id) {
+                plan.carried.push(id);
+            } else if self.remove_entry(&id, own, None, tally).await? == Step::Conflict {
+                return Ok(Step::Conflict);
+            }
+        }
+        Ok(Step::Done)
     }
 
     /// The same for a deleted product: nothing of it may be left that a reader returns.
@@ -150,6 +215,12 @@ impl Pipeline {
         Ok(self.store.products(&ids).await?)
     }
 
+    async fn items_of(&self, products: &[ProductItem]) -> Result<Vec<LabelItem>, FlowError> {
+        let model = self.scorer.model_id();
+        let keys: Vec<_> = products.iter().map(|product| (product.id.clone(), model.clone())).collect();
+        Ok(self.store.label_items(&keys).await?)
+    }
+
     /// Step 4. Labels of `to_score`, scored now or earlier in this run, and what is to be
     /// said of the pairs that cannot be scored.
     async fn score(
@@ -181,10 +252,16 @@ impl Pipeline {
         Ok((labels, unscorable))
     }
 
-    /// Step 5a, one partner: its entry about an earlier text of `own` goes.
-    async fn remove_entry(&self, partner: &ProductId, own: &ProductItem, tally: &mut Tally) -> Result<Step, FlowError> {
+    /// Step 5a, one partner: its entry about `own` goes, unless it is about the text `spared`.
+    async fn remove_entry(
+        &self,
+        partner: &ProductId,
+        own: &ProductItem,
+        spared: Option<TextHash>,
+        tally: &mut Tally,
+    ) -> Result<Step, FlowError> {
         let current = self.store.label_item(partner, self.scorer.model_id()).await?;
-        let Merged::Write(item) = merge::without(current.as_ref(), &own.id, own.version, Some(own.text_hash)) else {
+        let Merged::Write(item) = merge::without(current.as_ref(), &own.id, own.version, spared) else {
             return Ok(Step::Done);
         };
         Ok(counted(self.store.put_label_item(&item, &[StateCheck::exact(own)]).await?, tally))
@@ -227,7 +304,7 @@ impl Pipeline {
         // an entry about that text: they go first, as the other product's own worker would
         // have seen to.
         for partner in current.iter().filter(|item| item.text_hash != other.text_hash).flat_map(|i| i.pairs.keys()) {
-            if self.remove_entry(partner, other, tally).await? == Step::Conflict {
+            if self.remove_entry(partner, other, Some(other.text_hash), tally).await? == Step::Conflict {
                 return Ok(Step::Conflict);
             }
         }

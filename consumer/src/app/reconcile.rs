@@ -1,0 +1,72 @@
+//! `reconcile`: plans every product once more, so that the labels depend on the newest
+//! states alone.
+
+use std::io::{Write, stdout};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::CommandResult;
+use super::config::{ModelArgs, TableArgs};
+use super::open::Tables;
+use super::worker::pipeline;
+use crate::flow::{Reconciled, Watched};
+use crate::source::Pulse;
+use crate::store::MeterSnapshot;
+
+/// Plan every product once more, with no new events
+///
+/// Removes pairs that neither product's candidate search proposes (those that were asked for
+/// by name among them), adds those that are missing, fills up items that had dropped
+/// look-alikes, and labels everything that the given model has not labelled yet. Pairs that are
+/// labelled already cost no inference. Workers may go on meanwhile, and a run that was cut off
+/// can be started again.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    tables: TableArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// Products in work at once
+    #[arg(long, default_value_t = 32, env = "CATALOG_LABELS_CONCURRENCY", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    concurrency: u16,
+    /// How long a deleted product is remembered, as for `worker`
+    #[arg(long, default_value = "28d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_TOMBSTONE_TTL")]
+    tombstone_ttl: Duration,
+    /// Print the result only
+    #[arg(long)]
+    quiet: bool,
+}
+
+pub fn run(args: Args) -> CommandResult {
+    let (done, cost) = tokio::runtime::Runtime::new()?.block_on(reconcile(&args))?;
+    let mut out = stdout().lock();
+    let Reconciled { planned, tally, failed, reasons } = done;
+    writeln!(out, "products planned: {planned}; items that had overflowed: {}", tally.overflows)?;
+    writeln!(out, "pairs scored: {}, known: {}", tally.pairs_scored, tally.pairs_skipped)?;
+    let usage = cost.total();
+    writeln!(out, "label items written: {}", tally.items_written)?;
+    writeln!(out, "cost: {:.1} read units, {:.1} write units", usage.read_units, usage.write_units)?;
+    writeln!(out, "products that cannot be labelled: {failed}")?;
+    for (id, reason) in &reasons {
+        writeln!(out, "not labelled: {id}: {reason}")?;
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), Box<dyn std::error::Error + Send + Sync>> {
+    let tables = Tables::open(&args.tables).await?;
+    tables.store.verify_tables().await?;
+    let model = args.model.clone();
+    let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
+    let scorer = Watched { scorer: Box::new(scorer), pulse: Pulse::default() };
+    let pipeline = pipeline(tables.store.clone(), Box::new(scorer), Duration::ZERO, args.tombstone_ttl);
+    let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
+    bar.set_style(ProgressStyle::with_template("{spinner} {pos} products, {per_sec}")?);
+    let done = pipeline.reconcile(usize::from(args.concurrency), &|planned| bar.set_position(planned)).await;
+    bar.finish_and_clear();
+    let cost = tables.store.meter().snapshot();
+    tables.close().await?;
+    Ok((done?, cost))
+}
