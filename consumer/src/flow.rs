@@ -1,6 +1,8 @@
 //! The pipeline: the only file that names every stage, in order.
 
 mod bisect;
+mod candidates;
+mod epochs;
 mod error;
 mod invocation;
 mod message;
@@ -11,6 +13,7 @@ mod reconcile;
 mod report;
 mod run;
 mod score;
+mod versions;
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -20,15 +23,19 @@ use jiff::Timestamp;
 use product::Purpose;
 use shared::item::ProductItem;
 use shared::{CatalogEvent, Event, ProductText};
+use tokio::sync::watch;
 
+pub use candidates::candidates;
+pub use epochs::{EpochFeed, EpochsError, KnownEpochs, drop_postings, published_epoch};
 pub use error::FlowError;
 pub use invocation::{FatalFault, Invocation};
 pub use message::{Job, Reached};
 pub use reconcile::Reconciled;
 pub use run::{RunOptions, run};
 pub use score::{Score, Watched};
+pub use versions::Versions;
 
-use crate::decide::blocking::{KeyEpoch, Limits};
+use crate::decide::blocking::{KeyEpochs, Limits};
 use crate::decide::state::{Advance, Change, advance, is_labelled};
 use crate::lane::Lane;
 use crate::source::Objects;
@@ -44,8 +51,11 @@ pub struct Pipeline {
     pub scorer: Box<dyn Score>,
     /// What messages may point to.
     pub objects: Arc<dyn Objects>,
-    pub epoch: &'static KeyEpoch,
+    /// Which key epochs are in use.
+    pub epochs: watch::Receiver<KnownEpochs>,
     pub limits: Limits,
+    /// The products that are in work in this process.
+    pub versions: Versions,
     /// How long an intent label lives.
     pub intent_ttl: Duration,
     /// How long tombstones live: the longest of queue and dead-letter retention and the
@@ -98,6 +108,8 @@ pub struct Tally {
     pub items_written: u64,
     /// Label items met that said `overflow`.
     pub overflows: u64,
+    /// Upserts and deletes that waited and found a newer version of their product.
+    pub superseded: u64,
 }
 
 impl AddAssign for Tally {
@@ -107,6 +119,7 @@ impl AddAssign for Tally {
         self.queries_scored += other.queries_scored;
         self.items_written += other.items_written;
         self.overflows += other.overflows;
+        self.superseded += other.superseded;
     }
 }
 
@@ -125,7 +138,19 @@ impl Pipeline {
     async fn process_event(&self, event: Event, receive_count: u32) -> Result<Processed, FlowError> {
         let occurred_at = event.occurred_at();
         let lane = if matches!(event, Event::Query(_)) { Lane::Queries } else { Lane::Catalog };
+        let turn = match &event {
+            Event::Catalog(CatalogEvent::Upsert(event)) => {
+                Some(self.versions.turn(&event.product_id, event.version).await)
+            }
+            Event::Catalog(CatalogEvent::Delete(event)) => {
+                Some(self.versions.turn(&event.product_id, event.version).await)
+            }
+            Event::Catalog(CatalogEvent::ScorePairs(_)) | Event::Query(_) => None,
+        };
         let (mut outcome, mut tally) = self.label(&event, receive_count).await?;
+        if outcome == Outcome::Stale && turn.as_ref().is_some_and(|turn| turn.has_waited) {
+            tally.superseded += 1;
+        }
         if let Some(next) = &self.next {
             // The state is there by now, and its marker is each model's own.
             let (_, more) = next.label(&event, receive_count).await?;
@@ -134,6 +159,7 @@ impl Pipeline {
                 outcome = Outcome::Written;
             }
         }
+        drop(turn);
         Ok(Processed { outcome, lane, occurred_at, tally })
     }
 
@@ -176,7 +202,8 @@ impl Pipeline {
                 Advance::Stale if receive_count > 1 => None,
                 Advance::Stale => return Ok((Outcome::Stale, Tally::default())),
             };
-            if state.as_ref().is_some_and(|state| self.is_labelled(state)) {
+            let epochs = self.epochs()?;
+            if state.as_ref().is_some_and(|state| self.is_labelled(state, &epochs)) {
                 return Ok((Outcome::Unchanged, Tally::default()));
             }
             let stale_text = || change.product.as_ref().map(|product| ProductText::of(product).text);
@@ -188,8 +215,8 @@ impl Pipeline {
     }
 
     /// Whether the tables hold all that this state asks for.
-    fn is_labelled(&self, state: &ProductItem) -> bool {
-        is_labelled(state, self.scorer.model_id(), self.epoch.number)
+    fn is_labelled(&self, state: &ProductItem, epochs: &KeyEpochs) -> bool {
+        is_labelled(state, self.scorer.model_id(), epochs)
     }
 
     /// Epoch second at which something that is written now expires.

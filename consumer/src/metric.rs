@@ -90,6 +90,16 @@ metrics_list! {
         "Label and intent items written.";
     TABLE_THROTTLES = "table_throttles_total", Counter, Count, Stable,
         "Attempts that DynamoDB throttled, batches left unprocessed in part included; intake pauses after each.";
+    EVENTS_SUPERSEDED = "events_superseded_total", Counter, Count, Stable,
+        "Upserts and deletes that waited in the process behind a newer version of their product, and so cost one read; stale in `events_total`.";
+    TABLE_REQUESTS = "table_requests_total", Counter, Count, Stable,
+        "Requests to DynamoDB, by table and kind (read, write); the SDK's retries of a request count once.";
+    TABLE_ITEMS_READ = "table_items_read_total", Counter, Count, Stable,
+        "Items that DynamoDB returned, by table.";
+    TABLE_READ_HALF_UNITS = "table_read_half_units_total", Counter, Count, Stable,
+        "Read capacity consumed as DynamoDB reports it, by table, in halves of a unit.";
+    TABLE_WRITE_HALF_UNITS = "table_write_half_units_total", Counter, Count, Stable,
+        "Write capacity consumed as DynamoDB reports it, by table, in halves of a unit; failed conditions are not reported.";
     EVENT_FRESHNESS = "event_freshness_seconds", Histogram, Seconds, Stable,
         "From an event's occurrence to its labels being written, by lane: what the fleet scales on and is paged for.";
     HTTP_REQUESTS = "http_requests_total", Counter, Count, Stable,

@@ -38,7 +38,11 @@ pub struct ProductItem {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabelledMarker {
     pub text_hash: TextHash,
+    /// Key epoch whose candidates were labelled.
     pub key_epoch: u32,
+    /// Key epoch under which postings were written besides.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also_epoch: Option<u32>,
 }
 
 /// `labels`: all labels of one product under one model.
@@ -155,6 +159,39 @@ pub struct ActiveModelItem {
 /// Key of the `control` item that names the active model.
 pub const ACTIVE_MODEL: &str = "model";
 
+/// `control` item `key-epoch`: which key epochs workers use. Only `decide::rollout` makes
+/// one from another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEpochsItem {
+    /// Always [`KEY_EPOCHS`].
+    pub name: String,
+    /// Look-ups read this epoch's postings.
+    pub active: u32,
+    /// Postings are written under this epoch as well: the one to switch to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub also: Option<u32>,
+    /// True once every product has its postings under `also`.
+    #[serde(default)]
+    pub also_is_complete: bool,
+    /// When `active` or `also` changed last.
+    pub since: Timestamp,
+    pub revision: u64,
+}
+
+/// Key of the `control` item that names the key epochs.
+pub const KEY_EPOCHS: &str = "key-epoch";
+
+/// `control` item `key-epoch-NUMBER-PART`: one part of a key epoch's file, gzipped. Part 0
+/// is written last and never again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEpochPart {
+    pub name: String,
+    /// How many parts there are.
+    pub parts: u32,
+    #[serde(with = "byte_string")]
+    pub gzip: Vec<u8>,
+}
+
 /// Eight bytes that stand for "this other product with this text": enough to skip a
 /// pair that was already found distinct. A false match has chance 2^-64 a comparison.
 pub fn distinct_key(other: &ProductId, other_hash: TextHash) -> u64 {
@@ -200,6 +237,21 @@ mod optional_bytes {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u8>>, D::Error> {
         deserializer.deserialize_byte_buf(ByteString).map(Some)
+    }
+}
+
+/// `Vec<u8>` as a byte string.
+mod byte_string {
+    use serde::{Deserializer, Serializer};
+
+    use super::bytes::ByteString;
+
+    pub fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_byte_buf(ByteString)
     }
 }
 

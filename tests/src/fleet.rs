@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::interceptors::BeforeSerializationInterceptorContextRef;
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept};
-use consumer::decide::blocking::{KeyEpoch, Limits};
-use consumer::flow::{Pipeline, Score};
+use consumer::decide::blocking::{KeyEpochs, Limits};
+use consumer::flow::{KnownEpochs, Pipeline, Score, Versions};
 use consumer::source::NoObjects;
 use consumer::store::Store;
 use models::{IntentScore, PairScore, ScoreError, TextPair};
@@ -91,8 +91,9 @@ pub fn pipeline(store: Store, model: &TextModel) -> Pipeline {
         store,
         scorer: Box::new(model.clone()),
         objects: Arc::new(NoObjects),
-        epoch: KeyEpoch::shipped(),
+        epochs: KnownEpochs::fixed(KeyEpochs::shipped()),
         limits: Limits::default(),
+        versions: Versions::default(),
         intent_ttl: Duration::from_secs(3_600),
         tombstone_ttl: Duration::from_secs(3_600),
         clock: jiff::Timestamp::now,

@@ -36,7 +36,7 @@ pub fn state(id: &str, version: u64, text: &str) -> ProductItem {
 
 /// Says that this state's text is labelled.
 pub fn marker(state: &ProductItem) -> LabelledMarker {
-    LabelledMarker { text_hash: state.text_hash, key_epoch: 3 }
+    LabelledMarker { text_hash: state.text_hash, key_epoch: 3, also_epoch: None }
 }
 
 /// A check of the text alone.

@@ -246,7 +246,7 @@ async fn promise_4_a_price_costs_one_write_and_no_inference() {
     let done = pipeline(store.clone(), &model).process(&body(&cheaper), 1).await.expect("nothing is in its way");
     let usage = store.meter().snapshot().since(&before).total();
     assert_eq!((done.outcome, model.pairs_scored() - scored), (Outcome::Unchanged, 0));
-    assert_eq!(usage.requests, 2, "one read of the state and one conditional write");
+    assert_eq!(usage.requests(), 2, "one read of the state and one conditional write");
 }
 
 /// The outcomes that "Ids, pairs and versions" of the semantics page states.

@@ -225,7 +225,7 @@ async fn many_products_are_read_in_order(store: Store) {
     expected.reverse();
     assert_eq!(read, expected);
     let usage = store.meter().snapshot().since(&before).total();
-    assert_eq!((usage.requests, usage.items_read), (3, 230), "231 distinct ids are three batches");
+    assert_eq!((usage.requests(), usage.items_read), (3, 230), "231 distinct ids are three batches");
     assert_eq!(store.products(&[]).await.expect("reads"), vec![]);
 }
 
@@ -238,7 +238,7 @@ async fn postings_are_put_read_and_deleted(store: Store) {
     let before = store.meter().snapshot();
     let twice: Vec<Posting> = postings.iter().chain(&postings).cloned().collect();
     store.put_postings(&twice).await.expect("puts");
-    assert_eq!(store.meter().snapshot().since(&before).total().requests, 3, "60 distinct postings are three batches");
+    assert_eq!(store.meter().snapshot().since(&before).total().requests(), 3, "60 distinct postings are three batches");
     assert_eq!(store.postings(&keys, 10).await.expect("reads"), postings);
 
     let popular: Vec<Posting> = ["D", "B", "C", "A"].map(|id| posting("popular", id)).to_vec();
@@ -267,7 +267,7 @@ async fn bad_postings_are_refused(store: Store) {
         assert!(matches!(error, StoreError::Invalid { .. }), "{error:?}");
         assert!(matches!(error.fault(), Fault::Fatal { .. }));
     }
-    assert_eq!(store.meter().snapshot().total().requests, 0, "nothing was sent");
+    assert_eq!(store.meter().snapshot().total().requests(), 0, "nothing was sent");
 }
 
 async fn label_items_are_guarded_by_their_revision(store: Store) {
@@ -420,7 +420,7 @@ async fn the_active_model_switches_by_epoch(store: Store) {
 
 async fn the_meter_counts(store: Store) {
     store.create_tables().await.expect("creates");
-    assert_eq!(store.meter().snapshot().total().requests, 0, "tables are not data");
+    assert_eq!(store.meter().snapshot().total().requests(), 0, "tables are not data");
     let clone = store.clone();
     put(&clone, &state("A", 1, "a")).await;
     store.put_postings(&[posting("k", "A"), posting("l", "A")]).await.expect("puts");
@@ -432,7 +432,7 @@ async fn the_meter_counts(store: Store) {
     store.postings(&["k".to_owned()], 5).await.expect("reads");
     let read = store.meter().snapshot().since(&written);
     assert!(read.table(&PRODUCTS).read_units >= 1.0 && read.table(&POSTINGS).read_units >= 0.5, "{read:?}");
-    assert_eq!((read.total().requests, read.total().items_read, read.total().write_units), (2, 2, 0.0));
+    assert_eq!((read.total().requests(), read.total().items_read, read.total().write_units), (2, 2, 0.0));
 }
 
 /// The first state of a product.

@@ -3,9 +3,10 @@
 use consumer::fault::{Fault, Faulty};
 use consumer::store::{Store, StoreError, WriteOutcome};
 use serde_json::{Value, json};
+use shared::ModelId;
 use shared::item::Posting;
-use tests::items::{check, id, label, posting, state};
-use tests::table_stub::{Answer, Request, TableStub};
+use tests::items::{check, id, label, marker, posting, state};
+use tests::table_stub::{Answer, ERROR_NAMESPACE, Request, TableStub};
 
 #[tokio::test]
 async fn unprocessed_items_are_written_again() {
@@ -107,6 +108,43 @@ async fn query_pages_are_followed_up_to_the_limit() {
     let ids: Vec<&str> = postings.iter().map(|posting| posting.id.as_str()).collect();
     assert_eq!(ids, ["0-0", "0-1", "1-0", "1-1", "2-0"]);
     assert_eq!(stub.requests(), 3);
+}
+
+/// Some engines send the item that was there along.
+#[tokio::test]
+async fn a_failed_condition_is_a_conflict_with_or_without_the_old_item() {
+    for old in [json!({}), json!({ "Item": { "id": { "S": "A" }, "version": { "N": "9" } } })] {
+        let stub = TableStub::start(move |_| {
+            let mut body = json!({ "__type": format!("{ERROR_NAMESPACE}ConditionalCheckFailedException") });
+            body.as_object_mut().expect("an object").extend(old.as_object().expect("an object").clone());
+            Answer::ErrorBody(400, body)
+        })
+        .await;
+        let outcome = store(&stub).put_state(&state("A", 1, "a"), None).await.expect("no error");
+        assert_eq!((outcome, stub.requests()), (WriteOutcome::Conflict, 1), "it is not tried again");
+        let outcome =
+            store(&stub).mark_labelled(&state("A", 1, "a"), &ModelId("m".to_owned()), &marker(&state("A", 1, "a")));
+        assert_eq!(outcome.await.expect("no error"), WriteOutcome::Conflict);
+    }
+}
+
+/// One key that throttles and its neighbours that do not: what is left comes later, and
+/// nothing is lost or read twice.
+#[tokio::test]
+async fn a_hot_key_that_throttles_delays_its_own_reads_only() {
+    let stub = TableStub::start(|request| {
+        let hot = request.body["ExpressionAttributeValues"][":key"]["S"] == "hot";
+        if hot && request.number < 4 {
+            return Answer::Error(400, "ThrottlingException");
+        }
+        let key = request.body["ExpressionAttributeValues"][":key"].clone();
+        Answer::Ok(json!({ "Items": [{ "key": key, "id": { "S": "A" } }], "Count": 1 }))
+    })
+    .await;
+    let keys = ["a", "hot", "b", "c"].map(str::to_owned);
+    let postings = store(&stub).postings(&keys, 5).await.expect("the throttle passes");
+    assert_eq!(postings.iter().map(|posting| posting.key.as_str()).collect::<Vec<_>>(), ["a", "hot", "b", "c"]);
+    assert!(stub.requests() > keys.len());
 }
 
 /// Accepts the first items of a BatchWriteItem and leaves the rest unprocessed.

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lambda_events::sqs::{SqsBatchResponse, SqsEvent};
 use clap::Args as ClapArgs;
 use lambda_runtime::{LambdaEvent, service_fn};
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::CommandResult;
@@ -15,7 +16,7 @@ use super::config::{ConfigError, ModelArgs, TableArgs, check_url};
 use super::telemetry;
 use super::worker::{activate_first_model, open_buckets, pipeline};
 use crate::aws::{AwsOptions, SqsQueue, dynamo, sdk_config, sqs_client};
-use crate::flow::{Invocation, Pipeline};
+use crate::flow::{EpochFeed, Invocation, Pipeline};
 use crate::source::lambda::{queue_name, to_message};
 use crate::source::{DeadLetters, Queue};
 use crate::store::Store;
@@ -104,6 +105,8 @@ async fn serve(args: Args) -> CommandResult {
 
 struct Function {
     pipeline: Pipeline,
+    /// Renewed with an invocation: between two, a function may be frozen for hours.
+    epochs: Mutex<EpochFeed>,
     dead_letter_queue: Option<Arc<dyn Queue>>,
     deadline_margin: Duration,
 }
@@ -123,14 +126,16 @@ impl Function {
             queue
         });
         let scorer = scorer.await??;
-        let pipeline = pipeline(store, Box::new(scorer), args.intent_ttl, args.tombstone_ttl);
+        let (feed, epochs) = EpochFeed::start(store.clone()).await?;
+        let pipeline = pipeline(store, Box::new(scorer), epochs, args.intent_ttl, args.tombstone_ttl);
         let pipeline = Pipeline { objects, ..pipeline };
         activate_first_model(&pipeline).await?;
-        Ok(Self { pipeline, dead_letter_queue, deadline_margin: args.deadline_margin })
+        Ok(Self { pipeline, epochs: Mutex::new(feed), dead_letter_queue, deadline_margin: args.deadline_margin })
     }
 
     /// An error fails the whole batch, and Lambda slows down.
     async fn invoke(&self, event: LambdaEvent<SqsEvent>) -> Result<SqsBatchResponse, lambda_runtime::Error> {
+        self.epochs.lock().await.renew().await?;
         let queue = event.payload.records.first().map(queue_name).unwrap_or_default();
         let dead_letters = self.dead_letter_queue.clone().map(|dead_letter_queue| DeadLetters {
             queue: dead_letter_queue,

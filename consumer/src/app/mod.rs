@@ -48,7 +48,7 @@ pub enum Command {
     Evaluate(evaluate::Args),
     /// Write every live label to one file, as NDJSON or Parquet
     Export(export::Args),
-    /// Count words of product texts into a key epoch (NDJSON in, epoch file out)
+    /// Build and roll out key epochs: what blocking knows about how common words are
     KeyEpoch(key_epoch::Args),
     /// Label what an SQS event source brings, as a Lambda function
     Lambda(lambda::Args),

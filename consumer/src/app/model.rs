@@ -17,7 +17,8 @@ use super::CommandResult;
 use super::config::{ModelArgs, TableArgs};
 use super::open::Tables;
 use super::worker::pipeline;
-use crate::flow::Watched;
+use crate::decide::blocking::KeyEpochs;
+use crate::flow::{KnownEpochs, Watched};
 use crate::source::Pulse;
 use crate::store::{Store, StoreError, WriteOutcome};
 
@@ -144,7 +145,8 @@ async fn answer(what: &What, store: &Store) -> Result<String, Box<dyn std::error
             let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
             let scorer = Watched { scorer: Box::new(scorer), pulse: Pulse::default() };
             // Queries leave no tombstones.
-            let pipeline = pipeline(store.clone(), Box::new(scorer), *intent_ttl, Duration::ZERO);
+            let epochs = KnownEpochs::fixed(KeyEpochs::shipped());
+            let pipeline = pipeline(store.clone(), Box::new(scorer), epochs, *intent_ttl, Duration::ZERO);
             let tally = pipeline.relabel_queries(&known.model, CONCURRENCY).await?;
             Ok(format!("{} queries of {} labelled by {}", tally.items_written, known.model, pipeline.scorer.model_id()))
         }

@@ -6,14 +6,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+use shared::item::KeyEpochsItem;
 
 use super::CommandResult;
 use super::config::{ModelArgs, TableArgs};
 use super::open::Tables;
 use super::worker::pipeline;
-use crate::flow::{Reconciled, Watched};
-use crate::source::Pulse;
-use crate::store::MeterSnapshot;
+use crate::decide::rollout;
+use crate::flow::{EpochFeed, Reconciled, Watched};
+use crate::source::{Pulse, Shutdown};
+use crate::store::{MeterSnapshot, Store, WriteOutcome};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Plan every product once more, with no new events
 ///
@@ -34,6 +39,9 @@ pub struct Args {
     /// How long a deleted product is remembered, as for `worker`
     #[arg(long, default_value = "28d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_TOMBSTONE_TTL")]
     tombstone_ttl: Duration,
+    /// How long the intent of a query stays good, as for `worker`
+    #[arg(long, default_value = "30d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_INTENT_TTL")]
+    intent_ttl: Duration,
     /// Print the result only
     #[arg(long)]
     quiet: bool,
@@ -45,6 +53,7 @@ pub fn run(args: Args) -> CommandResult {
     let Reconciled { planned, tally, failed, reasons } = done;
     writeln!(out, "products planned: {planned}; items that had overflowed: {}", tally.overflows)?;
     writeln!(out, "pairs scored: {}, known: {}", tally.pairs_scored, tally.pairs_skipped)?;
+    writeln!(out, "queries scored for the new model: {}", tally.queries_scored)?;
     let usage = cost.total();
     writeln!(out, "label items written: {}", tally.items_written)?;
     writeln!(out, "cost: {:.1} read units, {:.1} write units", usage.read_units, usage.write_units)?;
@@ -55,18 +64,47 @@ pub fn run(args: Args) -> CommandResult {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), Box<dyn std::error::Error + Send + Sync>> {
+async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), BoxError> {
     let tables = Tables::open(&args.tables).await?;
     tables.store.verify_tables().await?;
+    let (feed, epochs) = EpochFeed::start(tables.store.clone()).await?;
+    let (roll_out, began) = (tables.store.key_epochs().await?, Timestamp::now());
+    let feed = tokio::spawn(feed.run(Shutdown::new()));
     let model = args.model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
     let scorer = Watched { scorer: Box::new(scorer), pulse: Pulse::default() };
-    let pipeline = pipeline(tables.store.clone(), Box::new(scorer), Duration::ZERO, args.tombstone_ttl);
+    let pipeline = pipeline(tables.store.clone(), Box::new(scorer), epochs, args.intent_ttl, args.tombstone_ttl);
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{spinner} {pos} products, {per_sec}")?);
-    let done = pipeline.reconcile(usize::from(args.concurrency), &|planned| bar.set_position(planned)).await;
+    let concurrency = usize::from(args.concurrency);
+    let mut done = pipeline.reconcile(concurrency, &|planned| bar.set_position(planned)).await;
+    if let (Ok(done), Some(active)) = (&mut done, tables.store.active_model().await?)
+        && active.model != *pipeline.scorer.model_id()
+    {
+        done.tally += pipeline.relabel_queries(&active.model, concurrency).await?;
+    }
     bar.finish_and_clear();
+    feed.abort();
     let cost = tables.store.meter().snapshot();
+    let noted = match (&done, roll_out) {
+        (Ok(_), Some(item)) if item.also.is_some() && !item.also_is_complete => {
+            note_complete(&tables.store, &item, began).await
+        }
+        _ => Ok(()),
+    };
     tables.close().await?;
-    Ok((done?, cost))
+    let done = done?;
+    noted?;
+    Ok((done, cost))
+}
+
+/// Every product has been planned, so each has its postings under the epoch that is rolled
+/// out, if all workers knew of it when the run began. (Products that cannot be labelled have
+/// theirs as well: postings come before scores.)
+async fn note_complete(store: &Store, roll_out: &KeyEpochsItem, began: Timestamp) -> Result<(), BoxError> {
+    let complete = rollout::complete(roll_out, began)?;
+    match store.put_key_epochs(&complete).await? {
+        WriteOutcome::Written => Ok(()),
+        WriteOutcome::Conflict => Err("the roll-out of key epochs moved on meanwhile; reconcile again".into()),
+    }
 }

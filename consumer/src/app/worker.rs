@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::CommandResult;
@@ -14,8 +15,8 @@ use super::eviction;
 use super::health::{self, Health, HealthLimits};
 use super::telemetry;
 use crate::aws::{AwsOptions, BucketError, Buckets, SqsQueue, dynamo, sdk_config, sqs_client};
-use crate::decide::blocking::{KeyEpoch, Limits};
-use crate::flow::{Pipeline, RunOptions, Score, Watched, run as run_flow};
+use crate::decide::blocking::Limits;
+use crate::flow::{EpochFeed, KnownEpochs, Pipeline, RunOptions, Score, Versions, Watched, run as run_flow};
 use crate::source::{Brake, NoObjects, Objects, Queue, Share, Shutdown, Source, SourceOptions, Sources, StopReason};
 use crate::store::{Store, WriteOutcome};
 
@@ -71,12 +72,14 @@ async fn work(config: WorkerConfig, start: StartScorer) -> CommandResult {
         eviction::watch(instance, shutdown.clone());
     }
     let brake = Brake::default();
-    let pipeline = Arc::new(start_pipeline(&config, &sdk, &health, brake.clone(), start).await?);
+    let (pipeline, epochs) = start_pipeline(&config, &sdk, &health, brake.clone(), start).await?;
+    let (pipeline, epochs) = (Arc::new(pipeline), tokio::spawn(epochs.run(shutdown.clone())));
     let probe = tokio::spawn(probe(pipeline.clone(), shutdown.clone()));
     let sources = start_sources(&config, &sdk, &health, &brake, &shutdown).await?;
     let options = RunOptions { concurrency: config.concurrency, drain: config.drain };
     let drained = run_flow(pipeline, sources, options, shutdown.clone()).await;
     probe.abort();
+    epochs.abort();
     if let (Some(instance), Some(hook)) = (&instance, &config.lifecycle_hook) {
         eviction::let_go(instance, &sdk, hook).await;
     }
@@ -98,7 +101,7 @@ async fn start_pipeline(
     health: &Health,
     brake: Brake,
     start: StartScorer,
-) -> Result<Pipeline, BoxError> {
+) -> Result<(Pipeline, EpochFeed), BoxError> {
     let client = dynamo::watched_client(sdk, &dynamo::Limits::default(), move || brake.press(THROTTLE_PAUSE));
     let store = Store::new(client, &config.tables.table_prefix);
     if config.create_tables {
@@ -107,10 +110,12 @@ async fn start_pipeline(
     store.verify_tables().await?;
     health.tables_exist();
     let objects = open_buckets(sdk, &config.object_buckets).await?;
+    let (feed, epochs) = EpochFeed::start(store.clone()).await?;
     let model = config.model.clone();
     let scorer = tokio::task::spawn_blocking(move || start(&model)).await??;
     let scorer = Watched { scorer, pulse: health.device() };
-    let mut current = pipeline(store, Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
+    let ttls = (config.intent_ttl, config.tombstone_ttl);
+    let mut current = pipeline(store, Box::new(scorer), epochs.clone(), ttls.0, ttls.1);
     current.objects = objects;
     activate_first_model(&current).await?;
     if let Some(model) = config.next_model.clone() {
@@ -120,10 +125,10 @@ async fn start_pipeline(
         }
         tracing::info!(model = %scorer.model_id(), "labelling the slot of the next model too");
         let scorer = Watched { scorer: Box::new(scorer), pulse: health.device() };
-        let next = pipeline(current.store.clone(), Box::new(scorer), config.intent_ttl, config.tombstone_ttl);
+        let next = pipeline(current.store.clone(), Box::new(scorer), epochs, ttls.0, ttls.1);
         current.next = Some(Box::new(next));
     }
-    Ok(current)
+    Ok((current, feed))
 }
 
 /// The buckets that messages may point to; without any, messages that do are parked.
@@ -134,10 +139,11 @@ pub(super) async fn open_buckets(sdk: &SdkConfig, names: &[String]) -> Result<Ar
     Ok(Arc::new(Buckets::open(sdk, names.iter().cloned()).await?))
 }
 
-/// A pipeline with the shipped key epoch and limits, and with no objects to read.
+/// A pipeline with the default limits, and with no objects to read.
 pub(super) fn pipeline(
     store: Store,
     scorer: Box<dyn Score>,
+    epochs: watch::Receiver<KnownEpochs>,
     intent_ttl: Duration,
     tombstone_ttl: Duration,
 ) -> Pipeline {
@@ -145,8 +151,9 @@ pub(super) fn pipeline(
         store,
         scorer,
         objects: Arc::new(NoObjects),
-        epoch: KeyEpoch::shipped(),
+        epochs,
         limits: Limits::default(),
+        versions: Versions::default(),
         intent_ttl,
         tombstone_ttl,
         clock: jiff::Timestamp::now,

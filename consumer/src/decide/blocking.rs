@@ -9,6 +9,7 @@
 //! - `g`: a group of two to four common words that are rare together.
 
 mod epoch;
+mod epochs;
 mod sketch;
 mod tokens;
 
@@ -17,6 +18,7 @@ use std::collections::HashMap;
 use shared::ProductId;
 
 pub use epoch::{COOL_BITS, EpochError, KeyEpoch};
+pub use epochs::KeyEpochs;
 pub use sketch::{SKETCH_BYTES_MAX, sketch};
 
 use sketch::Own;

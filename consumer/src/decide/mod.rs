@@ -3,4 +3,5 @@
 pub mod blocking;
 pub mod merge;
 pub mod plan;
+pub mod rollout;
 pub mod state;

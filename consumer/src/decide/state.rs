@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use shared::item::{LabelledMarker, ProductItem};
 use shared::{ModelId, Product, ProductId, ProductText, TextHash};
 
+use super::blocking::KeyEpochs;
+
 /// Most earlier texts that a state remembers for the removal of their postings. More than
 /// one is there only while a worker that died has not been replaced.
 const PREVIOUS_TEXTS_MAX: usize = 8;
@@ -60,13 +62,21 @@ pub fn advance(known: Option<&ProductItem>, change: &Change, tombstone_expires_a
 }
 
 /// True when the labels in the tables were made from this text by this model and these
-/// blocking keys.
-pub fn is_labelled(state: &ProductItem, model: &ModelId, key_epoch: u32) -> bool {
-    state.labelled.get(model).is_some_and(|marker| *marker == self::marker(state, key_epoch))
+/// blocking keys, and the postings are there under every key epoch in use.
+pub fn is_labelled(state: &ProductItem, model: &ModelId, epochs: &KeyEpochs) -> bool {
+    let wanted = marker(state, epochs);
+    state.labelled.get(model).is_some_and(|marker| {
+        let also_epoch = wanted.also_epoch.or(marker.also_epoch);
+        *marker == LabelledMarker { also_epoch, ..wanted }
+    })
 }
 
-pub fn marker(state: &ProductItem, key_epoch: u32) -> LabelledMarker {
-    LabelledMarker { text_hash: state.text_hash, key_epoch }
+pub fn marker(state: &ProductItem, epochs: &KeyEpochs) -> LabelledMarker {
+    LabelledMarker {
+        text_hash: state.text_hash,
+        key_epoch: epochs.active().number,
+        also_epoch: epochs.also().map(|epoch| epoch.number),
+    }
 }
 
 fn previous_texts(known: Option<&ProductItem>, text_hash: TextHash) -> Vec<String> {
@@ -89,7 +99,9 @@ fn content_hash(product: Option<&Product>) -> TextHash {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
+    use super::super::blocking::KeyEpoch;
     use super::*;
 
     fn change(version: u64, title: &str, price: Option<f64>) -> Change {
@@ -107,7 +119,7 @@ mod tests {
     }
 
     fn labelled(mut state: ProductItem) -> ProductItem {
-        state.labelled.insert(ModelId("m".to_owned()), marker(&state, 0));
+        state.labelled.insert(ModelId("m".to_owned()), marker(&state, &KeyEpochs::shipped()));
         state
     }
 
@@ -115,9 +127,25 @@ mod tests {
     fn a_price_change_keeps_the_marker() {
         let first = labelled(written(None, &change(1, "kettle", Some(10.0))));
         let second = written(Some(&first), &change(2, "kettle", Some(12.0)));
-        assert!(is_labelled(&second, &ModelId("m".to_owned()), 0));
-        assert!(!is_labelled(&second, &ModelId("n".to_owned()), 0));
-        assert!(!is_labelled(&second, &ModelId("m".to_owned()), 1));
+        let (m, n) = (ModelId("m".to_owned()), ModelId("n".to_owned()));
+        assert!(is_labelled(&second, &m, &KeyEpochs::shipped()));
+        assert!(!is_labelled(&second, &n, &KeyEpochs::shipped()));
+    }
+
+    #[test]
+    fn a_marker_is_about_every_key_epoch_in_use() {
+        let [old, new] = [0, 1].map(|number| Arc::new(KeyEpoch::build::<&str>(number, &[])));
+        let model = ModelId("m".to_owned());
+        let labelled = |epochs: &KeyEpochs| {
+            let state = written(None, &change(1, "kettle", None));
+            ProductItem { labelled: BTreeMap::from([(model.clone(), marker(&state, epochs))]), ..state }
+        };
+        let alone = KeyEpochs::new(old.clone(), None);
+        let both = KeyEpochs::new(old.clone(), Some(new.clone()));
+        let switched = KeyEpochs::new(new, Some(old));
+        assert!(!is_labelled(&labelled(&alone), &model, &both), "postings are missing");
+        assert!(is_labelled(&labelled(&both), &model, &alone), "more postings do no harm");
+        assert!(!is_labelled(&labelled(&both), &model, &switched), "other candidates");
     }
 
     #[test]

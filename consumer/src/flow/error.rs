@@ -31,6 +31,8 @@ pub enum FlowError {
     Park(#[source] QueueError),
     #[error("other workers kept changing {id} or its look-alikes")]
     Contended { id: ProductId },
+    #[error("the key epochs have not been readable for a minute")]
+    EpochsUnknown,
     #[error("pairs: no product {id} is known; send its upsert first")]
     UnknownProduct { id: ProductId, receive_count: u32 },
 }
@@ -58,7 +60,7 @@ impl FlowError {
             Self::Park(_) => "park",
             Self::Store(_) | Self::Contended { .. } => "store",
             Self::Score(_) | Self::Unscorable { .. } => "score",
-            Self::UnknownProduct { .. } => "plan",
+            Self::EpochsUnknown | Self::UnknownProduct { .. } => "plan",
         }
     }
 }
@@ -81,7 +83,9 @@ impl Faulty for FlowError {
                 Fault::Poison { .. } => Fault::Retry { after: None },
                 fault => fault,
             },
-            Self::Score(_) | Self::Contended { .. } | Self::ObjectContended { .. } => Fault::Retry { after: None },
+            Self::Score(_) | Self::Contended { .. } | Self::ObjectContended { .. } | Self::EpochsUnknown => {
+                Fault::Retry { after: None }
+            }
             Self::UnknownProduct { receive_count, .. } if *receive_count < UNKNOWN_PRODUCT_RECEIVES_MAX => {
                 Fault::Retry { after: None }
             }

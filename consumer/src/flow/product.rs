@@ -7,14 +7,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use models::TextPair;
-use shared::item::{LabelItem, Posting, ProductItem};
+use shared::item::{LabelItem, ProductItem};
 use shared::{PairLabel, ProductId, TextHash, Verdict};
 
 use super::bisect::score_each;
-use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally};
+use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally, candidates};
+use crate::decide::blocking::KeyEpochs;
 use crate::decide::merge::{self, Merged, Owner};
 use crate::decide::plan::{self, Plan, plan};
-use crate::decide::{blocking, state};
+use crate::decide::state;
 use crate::store::{StateCheck, WriteOutcome};
 
 /// Scores of this run, by own text, other product and other text, or why a pair has none: a
@@ -25,6 +26,7 @@ type Scored = HashMap<(TextHash, ProductId, TextHash), Result<PairLabel, String>
 #[derive(Clone, Copy)]
 struct Task<'a> {
     own: &'a ProductItem,
+    epochs: &'a KeyEpochs,
     purpose: Purpose,
     /// Postings and marker are known to be as they should.
     is_settled: bool,
@@ -63,24 +65,26 @@ impl Pipeline {
     ) -> Result<Tally, FlowError> {
         let (mut tally, mut scored) = (Tally::default(), Scored::new());
         // Keys that this product may be written under, whatever its state remembers.
-        let mut written = self.keys(event_text);
+        let mut written = Vec::new();
         for attempt in 0..ATTEMPTS_MAX {
+            let epochs = self.epochs()?;
+            if attempt == 0 {
+                written.extend(epochs.posting_keys(event_text));
+            }
             let Some(own) = self.store.product(id).await? else { return Ok(tally) };
             // An event's earlier delivery may have moved postings after the marker was set, and
             // so may this very run; a reconciliation that has written nothing yet trusts it.
-            let is_settled = purpose != Purpose::Event && attempt == 0 && self.is_labelled(&own);
+            let is_settled = purpose != Purpose::Event && attempt == 0 && self.is_labelled(&own, &epochs);
+            let task = Task { own: &own, epochs: &epochs, purpose, is_settled, written: &written };
             let step = match (own.deleted, is_settled) {
                 (true, true) => Step::Done,
-                (true, false) => self.retract(&own, &written, &mut tally).await?,
-                (false, _) => {
-                    let task = Task { own: &own, purpose, is_settled, written: &written };
-                    self.label_state(task, &mut scored, &mut tally).await?
-                }
+                (true, false) => self.retract(task, &mut tally).await?,
+                (false, _) => self.label_state(task, &mut scored, &mut tally).await?,
             };
             if step == Step::Done {
                 return Ok(tally);
             }
-            written.extend(self.keys(&own.text));
+            written.extend(epochs.posting_keys(&own.text));
         }
         Err(FlowError::Contended { id: id.clone() })
     }
@@ -89,12 +93,11 @@ impl Pipeline {
     async fn label_state(&self, task: Task<'_>, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
         let own = task.own;
         let model = self.scorer.model_id();
-        let keys = self.keys(&own.text);
         if !task.is_settled {
-            self.store.put_postings(&self.postings_of(own, &keys)).await?;
+            self.store.put_postings(&task.epochs.postings(&own.id, &own.text)).await?;
         }
 
-        let candidates = self.candidates(own).await?;
+        let candidates = self.candidates(own, task.epochs).await?;
         let item = self.store.label_item(&own.id, model).await?;
         let partners = self.partners(item.as_ref()).await?;
         let mut plan = plan(own, candidates.clone(), item.as_ref(), &partners);
@@ -102,7 +105,7 @@ impl Pipeline {
             tally.overflows += 1;
             plan.adopt(own, &self.items_of(&plan.to_score).await?);
         }
-        if task.purpose == Purpose::Prune && self.prune(own, &mut plan, &partners, tally).await? == Step::Conflict {
+        if task.purpose == Purpose::Prune && self.prune(task, &mut plan, &partners, tally).await? == Step::Conflict {
             return Ok(Step::Conflict);
         }
         tally.pairs_skipped += (plan.known.len() + plan.known_distinct.len()) as u64;
@@ -139,7 +142,7 @@ impl Pipeline {
         match unscorable {
             Some(error) => Err(error),
             None if task.is_settled => Ok(Step::Done),
-            None => self.finish(own, &keys, task.written).await,
+            None => self.finish(task).await,
         }
     }
 
@@ -148,14 +151,15 @@ impl Pipeline {
     /// are among them.
     async fn prune(
         &self,
-        own: &ProductItem,
+        task: Task<'_>,
         plan: &mut Plan,
         partners: &[ProductItem],
         tally: &mut Tally,
     ) -> Result<Step, FlowError> {
+        let own = task.own;
         for id in std::mem::take(&mut plan.carried) {
             let Some(partner) = partners.iter().find(|partner| partner.id == id) else { continue };
-            if self.candidates(partner).await?.iter().any(|candidate| candidate.id == own.id) {
+            if self.candidates(partner, task.epochs).await?.iter().any(|candidate| candidate.id == own.id) {
                 plan.carried.push(id);
             } else if self.remove_entry(&id, own, None, tally).await? == Step::Conflict {
                 return Ok(Step::Conflict);
@@ -165,7 +169,8 @@ impl Pipeline {
     }
 
     /// The same for a deleted product: nothing of it may be left that a reader returns.
-    async fn retract(&self, own: &ProductItem, written: &[String], tally: &mut Tally) -> Result<Step, FlowError> {
+    async fn retract(&self, task: Task<'_>, tally: &mut Tally) -> Result<Step, FlowError> {
+        let own = task.own;
         let expires_at = own.expires_at.unwrap_or_else(|| self.expiry(self.tombstone_ttl));
         let mut slots = self.store.label_slots(&own.id).await?;
         if slots.iter().all(|slot| slot.model != *self.scorer.model_id()) {
@@ -190,24 +195,11 @@ impl Pipeline {
                 Merged::Unchanged | Merged::Stale => {}
             }
         }
-        self.finish(own, &[], written).await
+        self.finish(task).await
     }
 
-    /// Step 3: what blocking proposes, as it stands in the table now. A posting may be
-    /// left over from an earlier text, so a candidate has to hold a key that was asked for.
-    async fn candidates(&self, own: &ProductItem) -> Result<Vec<ProductItem>, FlowError> {
-        let keys = blocking::query_keys(&own.text, self.epoch, &self.limits);
-        let postings = self.store.postings(&keys, self.limits.limit_per_key(keys.len())).await?;
-        let sketches = postings.into_iter().map(|posting| (posting.id, posting.sketch.unwrap_or_default()));
-        let ids = blocking::rank(&own.id, &own.text, self.epoch, sketches, &self.limits);
-        let mut candidates = self.store.products(&ids).await?;
-        candidates.retain(|candidate| {
-            !candidate.deleted && {
-                let held = blocking::posting_keys(&candidate.text, self.epoch);
-                keys.iter().any(|key| held.contains(key))
-            }
-        });
-        Ok(candidates)
+    async fn candidates(&self, own: &ProductItem, epochs: &KeyEpochs) -> Result<Vec<ProductItem>, FlowError> {
+        Ok(candidates(&self.store, epochs.active(), &self.limits, own).await?)
     }
 
     async fn partners(&self, item: Option<&LabelItem>) -> Result<Vec<ProductItem>, FlowError> {
@@ -320,28 +312,21 @@ impl Pipeline {
 
     /// Step 6: postings that only earlier texts had go, then the marker is set. A state
     /// that moved on meanwhile is planned again, since it may have wanted those postings.
-    async fn finish(&self, own: &ProductItem, keys: &[String], written: &[String]) -> Result<Step, FlowError> {
-        let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| self.keys(text)).collect();
-        obsolete.extend_from_slice(written);
+    async fn finish(&self, task: Task<'_>) -> Result<Step, FlowError> {
+        let Task { own, epochs, .. } = task;
+        // A tombstone has no text, so it wants no key.
+        let keys = epochs.posting_keys(&own.text);
+        let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| epochs.posting_keys(text)).collect();
+        obsolete.extend_from_slice(task.written);
         obsolete.retain(|key| !keys.contains(key));
         obsolete.sort();
         obsolete.dedup();
         self.store.delete_postings(&own.id, &obsolete).await?;
-        let marker = state::marker(own, self.epoch.number);
+        let marker = state::marker(own, epochs);
         Ok(match self.store.mark_labelled(own, self.scorer.model_id(), &marker).await? {
             WriteOutcome::Written => Step::Done,
             WriteOutcome::Conflict => Step::Conflict,
         })
-    }
-
-    fn keys(&self, text: &str) -> Vec<String> {
-        blocking::posting_keys(text, self.epoch)
-    }
-
-    fn postings_of(&self, own: &ProductItem, keys: &[String]) -> Vec<Posting> {
-        let sketch = blocking::sketch(&own.text, self.epoch);
-        let posting = |key: &String| Posting { key: key.clone(), id: own.id.clone(), sketch: Some(sketch.clone()) };
-        keys.iter().map(posting).collect()
     }
 }
 

@@ -103,8 +103,9 @@ impl Pipeline {
 }
 
 /// Lets `act` do its work for the id of every product, tombstones included, `concurrency`
-/// at once, a page of the table at a time, and gives what it returned to `take`. Ends at the first error.
-async fn for_each_product<T, F>(
+/// at once, a page of the table at a time, and gives what it returned to
+/// `take`. Ends at the first error.
+pub(super) async fn for_each_product<T, F>(
     store: &Store,
     concurrency: usize,
     act: impl Fn(ProductId) -> F,

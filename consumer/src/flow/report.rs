@@ -18,6 +18,7 @@ pub(super) fn count(processed: &Processed, lane: Lane, now: Timestamp) {
     let Processed { outcome, occurred_at, tally, .. } = *processed;
     let lane = if lane == Lane::Bulk { lane } else { processed.lane }.as_str();
     metric::EVENTS.counter(&[("lane", lane), ("outcome", outcome.as_str())]).increment(1);
+    metric::EVENTS_SUPERSEDED.counter(&[]).increment(tally.superseded);
     metric::PAIRS_SCORED.counter(&[]).increment(tally.pairs_scored);
     metric::PAIRS_SKIPPED.counter(&[]).increment(tally.pairs_skipped);
     metric::QUERIES_SCORED.counter(&[]).increment(tally.queries_scored);

@@ -27,7 +27,7 @@ impl Store {
     /// One item, read consistently.
     pub(super) async fn get<T: DeserializeOwned>(&self, table: &Table, key: Item) -> Result<Option<T>, StoreError> {
         let call = self.call("GetItem", table);
-        self.meter.request(table);
+        self.meter.read_request(table);
         let answer = self
             .client
             .get_item()
@@ -85,7 +85,7 @@ impl Store {
     ) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
         let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
         let wanted = wanted.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
-        self.meter.request(table);
+        self.meter.read_request(table);
         let answer = self
             .client
             .batch_get_item()
@@ -116,7 +116,7 @@ impl Store {
         let mut rounds = Rounds::new(&call, requests.len());
         while !requests.is_empty() {
             rounds.before_next(requests.len()).await?;
-            self.meter.request(table);
+            self.meter.write_request(table);
             let answer = self
                 .client
                 .batch_write_item()

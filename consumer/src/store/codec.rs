@@ -86,8 +86,8 @@ mod tests {
         fn product_item()(id in id(), version in any::<u64>(), content_hash in hash(), text_hash in hash(),
                           text in "\\PC{0,80}", previous_texts in proptest::collection::vec("\\PC{0,40}", 0..3), title in "\\PC{0,40}", deleted in any::<bool>(), occurred_at in time(),
                           expires_at in proptest::option::of(any::<i64>()),
-                          labelled in proptest::collection::btree_map(model(), (hash(), any::<u32>()), 0..3)) -> ProductItem {
-            let marker = |(text_hash, key_epoch)| LabelledMarker { text_hash, key_epoch };
+                          labelled in proptest::collection::btree_map(model(), (hash(), any::<u32>(), any::<Option<u32>>()), 0..3)) -> ProductItem {
+            let marker = |(text_hash, key_epoch, also_epoch)| LabelledMarker { text_hash, key_epoch, also_epoch };
             let labelled = labelled.into_iter().map(|(model, parts)| (model, marker(parts))).collect();
             ProductItem { id, version, content_hash, text_hash, text, previous_texts, title, deleted, occurred_at, expires_at, labelled }
         }

@@ -1,12 +1,10 @@
 //! `intents` and `control`: what kind of query this is, and which model readers take.
 
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
-use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use shared::ModelId;
 use shared::item::{ACTIVE_MODEL, ActiveModelItem, IntentItem};
 use shared::table::{CONTROL, INTENTS};
 
-use super::codec::{Item, encode, number, string};
+use super::codec::{Item, number, string};
 use super::{IntentOutcome, Store, StoreError, WriteOutcome};
 
 impl Store {
@@ -20,30 +18,19 @@ impl Store {
     /// Writes an intent if there is none, or one of an older version, or one that had
     /// expired when this one was labelled.
     pub async fn put_intent(&self, item: &IntentItem) -> Result<IntentOutcome, StoreError> {
-        let call = self.call("PutItem", &INTENTS);
-        let request = self
-            .client
-            .put_item()
-            .table_name(&call.table)
-            .set_item(Some(encode(&call, item)?))
-            .condition_expression("attribute_not_exists(#query) OR #version < :version OR #expires_at <= :now")
-            .expression_attribute_names("#query", "query")
-            .expression_attribute_names("#version", "version")
-            .expression_attribute_names("#expires_at", "expires_at")
-            .expression_attribute_values(":version", number(item.version))
-            .expression_attribute_values(":now", number(item.labelled_at.as_second()))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        self.meter.request(&INTENTS);
-        match request.send().await {
-            Ok(answer) => {
-                self.meter.wrote(&INTENTS, answer.consumed_capacity());
-                Ok(IntentOutcome::Written)
-            }
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(IntentOutcome::Stale),
-                _ => Err(StoreError::of(call, &item.query, error)),
-            },
-        }
+        let condition = "attribute_not_exists(#query) OR #version < :version OR #expires_at <= :now";
+        let put = self.put_if(&INTENTS, item, &item.query, |put| {
+            put.condition_expression(condition)
+                .expression_attribute_names("#query", "query")
+                .expression_attribute_names("#version", "version")
+                .expression_attribute_names("#expires_at", "expires_at")
+                .expression_attribute_values(":version", number(item.version))
+                .expression_attribute_values(":now", number(item.labelled_at.as_second()))
+        });
+        Ok(match put.await? {
+            WriteOutcome::Written => IntentOutcome::Written,
+            WriteOutcome::Conflict => IntentOutcome::Stale,
+        })
     }
 
     /// Which slot readers take; none before the first activation.
@@ -59,7 +46,6 @@ impl Store {
         model: &ModelId,
         known: Option<&ActiveModelItem>,
     ) -> Result<WriteOutcome, StoreError> {
-        let call = self.call("PutItem", &CONTROL);
         let item = ActiveModelItem {
             name: ACTIVE_MODEL.to_owned(),
             model: model.clone(),
@@ -71,25 +57,11 @@ impl Store {
             Some(_) => "#epoch = :epoch",
         };
         let values = known.map(|known| Item::from([(":epoch".to_owned(), number(known.activation_epoch))]));
-        let request = self
-            .client
-            .put_item()
-            .table_name(&call.table)
-            .set_item(Some(encode(&call, &item)?))
-            .condition_expression(condition)
-            .expression_attribute_names("#epoch", "activation_epoch")
-            .set_expression_attribute_values(values)
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        self.meter.request(&CONTROL);
-        match request.send().await {
-            Ok(answer) => {
-                self.meter.wrote(&CONTROL, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
-            }
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
-                _ => Err(StoreError::of(call, ACTIVE_MODEL, error)),
-            },
-        }
+        self.put_if(&CONTROL, &item, ACTIVE_MODEL, |put| {
+            put.condition_expression(condition)
+                .expression_attribute_names("#epoch", "activation_epoch")
+                .set_expression_attribute_values(values)
+        })
+        .await
     }
 }

@@ -1,6 +1,5 @@
 //! `labels`: all labels of one product under one model, in one item.
 
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{
     AttributeValue, CancellationReason, ConditionCheck, Put, ReturnConsumedCapacity, TransactWriteItem,
@@ -11,6 +10,7 @@ use shared::{ModelId, ProductId, TextHash};
 
 use super::codec::{Item, decode, encode, number, string};
 use super::error::is_about_size;
+use super::put::{revision_condition, revision_value};
 use super::{Store, StoreError, WriteOutcome};
 
 /// A product state that has to hold for a label to be written: it exists, is not deleted,
@@ -42,56 +42,22 @@ impl Store {
     /// Without checks this is one conditional put, with them a transaction, which costs
     /// twice the write units. At most 99 checks, of distinct products.
     pub async fn put_label_item(&self, item: &LabelItem, checks: &[StateCheck]) -> Result<WriteOutcome, StoreError> {
-        let expected_revision = item.revision.checked_sub(1).filter(|revision| *revision > 0);
         if checks.is_empty() {
-            self.put_label_alone(item, expected_revision).await
+            self.put_revision(&LABELS, item, item.revision, &item.id).await
         } else {
-            self.put_label_checked(item, expected_revision, checks).await
+            self.put_label_checked(item, checks).await
         }
     }
 
-    async fn put_label_alone(
-        &self,
-        item: &LabelItem,
-        expected_revision: Option<u64>,
-    ) -> Result<WriteOutcome, StoreError> {
-        let call = self.call("PutItem", &LABELS);
-        let request = self
-            .client
-            .put_item()
-            .table_name(&call.table)
-            .set_item(Some(encode(&call, item)?))
-            .condition_expression(revision_condition(expected_revision))
-            .expression_attribute_names("#revision", "revision")
-            .set_expression_attribute_values(revision_value(expected_revision))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        self.meter.request(&LABELS);
-        match request.send().await {
-            Ok(answer) => {
-                self.meter.wrote(&LABELS, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
-            }
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
-                _ => Err(StoreError::of(call, &item.id, error)),
-            },
-        }
-    }
-
-    async fn put_label_checked(
-        &self,
-        item: &LabelItem,
-        expected_revision: Option<u64>,
-        checks: &[StateCheck],
-    ) -> Result<WriteOutcome, StoreError> {
+    async fn put_label_checked(&self, item: &LabelItem, checks: &[StateCheck]) -> Result<WriteOutcome, StoreError> {
         let call = self.call("TransactWriteItems", &LABELS);
         let refused = |source| StoreError::Refused { call: call.clone(), source };
         let put = Put::builder()
             .table_name(&call.table)
             .set_item(Some(encode(&call, item)?))
-            .condition_expression(revision_condition(expected_revision))
+            .condition_expression(revision_condition(item.revision))
             .expression_attribute_names("#revision", "revision")
-            .set_expression_attribute_values(revision_value(expected_revision))
+            .set_expression_attribute_values(revision_value(item.revision))
             .build()
             .map_err(|error| refused(error.into()))?;
         let mut request = self
@@ -103,7 +69,7 @@ impl Store {
             let check = check.to_condition_check(self.name(&PRODUCTS)).map_err(|error| refused(error.into()))?;
             request = request.transact_items(TransactWriteItem::builder().condition_check(check).build());
         }
-        self.meter.request(&LABELS);
+        self.meter.write_request(&LABELS);
         match request.send().await {
             Ok(answer) => {
                 for table in [LABELS, PRODUCTS] {
@@ -145,7 +111,7 @@ impl Store {
                 .consistent_read(true)
                 .set_exclusive_start_key(from)
                 .return_consumed_capacity(ReturnConsumedCapacity::Total);
-            self.meter.request(&LABELS);
+            self.meter.read_request(&LABELS);
             let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), id, error))?;
             self.meter.read(&LABELS, answer.items().len(), answer.consumed_capacity());
             for item in answer.items.unwrap_or_default() {
@@ -217,17 +183,6 @@ impl Cancellation {
 
 fn label_key(id: &ProductId, model: &ModelId) -> Item {
     Item::from([("id".to_owned(), string(id)), ("model".to_owned(), string(model))])
-}
-
-fn revision_condition(expected: Option<u64>) -> &'static str {
-    match expected {
-        None => "attribute_not_exists(#revision)",
-        Some(_) => "#revision = :revision",
-    }
-}
-
-fn revision_value(expected: Option<u64>) -> Option<Item> {
-    expected.map(|revision| Item::from([(":revision".to_owned(), number(revision))]))
 }
 
 #[cfg(test)]

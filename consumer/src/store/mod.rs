@@ -10,11 +10,13 @@ mod codec;
 pub mod embedded;
 mod error;
 mod intents;
+mod key_epochs;
 mod labels;
 mod meter;
 mod objects;
 mod postings;
 mod products;
+mod put;
 mod scan;
 mod tables;
 

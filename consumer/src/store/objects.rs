@@ -1,13 +1,12 @@
 //! `control`: how far the lines of an object were processed. The item is there only while
 //! an object is being processed.
 
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use serde::{Deserialize, Serialize};
 use shared::TextHash;
 use shared::table::CONTROL;
 
-use super::codec::{Item, encode, number, string};
+use super::codec::{Item, number, string};
 use super::{Store, StoreError, WriteOutcome};
 
 /// Every line before this place is labelled or parked.
@@ -46,39 +45,24 @@ impl Store {
         before: &ObjectProgress,
         after: &ObjectProgress,
     ) -> Result<WriteOutcome, StoreError> {
-        let call = self.call("PutItem", &CONTROL);
-        let mut request = self
-            .client
-            .put_item()
-            .table_name(&call.table)
-            .set_item(Some(encode(&call, after)?))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        request = if before.lines == 0 {
-            request.condition_expression("attribute_not_exists(#name)").expression_attribute_names("#name", "name")
-        } else {
-            request
-                .condition_expression("#lines = :before")
+        self.put_if(&CONTROL, after, &after.name, |put| {
+            if before.lines == 0 {
+                return put
+                    .condition_expression("attribute_not_exists(#name)")
+                    .expression_attribute_names("#name", "name");
+            }
+            put.condition_expression("#lines = :before")
                 .expression_attribute_names("#lines", "lines")
                 .expression_attribute_values(":before", number(before.lines))
-        };
-        self.meter.request(&CONTROL);
-        match request.send().await {
-            Ok(answer) => {
-                self.meter.wrote(&CONTROL, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
-            }
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
-                _ => Err(StoreError::of(call, &after.name, error)),
-            },
-        }
+        })
+        .await
     }
 
     /// Once every line is done.
     pub async fn forget_object(&self, progress: &ObjectProgress) -> Result<(), StoreError> {
         let call = self.call("DeleteItem", &CONTROL);
         let request = self.client.delete_item().table_name(&call.table).key("name", string(&progress.name));
-        self.meter.request(&CONTROL);
+        self.meter.write_request(&CONTROL);
         let answer = request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await;
         let answer = answer.map_err(|error| StoreError::of(call, &progress.name, error))?;
         self.meter.wrote(&CONTROL, answer.consumed_capacity());

@@ -81,7 +81,7 @@ impl Store {
                 .limit(page)
                 .set_exclusive_start_key(from)
                 .return_consumed_capacity(ReturnConsumedCapacity::Total);
-            self.meter.request(&POSTINGS);
+            self.meter.read_request(&POSTINGS);
             let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), key, error))?;
             self.meter.read(&POSTINGS, answer.items().len(), answer.consumed_capacity());
             for item in answer.items.unwrap_or_default() {

@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use shared::item::{LabelledMarker, ProductItem};
 use shared::table::PRODUCTS;
 use shared::{ModelId, ProductId};
 
-use super::codec::{Item, encode, encode_value, number, string};
+use super::codec::{Item, encode_value, number, string};
 use super::{Store, StoreError, WriteOutcome};
 
 /// Holds while the product still has the state of this version and content.
@@ -24,33 +23,16 @@ impl Store {
         state: &ProductItem,
         known: Option<&ProductItem>,
     ) -> Result<WriteOutcome, StoreError> {
-        let call = self.call("PutItem", &PRODUCTS);
-        let mut request = self
-            .client
-            .put_item()
-            .table_name(&call.table)
-            .set_item(Some(encode(&call, state)?))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total);
-        request = match known {
-            None => request.condition_expression("attribute_not_exists(#id)").expression_attribute_names("#id", "id"),
-            Some(known) => request
+        self.put_if(&PRODUCTS, state, &state.id, |put| match known {
+            None => put.condition_expression("attribute_not_exists(#id)").expression_attribute_names("#id", "id"),
+            Some(known) => put
                 .condition_expression(SAME_STATE)
                 .expression_attribute_names("#version", "version")
                 .expression_attribute_names("#content_hash", "content_hash")
                 .expression_attribute_values(":version", number(known.version))
                 .expression_attribute_values(":content_hash", string(known.content_hash)),
-        };
-        self.meter.request(&PRODUCTS);
-        match request.send().await {
-            Ok(answer) => {
-                self.meter.wrote(&PRODUCTS, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
-            }
-            Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
-                _ => Err(StoreError::of(call, &state.id, error)),
-            },
-        }
+        })
+        .await
     }
 
     /// The state of one product, read consistently; tombstones included.
@@ -95,7 +77,7 @@ impl Store {
             .expression_attribute_values(":content_hash", string(state.content_hash))
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
 
-        self.meter.request(&PRODUCTS);
+        self.meter.write_request(&PRODUCTS);
         match request.send().await {
             Ok(answer) => {
                 self.meter.wrote(&PRODUCTS, answer.consumed_capacity());

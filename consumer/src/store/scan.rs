@@ -82,7 +82,7 @@ impl Store {
                 .expression_attribute_names("#model", "model")
                 .expression_attribute_values(":model", string(model));
         }
-        self.meter.request(table);
+        self.meter.read_request(table);
         let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), "", error))?;
         let scanned = u64::try_from(answer.scanned_count()).unwrap_or_default();
         self.meter.read(table, scanned as usize, answer.consumed_capacity());

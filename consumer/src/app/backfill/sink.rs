@@ -12,8 +12,8 @@ use super::{Args, BoxError};
 use crate::app::worker::{activate_first_model, pipeline};
 use crate::aws::{AwsOptions, SqsQueue, dynamo, sdk_config, sqs_client};
 use crate::fault::{Fault, Faulty};
-use crate::flow::{self, Pipeline};
-use crate::source::{BATCH_MAX, Backoff, MESSAGE_BYTES_MAX, Outgoing, Queue, QueueError, with_causes};
+use crate::flow::{self, EpochFeed, Pipeline};
+use crate::source::{BATCH_MAX, Backoff, MESSAGE_BYTES_MAX, Outgoing, Queue, QueueError, Shutdown, with_causes};
 use crate::store::{Embedded, Store};
 
 /// Tries of one row or request before the run ends, to go on later.
@@ -61,7 +61,10 @@ impl Sink {
         store.verify_tables().await?;
         let model = args.model.clone();
         let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
-        let pipeline = pipeline(store, Box::new(scorer), args.intent_ttl, args.tombstone_ttl);
+        let (feed, epochs) = EpochFeed::start(store.clone()).await?;
+        // It ends with the process.
+        tokio::spawn(feed.run(Shutdown::new()));
+        let pipeline = pipeline(store, Box::new(scorer), epochs, args.intent_ttl, args.tombstone_ttl);
         activate_first_model(&pipeline).await?;
         Ok(Self::Tables { pipeline: Box::new(pipeline), engine })
     }

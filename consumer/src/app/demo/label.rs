@@ -17,7 +17,8 @@ use crate::app::config::ModelArgs;
 use crate::app::sample::Sample;
 use crate::app::telemetry;
 use crate::app::worker::{activate_first_model, pipeline};
-use crate::flow::{RunOptions, run};
+use crate::decide::blocking::KeyEpochs;
+use crate::flow::{KnownEpochs, RunOptions, run};
 use crate::source::{
     InProcessOptions, InProcessQueue, Outgoing, Redrive, SettleOptions, Shutdown, Source, SourceOptions, Sources,
     StopReason,
@@ -63,7 +64,8 @@ async fn label(
     store.create_tables().await?;
     let model = model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
-    let pipeline = Arc::new(pipeline(store, Box::new(scorer), 30 * DAY, 28 * DAY));
+    let epochs = KnownEpochs::fixed(KeyEpochs::shipped());
+    let pipeline = Arc::new(pipeline(store, Box::new(scorer), epochs, 30 * DAY, 28 * DAY));
     activate_first_model(&pipeline).await?;
 
     let parked = InProcessQueue::new(InProcessOptions::new("sample-dead-letters"));

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use super::tokens::{has_digit, tokens};
 
@@ -16,8 +16,8 @@ const CODE_BONUS_BITS: f32 = 1.5;
 /// Words below this rarity say nothing and still count for something.
 const BITS_MIN: f32 = 0.5;
 
-static SHIPPED: LazyLock<KeyEpoch> =
-    LazyLock::new(|| KeyEpoch::parse(include_str!("epoch0.txt")).expect("a test parses the shipped epoch"));
+static SHIPPED: LazyLock<Arc<KeyEpoch>> =
+    LazyLock::new(|| Arc::new(KeyEpoch::parse(include_str!("epoch0.txt")).expect("a test parses the shipped epoch")));
 
 /// Document frequencies that keys are derived from. Two workers with the same epoch
 /// derive the same keys of a text, whatever else they have seen. Its `Display` is the
@@ -41,14 +41,14 @@ pub struct KeyEpoch {
 pub enum EpochError {
     #[error("key epoch, line {line}: {reason}")]
     Line { line: usize, reason: &'static str },
-    #[error("key epoch: `{field}` is missing; build the file with `catalog-labels key-epoch`")]
+    #[error("key epoch: `{field}` is missing; build the file with `catalog-labels key-epoch build`")]
     Missing { field: &'static str },
 }
 
 impl KeyEpoch {
     /// Epoch 0, made of words of public product titles; good until a catalog has an
     /// epoch of its own.
-    pub fn shipped() -> &'static Self {
+    pub fn shipped() -> &'static Arc<Self> {
         &SHIPPED
     }
 

@@ -3,7 +3,7 @@
 From consumer/src/decide/blocking, with DATA the folder of public research tables that
 data/README.md of the training data describes (pairs/ and load/):
 
-    python3 epoch0.py DATA | catalog-labels texts | catalog-labels key-epoch --number 0 > epoch0.txt
+    python3 epoch0.py DATA | catalog-labels texts | catalog-labels key-epoch build --number 0 > epoch0.txt
 
 Each source gives at most 6,000 products, so that no shop's vocabulary prevails. Only the
 product tables are read, no labels.
