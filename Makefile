@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench bench-queue bench-serve bench-env real-input lint models build libtorch test-env test-cdk cdk-tools bundle
+.PHONY: help demo test soak bench bench-queue bench-serve bench-env real-input lint models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -25,6 +25,9 @@ test: build test-env ## run every test
 test-cdk: build test-env cdk-tools ## check the stacks, what they hand the worker, and what runs on a host
 	cd cdk && npm run --silent check && CATALOG_LABELS_BINARY=$(abspath $(BINARY)) npm test --silent
 
+test-dynamodb-local: libtorch ## the store's contract against the official local engine (Java 17, npm; a licence of its own)
+	scripts/test-dynamodb-local.sh
+
 bundle: ## pack what `cdk deploy` uploads into dist/ (docs/DEPLOY.md)
 	scripts/bundle.sh
 
@@ -36,6 +39,11 @@ soak: build test-env ## kill workers every few seconds over 20,000 events, and c
 
 bench-queue: build test-env ## the worker without scoring, beside a bare receive-and-delete loop
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo bench --locked --workspace --bench consume
+
+# A gzipped CSV whose second column is a title.
+TITLES ?= ../shared/data/load/pricerunner_aggregate.csv.gz
+bench-store: libtorch ## what one event reads and writes at 10,000 and 100,000 products
+	cargo run --release --locked --workspace --example flat_cost -- $(TITLES) 10000 100000
 
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo build --release --locked --workspace --example bench_serve

@@ -7,37 +7,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use consumer::flow::{FlowError, Pipeline};
 use consumer::store::{Embedded, Store};
 use futures::future::join_all;
-use jiff::Timestamp;
-use shared::event::{Delete, Upsert};
-use shared::product::Price;
-use shared::{CatalogEvent, Product};
+use shared::CatalogEvent;
 
 use crate::fleet::mortal;
-use crate::items::id;
 
 const WORKERS: usize = 4;
 /// More deliveries than any history of a test can need.
 const DELIVERIES_MAX: usize = 2_000;
-
-pub fn upsert(name: &str, version: u64, title: &str, price: f64) -> CatalogEvent {
-    let price = Some(Price { amount: price, currency: None });
-    CatalogEvent::Upsert(Upsert {
-        schema_version: 1,
-        product_id: id(name),
-        version,
-        occurred_at: Timestamp::UNIX_EPOCH,
-        product: Product { title: title.to_owned(), price, ..Product::default() },
-    })
-}
-
-pub fn delete(name: &str, version: u64) -> CatalogEvent {
-    CatalogEvent::Delete(Delete {
-        schema_version: 1,
-        product_id: id(name),
-        version,
-        occurred_at: Timestamp::UNIX_EPOCH,
-    })
-}
 
 /// The event as a message says it.
 pub fn body(event: &CatalogEvent) -> String {

@@ -6,8 +6,9 @@ use consumer::store::{Embedded, Store, Usage};
 use shared::Verdict;
 use shared::item::Posting;
 use shared::table::{LABELS, POSTINGS, PRODUCTS};
-use tests::deliveries::{body, delete, tables, upsert};
+use tests::deliveries::{body, tables};
 use tests::fleet::{TextModel, pipeline};
+use tests::history::{delete, upsert};
 use tests::items::{id, state};
 
 /// A title with as many keys as a look-up reads.

@@ -5,8 +5,9 @@ use consumer::flow::Outcome;
 use consumer::store::Embedded;
 use futures::future::join_all;
 use shared::CatalogEvent;
-use tests::deliveries::{body, delete, tables, upsert};
+use tests::deliveries::{body, tables};
 use tests::fleet::{TextModel, pipeline, stored};
+use tests::history::{delete, upsert};
 use tests::items::id;
 use tests::table_model::{newest, table};
 

@@ -9,8 +9,9 @@ use consumer::store::{Embedded, Store};
 use proptest::prelude::*;
 use shared::table::POSTINGS;
 use shared::{CatalogEvent, Product, ProductId, ProductText};
-use tests::deliveries::{Message, body, delete, process, tables, upsert};
+use tests::deliveries::{Message, body, process, tables};
 use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
+use tests::history::{delete, upsert};
 use tests::table_model::{newest, table};
 
 const PRODUCTS: usize = 5;

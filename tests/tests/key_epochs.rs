@@ -12,8 +12,9 @@ use consumer::store::{Embedded, Store, WriteOutcome};
 use shared::table::POSTINGS;
 use shared::{CatalogEvent, ProductId, ProductText};
 use tempfile::TempDir;
-use tests::deliveries::{Message, delete, process, tables, upsert};
+use tests::deliveries::{Message, process, tables};
 use tests::fleet::{TextModel, pipeline, stored};
+use tests::history::{delete, upsert};
 use tests::table_model::{newest, table};
 use tests::worker::binary;
 

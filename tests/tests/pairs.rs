@@ -3,9 +3,10 @@
 use consumer::flow::Outcome;
 use consumer::store::Embedded;
 use shared::{Event, Verdict};
-use tests::deliveries::{body, tables, upsert};
+use tests::deliveries::{body, tables};
 use tests::events::{score_pairs, upsert as upsert_event};
 use tests::fleet::{TextModel, pipeline};
+use tests::history::upsert;
 use tests::items::id;
 
 /// Scored once and labelled on both sides with one score, whichever verdict it has.

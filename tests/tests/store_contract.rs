@@ -76,6 +76,14 @@ async fn ministack() {
     contract(&ministack.endpoint_url()).await;
 }
 
+/// `make test-dynamodb-local` starts it.
+#[tokio::test]
+#[ignore = "needs DynamoDB Local, which has a licence of its own: make test-dynamodb-local"]
+async fn the_official_engine() {
+    let endpoint = std::env::var("CATALOG_LABELS_DYNAMODB_ENDPOINT").expect("scripts/test-dynamodb-local.sh sets it");
+    contract(&endpoint).await;
+}
+
 async fn tables_are_created_once_and_verified(store: Store) {
     let created = store.create_tables().await.expect("creates");
     assert_eq!(created.len(), ALL.len());

@@ -120,11 +120,11 @@ async fn a_failed_condition_is_a_conflict_with_or_without_the_old_item() {
             Answer::ErrorBody(400, body)
         })
         .await;
-        let outcome = store(&stub).put_state(&state("A", 1, "a"), None).await.expect("no error");
+        let (store, state, model) = (store(&stub), state("A", 1, "a"), ModelId("m".to_owned()));
+        let outcome = store.put_state(&state, None).await.expect("no error");
         assert_eq!((outcome, stub.requests()), (WriteOutcome::Conflict, 1), "it is not tried again");
-        let outcome =
-            store(&stub).mark_labelled(&state("A", 1, "a"), &ModelId("m".to_owned()), &marker(&state("A", 1, "a")));
-        assert_eq!(outcome.await.expect("no error"), WriteOutcome::Conflict);
+        let outcome = store.mark_labelled(&state, &model, &marker(&state)).await.expect("no error");
+        assert_eq!(outcome, WriteOutcome::Conflict);
     }
 }
 

@@ -92,17 +92,14 @@ mod tests {
 
     #[test]
     fn the_newest_that_waits_comes_next_and_a_line_ends_empty() {
-        let versions = Versions::default();
-        let first = versions.turn(&id("A"), 1).now_or_never().expect("nobody is at work");
+        let (versions, a) = (Versions::default(), id("A"));
+        let first = versions.turn(&a, 1).now_or_never().expect("nobody is at work");
         assert!(!first.has_waited);
         assert!(versions.turn(&id("B"), 1).now_or_never().is_some(), "another product");
-        let (mut second, mut fourth, given_up) =
-            (Box::pin(versions.turn(&id("A"), 2)), Box::pin(versions.turn(&id("A"), 4)), versions.turn(&id("A"), 9));
-        let mut given_up = Box::pin(given_up);
-        for waiting in [&mut second, &mut fourth] {
+        let [mut second, mut fourth, mut given_up] = [2, 4, 9].map(|version| Box::pin(versions.turn(&a, version)));
+        for waiting in [&mut second, &mut fourth, &mut given_up] {
             assert!(waiting.now_or_never().is_none());
         }
-        assert!((&mut given_up).now_or_never().is_none());
         drop(given_up);
         drop(first);
         assert!((&mut second).now_or_never().is_none(), "a newer one waits");
