@@ -158,7 +158,7 @@ async fn the_command_builds_publishes_and_begins_and_refuses_steps_out_of_turn()
     assert!(command(&["begin", "5"]).expect_err("is unknown").contains("never published"));
     let file = folder.path().join("epoch5.txt");
     let built = command(&["build", "--number", "5", "--from-tables"]).expect("counts");
-    assert!(built.starts_with("epoch 5\n"), "{built}");
+    assert!(built.lines().any(|line| line == "epoch 5"), "{built}");
     std::fs::write(&file, built).expect("written");
     command(&["publish", file.to_str().expect("UTF-8")]).expect("is new");
     assert!(command(&["switch"]).expect_err("nothing was begun").contains("begin"));
