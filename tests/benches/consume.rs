@@ -6,15 +6,15 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints its figures")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use consumer::aws::{AwsOptions, create_queue_with_dead_letter, sdk_config, sqs_client};
 use consumer::source::envelope::{self, Contents};
 use consumer::source::{
-    Counts, Disposition, InProcessOptions, InProcessQueue, Outgoing, Queue, Receipt, Settlement, Shutdown, Source,
-    SourceOptions, Sources,
+    Counts, Delivery, Disposition, InProcessOptions, InProcessQueue, Outgoing, Queue, Receipt, Settlement, Shutdown,
+    Source, SourceOptions, Sources,
 };
 use jiff::Timestamp;
 use shared::Event;
@@ -25,14 +25,19 @@ use tokio::task::JoinSet;
 
 /// Receives at once, in both loops.
 const RECEIVES: usize = 8;
-const PERMITS: u32 = 512;
-const ROUNDS: usize = 5;
+/// Messages in the process: those of as many requests as the bare loops have at once, and
+/// the batch that fills meanwhile. With more, the worker would have received all there is
+/// long before the last delete, which a real backlog never lets it.
+const SQS_PERMITS: u32 = (RECEIVES as u32 + 1) * 10;
+const IN_PROCESS_PERMITS: u32 = 512;
+const IN_PROCESS_ROUNDS: usize = 7;
+const SQS_ROUNDS: usize = 25;
 /// ministack slows down with deeper backlogs.
 const SQS_MESSAGES: usize = 900;
 const IN_PROCESS_MESSAGES: usize = 200_000;
 const VISIBILITY: Duration = Duration::from_secs(60);
-/// Messages that are received but not timed: see [`Finish`].
-const LAST: usize = 100;
+/// Messages at the start, and as many at the end, that are not timed: see [`Stopwatch`].
+const UNTIMED: usize = 100;
 const WAIT: Duration = Duration::from_millis(500);
 
 fn main() {
@@ -47,20 +52,23 @@ fn main() {
 /// Events a second on two threads, through a queue that costs next to nothing.
 async fn in_process() {
     let bodies = bodies(IN_PROCESS_MESSAGES);
-    let mut figures = Vec::new();
-    for _ in 0..ROUNDS {
+    let (mut figures, mut for_cpu) = (Vec::new(), Vec::new());
+    for _ in 0..IN_PROCESS_ROUNDS {
         let options = InProcessOptions { messages_max: bodies.len(), ..InProcessOptions::new("in-process") };
         let queue = InProcessQueue::new(options);
         for body in &bodies {
             queue.send_when_room(Outgoing::new(body.clone())).await.expect("there is room");
         }
-        figures.push(work(Arc::new(queue.clone()), bodies.len()).await);
+        let cpu_before_s = cpu_s();
+        figures.push(work(Arc::new(queue.clone()), bodies.len(), IN_PROCESS_PERMITS).await);
+        for_cpu.push(bodies.len() as f64 / (cpu_s() - cpu_before_s));
         assert_eq!(queue.counts(), Counts { visible: 0, in_flight: 0 });
     }
     println!(
         "in-process queue: {} events/s through receive, envelope, validation and settlement",
         spread(&mut figures)
     );
+    println!("in-process queue: {} events for a second of CPU, whoever else is busy", spread(&mut for_cpu));
 }
 
 /// The same beside a bare loop, in turns, on one engine.
@@ -73,22 +81,29 @@ async fn against_sqs() {
     let queue: Arc<dyn Queue> = Arc::new(created.queue);
     let (mut bare_figures, mut worker_figures, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     // The first round warms connections and engine up, and does not count.
-    for round in 0..=ROUNDS {
-        fill(queue.as_ref(), &bodies).await;
-        let bare = bare(queue.clone(), bodies.len()).await;
-        fill(queue.as_ref(), &bodies).await;
-        let worker = work(queue.clone(), bodies.len()).await;
+    for round in 0..=SQS_ROUNDS {
+        let (mut bare_rate, mut worker_rate) = (0.0, 0.0);
+        // Each is first every other time.
+        for turn in [round, round + 1] {
+            fill(queue.as_ref(), &bodies).await;
+            if turn % 2 == 0 {
+                bare_rate = bare(queue.clone(), bodies.len()).await;
+            } else {
+                worker_rate = work(queue.clone(), bodies.len(), SQS_PERMITS).await;
+            }
+        }
         if round > 0 {
-            bare_figures.push(bare);
-            worker_figures.push(worker);
-            ratios.push(worker / bare);
+            bare_figures.push(bare_rate);
+            worker_figures.push(worker_rate);
+            ratios.push(worker_rate / bare_rate);
         }
     }
     println!("ministack, bare receive and delete: {} messages/s", spread(&mut bare_figures));
     println!("ministack, worker without scoring:  {} messages/s", spread(&mut worker_figures));
     ratios.sort_by(f64::total_cmp);
-    let (median, least) = (ratios[ratios.len() / 2], ratios[0]);
-    println!("worker / bare: median {median:.2}, least {least:.2} of {ROUNDS} alternating rounds");
+    let at = |share: f64| ratios[(ratios.len() as f64 * share) as usize];
+    let (median, low, high) = (at(0.5), at(0.25), at(0.75));
+    println!("worker / bare: median {median:.2}, middle half {low:.2} to {high:.2} of {SQS_ROUNDS} alternating rounds");
 }
 
 async fn fill(queue: &dyn Queue, bodies: &[String]) {
@@ -98,66 +113,79 @@ async fn fill(queue: &dyn Queue, bodies: &[String]) {
     }
 }
 
-/// Counts confirmed deletes, and tells when there are enough. The end of a run, where
-/// both loops wait for messages that do not come, is not what is asked.
-struct Finish {
-    left: AtomicUsize,
-    reached: Notify,
+/// Times the deletes that a queue confirms, but for the first and the last: how a worker
+/// finds out that there is much to do, and how it waits for messages that do not come, is
+/// not what is asked.
+struct Stopwatch {
+    confirmed: AtomicUsize,
+    count: usize,
+    began_at: OnceLock<Instant>,
+    ended_at: OnceLock<Instant>,
+    ended: Notify,
 }
 
-impl Finish {
-    fn after(count: usize) -> Arc<Self> {
-        Arc::new(Self { left: AtomicUsize::new(count), reached: Notify::new() })
+impl Stopwatch {
+    fn of(count: usize) -> Arc<Self> {
+        let (began_at, ended_at) = (OnceLock::new(), OnceLock::new());
+        Arc::new(Self { confirmed: AtomicUsize::new(0), count, began_at, ended_at, ended: Notify::new() })
     }
 
     fn confirm(&self, count: usize) {
-        let before =
-            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left.saturating_sub(count)));
-        if before.is_ok_and(|before| before > 0 && before <= count) {
-            self.reached.notify_one();
+        let confirmed = self.confirmed.fetch_add(count, Ordering::Relaxed) + count;
+        if confirmed >= UNTIMED {
+            self.began_at.get_or_init(Instant::now);
         }
+        if confirmed >= self.count - UNTIMED && self.ended_at.set(Instant::now()).is_ok() {
+            self.ended.notify_one();
+        }
+    }
+
+    /// Messages a second, once there are enough.
+    async fn rate(&self) -> f64 {
+        self.ended.notified().await;
+        let (began_at, ended_at) = (self.began_at.get(), self.ended_at.get());
+        let took = ended_at.zip(began_at).map(|(ended_at, began_at)| ended_at.duration_since(*began_at));
+        (self.count - 2 * UNTIMED) as f64 / took.expect("what has ended has begun").as_secs_f64()
     }
 }
 
 /// Messages a second of the worker's source, with as many in work as there are permits.
-async fn work(queue: Arc<dyn Queue>, count: usize) -> f64 {
+async fn work(queue: Arc<dyn Queue>, count: usize, permits: u32) -> f64 {
     let dead_letters = Arc::new(InProcessQueue::new(InProcessOptions::new("dead")));
-    let options = SourceOptions { permits: PERMITS, receives_max: RECEIVES, wait: WAIT, ..SourceOptions::default() };
-    let (enough, finish) = (count - LAST, Finish::after(count - LAST));
-    let began_at = Instant::now();
+    let options = SourceOptions { permits, receives_max: RECEIVES, wait: WAIT, ..SourceOptions::default() };
+    let stopwatch = Stopwatch::of(count);
     let mut sources = Sources::one(Source::start(queue, dead_letters, options, Shutdown::new()));
-    let confirm = finish.clone();
+    let confirm = stopwatch.clone();
     let working = tokio::spawn(async move {
         let mut in_work = JoinSet::new();
         for _ in 0..count {
             let delivery = sources.next().await.expect("no shutdown yet");
-            let confirm = confirm.clone();
-            in_work.spawn(async move {
-                let opened = envelope::open(delivery.message.body.as_bytes());
-                let Ok(Contents::Event(event)) = opened else { panic!("the history has plain events only") };
-                Event::from_value(event, Timestamp::now()).expect("the history has no poison");
-                assert_eq!(delivery.settle(Disposition::Delete).await, Settlement::Deleted);
-                confirm.confirm(1);
-            });
+            in_work.spawn(label_nothing(delivery, confirm.clone()));
             while in_work.try_join_next().is_some() {}
         }
         in_work.join_all().await;
         sources.drain(VISIBILITY).await;
     });
-    finish.reached.notified().await;
-    let took = began_at.elapsed();
+    let rate = stopwatch.rate().await;
     working.await.expect("the worker does not panic");
-    enough as f64 / took.as_secs_f64()
+    rate
+}
+
+async fn label_nothing(delivery: Delivery, stopwatch: Arc<Stopwatch>) {
+    let opened = envelope::open(delivery.message.body.as_bytes());
+    let Ok(Contents::Event(event)) = opened else { panic!("the history has plain events only") };
+    Event::from_value(event, Timestamp::now()).expect("the history has no poison");
+    assert_eq!(delivery.settle(Disposition::Delete).await, Settlement::Deleted);
+    stopwatch.confirm(1);
 }
 
 /// Messages a second of loops that receive and delete, and do nothing else.
 async fn bare(queue: Arc<dyn Queue>, count: usize) -> f64 {
-    let (enough, finish) = (count - LAST, Finish::after(count - LAST));
+    let stopwatch = Stopwatch::of(count);
     let left = Arc::new(AtomicUsize::new(count));
-    let began_at = Instant::now();
     let mut loops = JoinSet::new();
     for _ in 0..RECEIVES {
-        let (queue, left, finish) = (queue.clone(), left.clone(), finish.clone());
+        let (queue, left, stopwatch) = (queue.clone(), left.clone(), stopwatch.clone());
         loops.spawn(async move {
             while left.load(Ordering::Relaxed) > 0 {
                 let messages = queue.receive(10, WAIT).await.expect("it answers");
@@ -167,14 +195,13 @@ async fn bare(queue: Arc<dyn Queue>, count: usize) -> f64 {
                 let receipts: Vec<Receipt> = messages.into_iter().map(|message| message.receipt).collect();
                 queue.delete(&receipts).await.expect("it answers");
                 left.fetch_sub(receipts.len(), Ordering::Relaxed);
-                finish.confirm(receipts.len());
+                stopwatch.confirm(receipts.len());
             }
         });
     }
-    finish.reached.notified().await;
-    let took = began_at.elapsed();
+    let rate = stopwatch.rate().await;
     loops.join_all().await;
-    enough as f64 / took.as_secs_f64()
+    rate
 }
 
 /// Events as a source sends them; all are good.
@@ -189,6 +216,15 @@ fn bodies(count: usize) -> Vec<String> {
 fn spread(figures: &mut [f64]) -> String {
     figures.sort_by(f64::total_cmp);
     format!("{:.0} ({:.0} to {:.0})", figures[figures.len() / 2], figures[0], figures[figures.len() - 1])
+}
+
+/// Seconds of CPU that this process has used, on all its threads.
+fn cpu_s() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has it");
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    // proc(5): utime and stime are fields 14 and 15; Linux counts them in hundredths.
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
+    ticks.sum::<f64>() / 100.0
 }
 
 /// The CPU's name, cores and load, without which no figure means anything.
