@@ -124,12 +124,33 @@ async fn a_full_item_says_overflow_and_reconcile_fills_it_up_after_deletes() {
     }
 }
 
-/// A model that takes equal texts for duplicates.
+/// A pair of which only the side that came later knows that it is distinct.
+#[tokio::test]
+async fn promise_2c_a_distinct_pair_is_not_scored_again_from_its_other_side() {
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let store = tables(&engine, "distinct-").await;
+    let model = model_that_says(Verdict::Distinct);
+    let pipeline = worker(store.clone(), &model);
+    for n in 0..CANDIDATES_MAX {
+        let event = upsert(&format!("P{n}"), 1, &title(0, 0), 1.0);
+        pipeline.process(&body(&event), 1).await.expect("nothing is in its way");
+    }
+    let pairs = (CANDIDATES_MAX * (CANDIDATES_MAX - 1) / 2) as i64;
+    assert_eq!(model.pairs_scored(), pairs);
+    let done = reconcile(&pipeline).await;
+    assert_eq!((model.pairs_scored(), done.tally.pairs_skipped), (pairs, 2 * pairs as u64));
+    assert_settled(&pipeline).await;
+}
+
 fn duplicate_model() -> TextModel {
+    model_that_says(Verdict::Duplicate)
+}
+
+/// A model with this verdict on equal texts.
+fn model_that_says(verdict: Verdict) -> TextModel {
     let text = "steel kettle qx4471z";
     let models = (0..).map(|n| TextModel::new(&format!("model {n}")));
-    let is_duplicate = |model: &TextModel| model.score(text, text).1 == Verdict::Duplicate;
-    models.into_iter().find(is_duplicate).expect("one of three is")
+    models.into_iter().find(|model| model.score(text, text).1 == verdict).expect("one of three does")
 }
 
 /// Compares every item and its `overflow` with what brute force says; which are full, and

@@ -71,7 +71,8 @@ pub fn anew(
 ) -> Merged {
     let Some(mut item) = start(current, owner) else { return Merged::Stale };
     item.overflow = false;
-    item.distinct.retain(|key| distinct.contains(key));
+    item.distinct = distinct.to_vec();
+    item.distinct.sort_unstable();
     finish(current, with_scored(item, scored, valid))
 }
 

@@ -62,15 +62,23 @@ fn known_distinct(item: Option<&LabelItem>, candidate: &ProductItem) -> Option<u
 }
 
 impl Plan {
-    /// Takes over the labels that candidates hold of the pair where the own item had no
-    /// room for it: `theirs` are the candidates' label items.
+    /// Takes over what candidates hold of the pair where the own item does not: `theirs` are
+    /// the candidates' label items.
     pub fn adopt(&mut self, own: &ProductItem, theirs: &[LabelItem]) {
-        let known = &mut self.known;
+        let (known, known_distinct) = (&mut self.known, &mut self.known_distinct);
+        let own_key = distinct_key(&own.id, own.text_hash);
         self.to_score.retain(|candidate| {
-            let item = theirs.iter().find(|item| item.id == candidate.id && item.text_hash == candidate.text_hash);
-            let entry = item.and_then(|item| item.pairs.get(&own.id)).filter(|entry| entry.other_hash == own.text_hash);
-            known.extend(entry.map(|entry| as_label(candidate, entry)));
-            entry.is_none()
+            let is_theirs = |item: &&LabelItem| item.id == candidate.id && item.text_hash == candidate.text_hash;
+            let Some(item) = theirs.iter().filter(|item| !item.deleted).find(is_theirs) else { return true };
+            if let Some(entry) = item.pairs.get(&own.id).filter(|entry| entry.other_hash == own.text_hash) {
+                known.push(as_label(candidate, entry));
+                return false;
+            }
+            if item.distinct.binary_search(&own_key).is_ok() {
+                known_distinct.push(distinct_key(&candidate.id, candidate.text_hash));
+                return false;
+            }
+            true
         });
     }
 }

@@ -101,8 +101,11 @@ impl Pipeline {
         let item = self.store.label_item(&own.id, model).await?;
         let partners = self.partners(item.as_ref()).await?;
         let mut plan = plan(own, candidates.clone(), item.as_ref(), &partners);
-        if item.as_ref().is_some_and(|item| item.overflow) {
-            tally.overflows += 1;
+        let has_overflowed = item.as_ref().is_some_and(|item| item.overflow);
+        tally.overflows += u64::from(has_overflowed);
+        // Where an item may have dropped a pair, or it was found from the other side alone,
+        // what the candidates hold saves the scoring.
+        if has_overflowed || task.purpose != Purpose::Event {
             plan.adopt(own, &self.items_of(&plan.to_score).await?);
         }
         if task.purpose == Purpose::Prune && self.prune(task, &mut plan, &partners, tally).await? == Step::Conflict {
