@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench bench-queue bench-serve bench-env real-input lint models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test soak bench bench-queue bench-serve bench-env real-input lint advisories models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -43,7 +43,8 @@ bench-queue: build test-env ## the worker without scoring, beside a bare receive
 # A gzipped CSV whose second column is a title.
 TITLES ?= ../shared/data/load/pricerunner_aggregate.csv.gz
 bench-store: libtorch ## what one event reads and writes at 10,000 and 100,000 products
-	cargo run --release --locked --workspace --example flat_cost -- $(TITLES) 10000 100000
+	cargo build --release --locked --workspace --example flat_cost
+	$(TARGET_DIR)/release/examples/flat_cost $(TITLES) 10000 100000
 
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo build --release --locked --workspace --example bench_serve
@@ -54,11 +55,15 @@ real-input: build test-env ## send the tables of SET=FOLDER through SQS, worker 
 	cargo build --release --locked --workspace --example real_input
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) $(TARGET_DIR)/release/examples/real_input "$(SET)"
 
-lint: libtorch ## check format, lints, and licences where cargo-deny is installed
+# Advisories change without a commit, and their database is on GitHub: a person asks for them.
+lint: libtorch ## check format, lints, and licences
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	@if command -v cargo-deny >/dev/null; then cargo deny check; \
-	else echo "cargo-deny is not installed: deny.toml was not checked (cargo install --locked cargo-deny)"; fi
+	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny@0.20.2
+	cargo deny --log-level error check bans licenses sources
+
+advisories: ## look the dependencies up in RustSec's database
+	cargo deny check advisories
 
 models: ## print the commands that train and export the shipped model
 	@sed -n '/^## Train it again/,/^## /p' docs/MODELS.md | sed -n '/^```sh/,/^```/p' | grep -v '^```'
