@@ -134,9 +134,9 @@ async fn an_epoch_is_published_once_and_found_by_workers() {
     assert!(keys.iter().any(|(key, _)| key.starts_with("0:")) && keys.iter().any(|(key, _)| key.starts_with("3:")));
 }
 
-fn key_epoch(folder: &Path, words: &[&str]) -> Result<String, String> {
+fn run(folder: &Path, words: &[&str]) -> Result<String, String> {
     let mut command = Command::new(binary());
-    let output = command.arg("key-epoch").args(words).arg("--local").arg(folder).output().expect("the binary starts");
+    let output = command.args(words).arg("--local").arg(folder).output().expect("the binary starts");
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
 }
@@ -144,7 +144,7 @@ fn key_epoch(folder: &Path, words: &[&str]) -> Result<String, String> {
 #[tokio::test]
 async fn the_command_builds_publishes_and_begins_and_refuses_steps_out_of_turn() {
     let folder = TempDir::new().expect("a folder");
-    let command = |words: &[&str]| key_epoch(folder.path(), words);
+    let command = |words: &[&str]| run(folder.path(), &[&["key-epoch"], words].concat());
     let engine = Embedded::open(folder.path()).expect("opens");
     let store = engine.store(shared::table::PREFIX_DEFAULT);
     store.create_tables().await.expect("creates");
@@ -164,5 +164,7 @@ async fn the_command_builds_publishes_and_begins_and_refuses_steps_out_of_turn()
     assert!(command(&["switch"]).expect_err("nothing was begun").contains("begin"));
     assert!(command(&["begin", "5"]).expect("is published").contains("under 5 as well"));
     assert!(command(&["switch"]).expect_err("workers may not know").contains("wait until"));
+    let reconciled = run(folder.path(), &["reconcile", "--quiet", "--artifact", "none/is/needed/yet"]);
+    assert!(reconciled.expect_err("it would not complete the roll-out").contains("wait until"));
     assert!(command(&["drop", "5"]).expect_err("it is written").contains("is in use"));
 }
