@@ -196,10 +196,11 @@ impl Pipeline {
                     }
                     Some(*state)
                 }
+                // An earlier delivery may have died after it wrote labels that were planned before
+                // another worker set the marker; looking once more at the newest state costs
+                // reads only.
+                Advance::Same | Advance::Stale if receive_count > 1 => None,
                 Advance::Same => known,
-                // An earlier delivery may have died after it wrote labels of its state;
-                // looking once more at the newest one costs reads only.
-                Advance::Stale if receive_count > 1 => None,
                 Advance::Stale => return Ok((Outcome::Stale, Tally::default())),
             };
             let epochs = self.epochs()?;

@@ -8,10 +8,11 @@ use consumer::flow::Outcome;
 use consumer::store::{Embedded, Store};
 use proptest::prelude::*;
 use shared::table::POSTINGS;
-use shared::{CatalogEvent, Product, ProductId, ProductText};
+use shared::{CatalogEvent, Product, ProductId, ProductText, Verdict};
 use tests::deliveries::{Message, body, process, tables};
 use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
 use tests::history::{delete, upsert};
+use tests::items::id;
 use tests::table_model::{newest, table};
 
 const PRODUCTS: usize = 5;
@@ -231,6 +232,53 @@ async fn a_late_worker_leaves_nothing_behind() {
             }
         }
     }
+}
+
+/// Two workers have one event. The first plans with a look-alike that is deleted meanwhile,
+/// the second finds nothing left to write and sets the marker, and the first writes one more
+/// request and dies: its redelivery must not trust the marker.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_worker_that_dies_after_another_one_finished_its_event_leaves_nothing_behind() {
+    /// Y's state and postings are there, its labels are not.
+    const Y_REQUESTS: i64 = 5;
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let (x, y) = (upsert("X", 1, "kettle qx4471z", 1.0), upsert("Y", 1, "large lamp qx4471z", 1.0));
+    let gone = delete("Y", 2);
+    let texts = newest([&x, &y]).into_values().flatten().map(|product| ProductText::of(&product).text);
+    let texts: Vec<String> = texts.collect();
+    let says_review = |model: &TextModel| model.score(&texts[0], &texts[1]).1 == Verdict::Review;
+    let model = [(0..).map(|n| TextModel::new(&format!("model {n}"))).find(says_review).expect("one in three does")];
+    let (mut is_done, mut first, mut was_left_behind) = (false, 1, false);
+    while !is_done {
+        first += 1;
+        for requests in 0_i64.. {
+            let store = tables(&engine, &format!("twice-{first}-{requests}-")).await;
+            is_done = pipeline(mortal(&store, first), &model[0]).process(&body(&x), 1).await.is_ok();
+            let dying = pipeline(mortal(&store, Y_REQUESTS), &model[0]).process(&body(&y), 1).await;
+            assert!(dying.is_err(), "these are not all");
+            let ((stopped, has_stopped), (go, may_go)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+            let late = mortal(&paused(&store, requests, stopped, may_go), requests + 1);
+            let (late, message) = (pipeline(late, &model[0]), body(&x));
+            let late = tokio::spawn(async move { late.process(&message, 2).await });
+            let was_stopped = tokio::task::block_in_place(|| has_stopped.recv()).is_ok();
+            for (event, receive_count) in [(&gone, 1), (&x, 1)] {
+                let done = pipeline(store.clone(), &model[0]).process(&body(event), receive_count).await;
+                done.expect("nothing is in its way");
+            }
+            drop(go);
+            if late.await.expect("no panic").is_err() {
+                let left = stored(&store, [&id("X")], &model[0]).await;
+                was_left_behind |= left.values().any(|(_, entries)| !entries.is_empty());
+                let again = pipeline(store.clone(), &model[0]).process(&body(&x), 3).await;
+                again.expect("nothing is in its way");
+            }
+            assert_converged(&store, &model, &[x.clone(), y.clone(), gone.clone()]).await;
+            if !was_stopped {
+                break;
+            }
+        }
+    }
+    assert!(was_left_behind, "no run was cut off where it matters");
 }
 
 /// Promise 4: what changes no text costs one conditional write, and no inference.
