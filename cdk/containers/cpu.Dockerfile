@@ -1,7 +1,7 @@
 # The binary on Debian's libtorch: the function (command `lambda`) and the CPU variant of a
 # bulk run (`reconcile`). The context is dist/cpu, which scripts/bundle.sh fills.
 # Never built in this repository: there is no Docker where its tests run.
-FROM debian:12.12-slim
+FROM debian:12.12-slim@sha256:d5d3f9c23164ea16f31852f95bd5959aad1c5e854332fe00f7b3a20fcc9f635c
 
 # The release of Debian fixes the versions; libtorch has to be the one that the binary was linked to.
 # hadolint ignore=DL3008

@@ -1,7 +1,7 @@
 # The online service on inf1: the same release and model that the worker hosts unpack. The
 # context is dist/intent, which scripts/bundle.sh fills.
 # Never built in this repository: there is no Docker where its tests run.
-FROM debian:12.12-slim
+FROM debian:12.12-slim@sha256:d5d3f9c23164ea16f31852f95bd5959aad1c5e854332fe00f7b3a20fcc9f635c
 
 # The release of Debian fixes the versions.
 # hadolint ignore=DL3008

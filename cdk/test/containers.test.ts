@@ -23,6 +23,14 @@ describe('recipes', () => {
     expect(linted.stdout + linted.stderr).toBe('');
   });
 
+  it('for images begin with a base that is named by its digest', () => {
+    for (const path of files('containers', '.Dockerfile')) {
+      const bases = [...readFileSync(path, 'utf8').matchAll(/^FROM (.*)$/gm)].map(([, base]) => base);
+      expect(bases.length, path).toBeGreaterThan(0);
+      for (const base of bases) expect(base).toMatch(/^[^ ]+:[^ ]+@sha256:[0-9a-f]{64}$/);
+    }
+  });
+
   it('name what scripts/bundle.sh puts beside them, and it lists what is missing', () => {
     const work = mkdtempSync(join(tmpdir(), 'catalog-labels-bundle-'));
     const bundle = (more: Record<string, string>) =>

@@ -5,31 +5,69 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { prometheusConfig } from '../lib/build/agent.ts';
+import { workerPrometheusConfig } from '../lib/build/agent.ts';
 import { writeHostFolder } from '../lib/build/host.ts';
-import { unitsOf, visibleCores, workerMemoryMib } from '../lib/build/systemd.ts';
+import { intentUnits, unitsOf, visibleCores, workerMemoryMib } from '../lib/build/systemd.ts';
 import { INF1, INF1_SIZES } from '../lib/config/inf1.ts';
 import { CONFIG } from './app.ts';
+import { fleetEnvironment } from './worker-binary.ts';
 
 const DRAIN_SECONDS = 60;
 /** Of ten; systemd calls up to 2.0 "OK", its best mark but for "SAFE". */
 const EXPOSURE_MAX = 2.0;
 const hasSystemd = spawnSync('systemd-analyze', ['--version']).status === 0;
 
-/** The units of a size in a folder, with what they start replaced by something that is there. */
-function written(size: (typeof INF1_SIZES)[number]): { folder: string; names: string[] } {
+/** Units in a folder, with what they start replaced by something that is there. */
+function written(units: Record<string, string>): string[] {
   const folder = mkdtempSync(join(tmpdir(), 'catalog-labels-units-'));
-  const units = unitsOf(size, DRAIN_SECONDS);
-  for (const [name, text] of Object.entries(units)) {
+  return Object.entries(units).map(([name, text]) => {
     writeFileSync(
       join(folder, name),
       text.replaceAll(/\/opt\/catalog-labels\/(current\/bin\/catalog-labels|host\/\w+\.sh)/g, '/bin/true'),
     );
-  }
-  return { folder, names: Object.keys(units) };
+    return join(folder, name);
+  });
 }
 
-describe.each(INF1_SIZES)('units of an %s', (size) => {
+describe.each([
+  ...INF1_SIZES.map((size) => [`an ${size}`, unitsOf(size, DRAIN_SECONDS)] as const),
+  ['a host of the online service', intentUnits()] as const,
+])('units of %s', (_host, units) => {
+  const services = Object.entries(units).filter(([name]) => name.endsWith('.service'));
+
+  it.skipIf(!hasSystemd)('are accepted by systemd-analyze verify', () => {
+    const verified = spawnSync('systemd-analyze', ['verify', ...written(units)], { encoding: 'utf8' });
+    expect(verified.stdout + verified.stderr).toBe('');
+    expect(verified.status).toBe(0);
+  });
+
+  it.skipIf(!hasSystemd)('expose little by systemd-analyze security', () => {
+    // The workers differ by their chip only.
+    for (const path of written(units).filter((path) => /service$/.test(path) && !/-worker-[1-9]/.test(path))) {
+      const arguments_ = ['security', '--offline=true', `--threshold=${EXPOSURE_MAX * 10}`, '--no-pager', path];
+      const analysed = spawnSync('systemd-analyze', arguments_, { encoding: 'utf8' });
+      expect(analysed.status, analysed.stdout.trim().split('\n').at(-1)).toBe(0);
+    }
+  });
+
+  it('get no new privileges, a root that they only read, and files under /tmp of their own', () => {
+    expect(services.length).toBeGreaterThan(0);
+    for (const [name, text] of services) {
+      for (const line of ['NoNewPrivileges=yes', 'ProtectSystem=strict', 'PrivateTmp=yes', 'ProtectHome=yes'])
+        expect(text.split('\n'), name).toContain(line);
+    }
+  });
+
+  it('run as a user of their own where they touch a chip, and as root only where they restart others', () => {
+    for (const [name, text] of services) {
+      const ofScripts = text.includes('/opt/catalog-labels/host/');
+      expect(text.includes('\nUser=catalog-labels\n'), name).toBe(!ofScripts);
+      expect(text.includes('\nDeviceAllow='), name).toBe(!ofScripts);
+    }
+  });
+});
+
+describe.each(INF1_SIZES)('workers of an %s', (size) => {
   const { chips, memoryMib, vcpus } = INF1[size];
   const workers = Object.entries(unitsOf(size, DRAIN_SECONDS)).filter(([name]) => /-worker-\d+\.service$/.test(name));
   const values = (name: string) =>
@@ -54,38 +92,22 @@ describe.each(INF1_SIZES)('units of an %s', (size) => {
     for (const seconds of values('TimeoutStopSec')) expect(Number(seconds)).toBeGreaterThan(DRAIN_SECONDS);
   });
 
+  it('are told their threads, their cores and how many copies of the model fit', () => {
+    const told = fleetEnvironment();
+    for (const name of ['OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS']) expect(told[name]).toBe('1');
+    for (const replicas of values('Environment=CATALOG_LABELS_REPLICAS')) expect(replicas).toBe('4');
+    for (const name of ['NEURON_RT_LOG_LOCATION', 'NEURON_RT_LOG_LEVEL'])
+      expect(values(`Environment=${name}`)).not.toContain(undefined);
+  });
+
   it('leave the drain hook to one script, which waits for every worker', () => {
     expect(unitsOf(size, DRAIN_SECONDS)['catalog-labels-drain.service']).toContain('/host/drain.sh');
   });
 
   it('are all scraped', () => {
-    const jobs = JSON.parse(prometheusConfig(size, 'test')).scrape_configs;
+    const jobs = JSON.parse(workerPrometheusConfig(size, 'test')).scrape_configs;
     const ports = values('Environment=CATALOG_LABELS_HEALTH_ADDRESS');
-    expect(jobs[0].static_configs[0]).toEqual({ targets: ports, labels: { stage: 'test' } });
-  });
-
-  it.skipIf(!hasSystemd)('are accepted by systemd-analyze verify', () => {
-    const { folder, names } = written(size);
-    const verified = spawnSync('systemd-analyze', ['verify', ...names.map((name) => join(folder, name))], {
-      encoding: 'utf8',
-    });
-    expect(verified.stdout + verified.stderr).toBe('');
-    expect(verified.status).toBe(0);
-  });
-
-  it.skipIf(!hasSystemd)('expose little by systemd-analyze security', () => {
-    const { folder, names } = written(size);
-    for (const name of names.filter((name) => name.endsWith('.service') && !/-worker-[1-9]/.test(name))) {
-      const arguments_ = [
-        'security',
-        '--offline=true',
-        `--threshold=${EXPOSURE_MAX * 10}`,
-        '--no-pager',
-        join(folder, name),
-      ];
-      const analysed = spawnSync('systemd-analyze', arguments_, { encoding: 'utf8' });
-      expect(analysed.status, analysed.stdout.trim().split('\n').at(-1)).toBe(0);
-    }
+    expect(jobs[0].static_configs[0]).toEqual({ targets: ports, labels: { stage: 'test', fleet: 'worker' } });
   });
 });
 

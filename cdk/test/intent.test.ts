@@ -1,8 +1,9 @@
 import { describe, expect, it } from 'vitest';
 
+import { intentPrometheusConfig } from '../lib/build/agent.ts';
 import { INF1 } from '../lib/config/inf1.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
-import { serviceEnvironment, text } from './worker-binary.ts';
+import { serviceEnvironment } from './worker-binary.ts';
 
 const containers = (): Properties[] => only('intent', 'AWS::ECS::TaskDefinition').ContainerDefinitions;
 const container = (): Properties => containers()[0];
@@ -96,18 +97,30 @@ describe('online service', () => {
     });
   });
 
-  it('is scraped inside its task, by an agent that it does not need', () => {
-    const agent = containers()[1];
-    expect(agent).toMatchObject({ Essential: false, DockerSecurityOptions: ['no-new-privileges'] });
-    const variables = Object.fromEntries(agent.Environment.map(({ Name, Value }: Properties) => [Name, Value]));
-    const scrape = JSON.parse(variables.PROMETHEUS_CONFIG_CONTENT).scrape_configs;
-    const { ContainerPort } = container().PortMappings[0];
-    expect(scrape.map(({ job_name, static_configs }: Properties) => [job_name, static_configs[0]])).toEqual([
-      ['serve', { targets: [`127.0.0.1:${ContainerPort}`], labels: { stage: CONFIG.stage } }],
+  it("is scraped by the agent of its host, at a port that is the host's", () => {
+    expect(only('intent', 'AWS::ECS::TaskDefinition').NetworkMode).toBe('bridge');
+    const { ContainerPort, HostPort } = container().PortMappings[0];
+    expect(HostPort).toBe(ContainerPort);
+    const scrape: Properties[] = JSON.parse(intentPrometheusConfig(CONFIG.stage)).scrape_configs;
+    expect(scrape.map(({ job_name, static_configs }) => [job_name, static_configs[0].targets])).toEqual([
+      ['serve', [`127.0.0.1:${HostPort}`]],
+      ['neuron', ['127.0.0.1:9190']],
     ]);
-    // Its log group is a reference.
-    const config = JSON.parse(text(variables.CW_CONFIG_CONTENT));
-    expect(config.logs.metrics_collected.prometheus.prometheus_config_path).toBe('env:PROMETHEUS_CONFIG_CONTENT');
+    const address = serviceEnvironment().CATALOG_LABELS_ADDRESS as string;
+    expect(address).toBe(`0.0.0.0:${ContainerPort}`);
+  });
+
+  it('is reached on its host by the load balancer only, and there at the port of the task', () => {
+    const hosts = only('intent', 'AWS::EC2::SecurityGroup', ({ GroupDescription }) =>
+      GroupDescription.startsWith('Hosts'),
+    );
+    expect(hosts.SecurityGroupIngress).toBeUndefined();
+    const ingress = only('intent', 'AWS::EC2::SecurityGroupIngress');
+    expect(ingress).toMatchObject({ FromPort: 8080, ToPort: 8080, IpProtocol: 'tcp' });
+    expect(JSON.stringify(ingress.SourceSecurityGroupId)).toContain('BalancerSecurity');
+    expect(hosts.SecurityGroupEgress.map(({ FromPort, ToPort }: Properties) => [FromPort, ToPort])).toEqual([
+      [443, 443],
+    ]);
   });
 
   it('loads one replica for each core, of both lanes together', () => {
@@ -122,11 +135,11 @@ describe('online service', () => {
     expect(Math.min(online, pairs)).toBeGreaterThan(0);
   });
 
-  it('fits on its host with the agent', () => {
-    const sum = (field: 'Cpu' | 'Memory') => containers().reduce((total, found) => total + found[field], 0);
+  it('leaves its host memory for the agents', () => {
     const { vcpus, memoryMib } = INF1[CONFIG.intent.size];
-    expect(sum('Cpu')).toBe(vcpus * 1_024);
-    expect(sum('Memory')).toBeLessThanOrEqual(memoryMib - 1_024);
+    expect(containers()).toHaveLength(1);
+    expect(container().Cpu).toBe(vcpus * 1_024);
+    expect(container().Memory).toBeLessThanOrEqual(memoryMib - 1_024);
   });
 
   it('reads labels and writes none', () => {

@@ -3,9 +3,15 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { agentConfig, neuronMonitorConfig, prometheusConfig, serviceAgentEnvironment } from '../lib/build/agent.ts';
+import {
+  intentAgentConfig,
+  intentPrometheusConfig,
+  neuronMonitorConfig,
+  workerAgentConfig,
+  workerPrometheusConfig,
+} from '../lib/build/agent.ts';
 import { AGES, NAMESPACE, NEURON_METRICS, SERVICE_DECLARATIONS, WORKER_DECLARATIONS } from '../lib/build/metrics.ts';
-import { unitsOf } from '../lib/build/systemd.ts';
+import { intentUnits, unitsOf } from '../lib/build/systemd.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 
@@ -50,7 +56,7 @@ describe('metrics', () => {
   });
 
   it('are declared to the agent under the names that alarms and dashboard read', () => {
-    const configs = [agentConfig('test', '/log'), serviceAgentEnvironment('test', '/log').CW_CONFIG_CONTENT as string];
+    const configs = [workerAgentConfig('test', '/log'), intentAgentConfig('test', '/log')];
     const processors = configs.map((config) => JSON.parse(config).logs.metrics_collected.prometheus.emf_processor);
     for (const { metric_namespace } of processors) expect(metric_namespace).toBe(NAMESPACE);
     const declared = new Set(
@@ -88,22 +94,27 @@ describe('metrics', () => {
     expect([...ofService].filter((name) => ofWorkers.has(name))).toEqual([]);
   });
 
-  it('of the device are asked of neuron-monitor, turned into text, scraped and published', () => {
+  it.each([
+    ['worker', unitsOf('inf1.6xlarge', 60), workerPrometheusConfig('inf1.6xlarge', 'test'), workerAgentConfig],
+    ['intent', intentUnits(), intentPrometheusConfig('test'), intentAgentConfig],
+  ] as const)('of the chips of %s hosts are asked of neuron-monitor, scraped and published', (...parts) => {
+    const [fleet, units, prometheus, agentConfig] = parts;
     const monitored = JSON.parse(neuronMonitorConfig()).neuron_runtimes[0];
     expect(monitored.metrics.map(({ type }: Properties) => type)).toEqual(Object.keys(NEURON_METRICS));
-    const unit = unitsOf('inf1.6xlarge', 60)['catalog-labels-neuron-monitor.service'] as string;
+    const unit = units['catalog-labels-neuron-monitor.service'] as string;
     const port = /neuron-monitor -c (\S+) \| \S+\/neuron-monitor-prometheus\.py --port (\d+)/.exec(unit);
     expect(port?.[1]).toBe('/etc/catalog-labels/neuron-monitor.json');
-    const jobs: Properties[] = JSON.parse(prometheusConfig('inf1.6xlarge', 'test')).scrape_configs;
+    const jobs: Properties[] = JSON.parse(prometheus).scrape_configs;
     const job = jobs.find(({ static_configs }) => static_configs[0].targets.includes(`127.0.0.1:${port?.[2]}`));
+    expect(job?.static_configs[0].labels).toEqual({ stage: 'test', fleet });
     const { metric_declaration } = JSON.parse(agentConfig('test', '/log')).logs.metrics_collected.prometheus
       .emf_processor;
-    const published = metric_declaration.filter(
+    const published: Properties[] = metric_declaration.filter(
       ({ label_matcher }: Properties) => label_matcher === `^${job?.job_name}$`,
     );
-    expect(published.flatMap(({ metric_selectors }: Properties) => metric_selectors)).toEqual(
-      Object.values(NEURON_METRICS).map((name) => `^${name}$`),
-    );
+    expect(published.map(({ metric_selectors, dimensions }) => [metric_selectors, dimensions])).toEqual([
+      [Object.values(NEURON_METRICS).map((name) => `^${name}$`), [['stage', 'fleet']]],
+    ]);
   });
 });
 
@@ -128,15 +139,21 @@ describe('alarms', () => {
     ['catalog-oldest-message', 'ApproximateAgeOfOldestMessage', 2 * CONFIG.worker.freshnessSeconds],
     ['queries-oldest-message', 'ApproximateAgeOfOldestMessage', 2 * CONFIG.worker.freshnessSeconds],
     ['catalog-in-flight', 'ApproximateNumberOfMessagesNotVisible', 96_000],
+    ['queries-in-flight', 'ApproximateNumberOfMessagesNotVisible', 96_000],
     ['bulk-in-flight', 'ApproximateNumberOfMessagesNotVisible', 96_000],
     ['dead-letters', 'ApproximateNumberOfMessagesVisible', 0],
     ['undelivered', 'ApproximateNumberOfMessagesVisible', 0],
     ['catalog-stale', 'events_by_age_total', CONFIG.alarms.stalePercentMax],
     ['queries-stale', 'events_by_age_total', CONFIG.alarms.stalePercentMax],
     ['fatal-faults', 'event_failures_total', 0],
-    ['device-errors', 'execution_errors_total', 0],
+    ['leases-lost', 'queue_leases_lost_total', 0],
+    ['worker-device-errors', 'execution_errors_total', 0],
+    ['intent-device-errors', 'execution_errors_total', 0],
+    ['worker-unwatched', 'neuroncore_utilization_ratio', 1],
+    ['intent-unwatched', 'neuroncore_utilization_ratio', 1],
     ['fleet-below-floor', 'GroupInServiceCapacity', CONFIG.worker.chipsMin],
     ['intent-p99', 'TargetResponseTime', CONFIG.intent.p99Milliseconds / 1_000],
+    ['intent-errors', 'HTTPCode_Target_5XX_Count', 10],
     ['intent-refused', 'http_requests_total', CONFIG.intent.refusedPercentMax],
     ['intent-look-ups-failed', 'intent_lookups_total', 0],
     ['cost-per-million-labels', 'label_items_written_total', CONFIG.alarms.dollarsPerMillionLabelsMax],
@@ -149,7 +166,8 @@ describe('alarms', () => {
   });
 
   it('take silence of a fleet with a floor for a failure, and other silence for rest', () => {
-    expect(alarm('fleet-below-floor').TreatMissingData).toBe('breaching');
+    for (const name of ['fleet-below-floor', 'worker-unwatched', 'intent-unwatched'])
+      expect(alarm(name).TreatMissingData).toBe('breaching');
     expect(alarm('dead-letters').TreatMissingData).toBe('notBreaching');
   });
 

@@ -10,8 +10,10 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   readlinkSync,
+  symlinkSync,
   writeFileSync,
 } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,8 +23,10 @@ import { beforeEach, describe, expect, it } from 'vitest';
 
 import { writeHostFolder } from '../lib/build/host.ts';
 import { sha256 } from '../lib/build/release.ts';
+import { intentUnits } from '../lib/build/systemd.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
-import { CONFIG } from './app.ts';
+import { CONFIG, only } from './app.ts';
+import { text } from './worker-binary.ts';
 
 const STANDINS: Record<string, string> = {
   aws: `echo "aws $*" >>"$ROOT/calls"
@@ -270,5 +274,124 @@ describe('drain.sh', () => {
       'systemctl stop catalog-labels-worker-0.service catalog-labels-worker-1.service',
       expect.stringContaining('--lifecycle-action-result CONTINUE --instance-id i-1 --lifecycle-hook-name drain'),
     ]);
+  });
+});
+
+describe('user data of an ECS host', () => {
+  it('writes what the agent and neuron-monitor are told, and starts both', () => {
+    const script = text(only('intent', 'AWS::EC2::LaunchTemplate').LaunchTemplateData.UserData);
+    const here = script.replaceAll('/etc/', `${root}/etc/`);
+    mkdirSync(join(root, 'etc/systemd/system'), { recursive: true });
+    mkdirSync(join(root, 'etc/ecs'), { recursive: true });
+    write('bin/useradd', '#!/bin/bash\n', 0o755);
+    const env = { PATH: `${join(root, 'bin')}:${process.env.PATH}`, ROOT: root };
+    const { status, stderr } = spawnSync('bash', ['-c', here], { env, encoding: 'utf8' });
+    expect(status, stderr).toBe(0);
+    for (const name of ['cloudwatch-agent.json', 'prometheus.yaml', 'neuron-monitor.json'])
+      expect(JSON.parse(readFileSync(join(root, 'etc/catalog-labels', name), 'utf8'))).toBeTypeOf('object');
+    const unit = readFileSync(join(root, 'etc/systemd/system/catalog-labels-neuron-monitor.service'), 'utf8');
+    expect(unit.replaceAll(root, '')).toBe(intentUnits()['catalog-labels-neuron-monitor.service']);
+    expect(readFileSync(join(root, 'etc/ecs/ecs.config'), 'utf8')).toContain('ECS_CLUSTER=');
+    expect(calls()).toEqual([
+      'systemctl daemon-reload',
+      'systemctl enable --now catalog-labels-neuron-monitor.service',
+      expect.stringMatching(
+        /^agent -a fetch-config -m ec2 -s -c file:\S+\/etc\/catalog-labels\/cloudwatch-agent\.json$/,
+      ),
+    ]);
+  });
+});
+
+describe('user data of a worker host', () => {
+  /** The script, with the folders of a host and the digest of another host folder in it. */
+  const boot = (change: (folder: string) => void) => {
+    const folder = join(root, 'host');
+    cpSync(join(root, 'boot'), folder, { recursive: true });
+    // What the folder would start is another test's concern.
+    writeFileSync(join(folder, 'install.sh'), 'echo installed >>"$ROOT/calls"\n');
+    const sums = readFileSync(join(folder, 'SHA256SUMS'), 'utf8');
+    const digest = sha256(readFileSync(join(folder, 'install.sh')));
+    writeFileSync(join(folder, 'SHA256SUMS'), sums.replace(/[0-9a-f]{64}(?= {2}install\.sh)/, digest));
+    const pinned = sha256(readFileSync(join(folder, 'SHA256SUMS')));
+    change(folder);
+    mkdirSync(join(root, 'bucket/assets'), { recursive: true });
+    execFileSync('python3', ['-m', 'zipfile', '-c', join(root, 'bucket/assets/host.zip'), ...readdirSync(folder)], {
+      cwd: folder,
+    });
+    const script = text(only('worker', 'AWS::EC2::LaunchTemplate').LaunchTemplateData.UserData)
+      .replaceAll('/etc/', `${root}/etc/`)
+      .replaceAll('/var/lib/', `${root}/var/lib/`)
+      .replace(/(?<=--only-show-errors )'[^']*'/, "'s3://assets/host.zip'")
+      .replace(/'[0-9a-f]{64}(?= {2}host\/SHA256SUMS')/, `'${pinned}`);
+    const env = { PATH: `${join(root, 'bin')}:${process.env.PATH}`, ROOT: root };
+    return spawnSync('bash', ['-c', script], { env, encoding: 'utf8' });
+  };
+  const isInstalled = () => calls().includes('installed');
+
+  it('installs from a folder that is the one of the template', () => {
+    const { status, stderr } = boot(() => {});
+    expect(status, stderr).toBe(0);
+    expect(isInstalled()).toBe(true);
+    expect(readFileSync(join(root, 'etc/catalog-labels/worker.env'), 'utf8')).toContain('CATALOG_LABELS_REGION=');
+  });
+
+  it.each([
+    [
+      'a script',
+      (folder: string) => writeFileSync(join(folder, 'install.sh'), 'echo installed >>"$ROOT/calls" # other\n'),
+    ],
+    [
+      'a file and its sum',
+      (folder: string) => {
+        writeFileSync(join(folder, 'drain.sh'), 'true\n');
+        const sums = readFileSync(join(folder, 'SHA256SUMS'), 'utf8');
+        const digest = sha256('true\n');
+        writeFileSync(join(folder, 'SHA256SUMS'), sums.replace(/[0-9a-f]{64}(?= {2}drain\.sh)/, digest));
+      },
+    ],
+  ])('runs nothing of a folder in which somebody has changed %s', (_what, change) => {
+    const { status, stdout, stderr } = boot(change);
+    expect(status).not.toBe(0);
+    expect(stdout + stderr).toMatch(/computed checksum did NOT match/);
+    expect(isInstalled()).toBe(false);
+  });
+});
+
+describe('prepare-image.sh', () => {
+  const TOOLS = ['/opt/aws/neuron/bin/neuron-monitor', '/opt/aws/neuron/bin/neuron-monitor-prometheus.py'];
+  /** Runs it as root of a machine on which these programs are found, one package manager among them. */
+  const prepare = (what: string, found: string[]) => {
+    for (const name of found)
+      write(join('tools', name), '#!/bin/bash\necho "$(basename "$0") $*" >>"$ROOT/calls"\n', 0o755);
+    const script = readFileSync(join(CDK_FOLDER, 'host/prepare-image.sh'), 'utf8')
+      .replaceAll('/opt/aws/', `${root}/tools/opt/aws/`)
+      .replaceAll('/dev/neuron0', root)
+      .replace('((EUID == 0))', 'true');
+    for (const name of ['uname', 'ls', 'bash', 'env', 'basename', 'sed']) {
+      if (!existsSync(join(root, 'tools', name))) symlinkSync(`/bin/${name}`, join(root, 'tools', name));
+    }
+    return spawnSync('/bin/bash', ['-c', script, 'prepare-image.sh', what], {
+      env: { PATH: join(root, 'tools'), ROOT: root },
+      encoding: 'utf8',
+    });
+  };
+
+  it.each([
+    ['worker', 'apt-get', ['apt-mark', 'aws']],
+    ['ecs', 'yum', ['python3', 'docker']],
+  ])('makes the image of a %s host by %s, on the last line of the driver that knows inf1', (what, manager, more) => {
+    const found = [manager, 'systemctl', 'amazon-cloudwatch-agent-ctl', ...TOOLS, ...more];
+    const { status, stdout, stderr } = prepare(what, found);
+    expect(status, stderr).toBe(0);
+    expect(calls().some((call) => call.startsWith(manager) && /aws-neuronx-dkms[=-]2\.24\./.test(call))).toBe(true);
+    expect(stdout).toContain(`/catalog-labels/image/${what}`);
+  });
+
+  it('says what is missing', () => {
+    const { status, stderr } = prepare('worker', ['apt-get', 'apt-mark', 'systemctl', 'aws']);
+    expect(status).toBe(1);
+    expect(stderr).toMatch(
+      /still missing: amazon-cloudwatch-agent-ctl \S+neuron-monitor \S+neuron-monitor-prometheus.py/,
+    );
   });
 });

@@ -6,7 +6,7 @@ import { dirname, join } from 'node:path';
 
 import { type Config, namePrefix } from '../config/config.ts';
 import { CDK_FOLDER } from '../config/read.ts';
-import { agentConfig, neuronMonitorConfig, prometheusConfig } from './agent.ts';
+import { neuronMonitorConfig, workerAgentConfig, workerPrometheusConfig } from './agent.ts';
 import { LOGS } from './paths.ts';
 import { sha256 } from './release.ts';
 import { unitsOf } from './systemd.ts';
@@ -29,13 +29,13 @@ export function writeHostFolder(config: Config): HostFolder {
   const { stage, worker } = config;
   const path = mkdtempSync(join(tmpdir(), 'catalog-labels-host-'));
   const files: Record<string, string> = {
-    'cloudwatch-agent.json': agentConfig(stage, workerLogGroup(config)),
+    'cloudwatch-agent.json': workerAgentConfig(stage, workerLogGroup(config)),
     'neuron-monitor.json': neuronMonitorConfig(),
     // The worker keeps its file open, so it is copied and cut.
     'logrotate.conf': `${LOGS}/*.log {\n  size 100M\n  rotate 3\n  copytruncate\n  missingok\n  compress\n}\n`,
   };
   for (const size of worker.sizes) {
-    files[`${size}/prometheus.yaml`] = prometheusConfig(size, stage);
+    files[`${size}/prometheus.yaml`] = workerPrometheusConfig(size, stage);
     for (const [name, text] of Object.entries(unitsOf(size, worker.drainSeconds)))
       files[`${size}/units/${name}`] = text;
   }

@@ -2,7 +2,14 @@
 
 import type { Config } from '../config/config.ts';
 import type { Stacks } from './app.ts';
-import { AGES, type Declaration, NEURON_DECLARATIONS, SERVICE_DECLARATIONS, WORKER_DECLARATIONS } from './metrics.ts';
+import {
+  AGES,
+  type Declaration,
+  FLEETS,
+  NEURON_DECLARATIONS,
+  SERVICE_DECLARATIONS,
+  WORKER_DECLARATIONS,
+} from './metrics.ts';
 
 /**
  * Dollars on demand in us-east-1, as AWS's price pages have them; the page is the path on
@@ -24,6 +31,7 @@ const PRICES = {
 /** Values of a label that metrics are published by, as docs/METRICS.md lists them; of statuses, the usual ones. */
 const VALUES: Readonly<Record<string, number>> = {
   stage: 1,
+  fleet: FLEETS.length,
   lane: 3,
   age: Object.keys(AGES).length,
   fault: 3,

@@ -4,6 +4,10 @@
  * drops histograms, so all of these are counters and gauges (docs/adr/0014).
  */
 
+/** The two kinds of hosts with chips. */
+export const FLEETS = ['worker', 'intent'] as const;
+export type Fleet = (typeof FLEETS)[number];
+
 /** CloudWatch namespace of everything that the agent publishes. */
 export const NAMESPACE = 'CatalogLabels';
 
@@ -58,5 +62,5 @@ export const NEURON_METRICS = {
 } as const;
 
 export const NEURON_DECLARATIONS: readonly Declaration[] = [
-  { dimensions: ['stage'], metrics: Object.values(NEURON_METRICS) },
+  { dimensions: ['stage', 'fleet'], metrics: Object.values(NEURON_METRICS) },
 ];

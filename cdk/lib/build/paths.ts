@@ -18,6 +18,7 @@ export const NEURON_MONITOR_PORT = 9190;
 /** The online service. */
 export const INTENT_PORT = 8080;
 
+export const NEURON_MONITOR_UNIT = 'catalog-labels-neuron-monitor.service';
 export const workerUnit = (chip: number) => `catalog-labels-worker-${chip}.service`;
 
 /** Lifecycle hooks of the fleet: the first is answered by install.sh, the second by drain.sh. */

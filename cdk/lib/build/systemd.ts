@@ -1,7 +1,17 @@
 /** The systemd units of a host, generated for each inf1 size. */
 
 import { CORES_PER_CHIP, INF1, type Inf1Size } from '../config/inf1.ts';
-import { ETC, LOGS, MODEL, NEURON_MONITOR_PORT, RELEASE, SCRIPTS, WORKER_PORT, workerUnit } from './paths.ts';
+import {
+  ETC,
+  LOGS,
+  MODEL,
+  NEURON_MONITOR_PORT,
+  NEURON_MONITOR_UNIT,
+  RELEASE,
+  SCRIPTS,
+  WORKER_PORT,
+  workerUnit,
+} from './paths.ts';
 
 /** Kept for the kernel, the agent and the host's scripts. */
 const HOST_MEMORY_MIB = 1_536;
@@ -130,12 +140,12 @@ function target(chips: number): string {
   });
 }
 
-/** neuron-monitor's JSON, turned into Prometheus text by the script that comes with it. */
-function neuronMonitor(): string {
+/** neuron-monitor's JSON, turned into Prometheus text by the script that comes with it; runs while `target` does. */
+function neuronMonitor(target: string): string {
   const tools = '/opt/aws/neuron/bin';
   const pipe = `${tools}/neuron-monitor -c ${ETC}/neuron-monitor.json | ${tools}/neuron-monitor-prometheus.py --port ${NEURON_MONITOR_PORT}`;
   return render({
-    Unit: { Description: 'Neuron device metrics for Prometheus', PartOf: 'catalog-labels.target' },
+    Unit: { Description: 'Neuron device metrics for Prometheus', PartOf: target },
     Service: {
       Type: 'exec',
       User: 'catalog-labels',
@@ -149,7 +159,7 @@ function neuronMonitor(): string {
       ProtectProc: 'default',
       DeviceAllow: 'char-neuron rw',
     },
-    Install: { WantedBy: 'catalog-labels.target' },
+    Install: { WantedBy: target },
   });
 }
 
@@ -205,7 +215,12 @@ function drain(): string {
   });
 }
 
-/** Every unit of a host of this size, by file name. */
+/** Units of a host of the online service, by file name; ECS runs the service itself. */
+export function intentUnits(): Record<string, string> {
+  return { [NEURON_MONITOR_UNIT]: neuronMonitor('multi-user.target') };
+}
+
+/** Every unit of a worker host of this size, by file name. */
 export function unitsOf(size: Inf1Size, drainSeconds: number): Record<string, string> {
   const { chips } = INF1[size];
   const workers = Array.from({ length: chips }, (_, chip) => [workerUnit(chip), worker(size, chip, drainSeconds)]);
@@ -213,7 +228,7 @@ export function unitsOf(size: Inf1Size, drainSeconds: number): Record<string, st
     ...Object.fromEntries(workers),
     'catalog-labels.target': target(chips),
     'catalog-labels-drain.service': drain(),
-    'catalog-labels-neuron-monitor.service': neuronMonitor(),
+    [NEURON_MONITOR_UNIT]: neuronMonitor('catalog-labels.target'),
     'catalog-labels-model.service': script('Follow the model pointer', 'model.sh follow', '/var/lib/catalog-labels'),
     'catalog-labels-model.timer': timer('Follow the model pointer', 60, 300),
     'catalog-labels-protect.service': script(

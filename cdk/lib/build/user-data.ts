@@ -1,6 +1,9 @@
 import { UserData } from 'aws-cdk-lib/aws-ec2';
 
-import { ETC } from './paths.ts';
+import type { Config } from '../config/config.ts';
+import { intentAgentConfig, intentPrometheusConfig, neuronMonitorConfig } from './agent.ts';
+import { ETC, NEURON_MONITOR_UNIT } from './paths.ts';
+import { intentUnits } from './systemd.ts';
 
 export interface HostBoot {
   /** Zip of the host folder in S3, and the digest of the SHA256SUMS inside. */
@@ -34,7 +37,36 @@ export function workerUserData({ hostUri, hostSums, host, worker }: HostBoot): U
   return data;
 }
 
+/**
+ * Starts what watches a host of the online service: neuron-monitor and the agent. What fails
+ * here is told by an alarm, and keeps no host from joining its cluster.
+ */
+export function intentUserData({ stage }: Pick<Config, 'stage'>, logGroup: string): UserData {
+  const files = {
+    [`${ETC}/cloudwatch-agent.json`]: intentAgentConfig(stage, logGroup),
+    [`${ETC}/prometheus.yaml`]: intentPrometheusConfig(stage),
+    [`${ETC}/neuron-monitor.json`]: neuronMonitorConfig(),
+    ...Object.fromEntries(Object.entries(intentUnits()).map(([name, text]) => [`/etc/systemd/system/${name}`, text])),
+  };
+  const data = UserData.forLinux();
+  data.addCommands(
+    `install -d -m 0755 ${ETC}`,
+    ...Object.entries(files).flatMap(([path, text]) => file(path, text.trimEnd().split('\n'))),
+    'useradd --system --no-create-home --shell /usr/sbin/nologin catalog-labels',
+    'systemctl daemon-reload',
+    `systemctl enable --now ${NEURON_MONITOR_UNIT}`,
+    `amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c file:${ETC}/cloudwatch-agent.json`,
+  );
+  return data;
+}
+
 function environmentFile(path: string, values: Readonly<Record<string, string>>): string[] {
-  const lines = Object.entries(values).map(([name, value]) => `${name}=${value}`);
+  return file(
+    path,
+    Object.entries(values).map(([name, value]) => `${name}=${value}`),
+  );
+}
+
+function file(path: string, lines: readonly string[]): string[] {
   return [`cat >${path} <<'END'`, ...lines, 'END'];
 }

@@ -1,5 +1,3 @@
-import { join } from 'node:path';
-
 import { Duration, Stack, type StackProps } from 'aws-cdk-lib';
 import * as appscaling from 'aws-cdk-lib/aws-applicationautoscaling';
 import * as autoscaling from 'aws-cdk-lib/aws-autoscaling';
@@ -11,23 +9,19 @@ import * as iam from 'aws-cdk-lib/aws-iam';
 import { LogGroup, type RetentionDays } from 'aws-cdk-lib/aws-logs';
 import type { Construct } from 'constructs';
 
-import { serviceAgentEnvironment } from '../build/agent.ts';
 import { intentEnvironment } from '../build/environment.ts';
 import { INTENT_PORT } from '../build/paths.ts';
 import type { Release } from '../build/release.ts';
+import { intentUserData } from '../build/user-data.ts';
 import { type Config, namePrefix } from '../config/config.ts';
-import { CDK_FOLDER } from '../config/read.ts';
 import { INF1 } from '../config/inf1.ts';
 import { acknowledge, acknowledgeResources } from '../constructs/acknowledge.ts';
 import { pinnedImage } from '../constructs/image.ts';
 import { keyStatements, logStatements, lookUpStatements } from '../constructs/permissions.ts';
 import { type DataStack, LOAD_BALANCER_LOGS } from './data.ts';
 
-/** Kept for the ECS agent and the kernel. */
+/** Kept for the kernel, the agents, and neuron-monitor. */
 const HOST_MEMORY_MIB = 1_536;
-/** Of the task's host, for the agent that publishes its metrics. */
-const AGENT_MEMORY_MIB = 256;
-const AGENT_CPU = 64;
 /** Beyond the drain: the last answers are written, and the process exits. */
 const STOP_MARGIN_SECONDS = 15;
 
@@ -57,11 +51,13 @@ export class IntentStack extends Stack {
       vpc,
       containerInsightsV2: ecs.ContainerInsights.ENABLED,
     });
-    const capacity = this.capacity(config, vpc);
+    const capacity = this.capacity(config, vpc, logGroup);
     cluster.addAsgCapacityProvider(capacity);
     const task = this.task(config, data, release, logGroup);
     const balancer = this.balancer(config, vpc, data);
     this.loadBalancer = balancer;
+    // The CDK opens hosts by itself only where it makes their group.
+    balancer.connections.allowTo(capacity.autoScalingGroup, ec2.Port.tcp(INTENT_PORT), 'The task of a host');
     const service = this.service(config, cluster, capacity, task);
     const listener = balancer.addListener('Listener', listenerProps(config));
     this.targets = listener.addTargets('Tasks', {
@@ -81,15 +77,16 @@ export class IntentStack extends Stack {
     this.scale(config, service);
   }
 
-  private capacity(config: Config, vpc: ec2.IVpc): ecs.AsgCapacityProvider {
+  private capacity(config: Config, vpc: ec2.IVpc, logGroup: LogGroup): ecs.AsgCapacityProvider {
     const name = `${namePrefix(config)}-intent`;
     const role = new iam.Role(this, 'InstanceRole', {
       description: 'What an ECS host of the online service may do',
       assumedBy: new iam.ServicePrincipal('ec2.amazonaws.com'),
     });
+    for (const statement of logStatements(logGroup)) role.addToPolicy(statement);
     const securityGroup = new ec2.SecurityGroup(this, 'InstanceSecurity', {
       vpc,
-      description: 'Hosts of the online service: nothing comes in',
+      description: 'Hosts of the online service: only what the load balancer sends comes in',
       allowAllOutbound: false,
     });
     securityGroup.addEgressRule(ec2.Peer.anyIpv4(), ec2.Port.tcp(443), 'Endpoints of the VPC; it has no way further');
@@ -99,7 +96,7 @@ export class IntentStack extends Stack {
       instanceType: new ec2.InstanceType(config.intent.size),
       role,
       securityGroup,
-      userData: ec2.UserData.forLinux(),
+      userData: intentUserData(config, logGroup.logGroupName),
       requireImdsv2: true,
       httpTokens: ec2.LaunchTemplateHttpTokens.REQUIRED,
       httpPutResponseHopLimit: 1,
@@ -145,7 +142,8 @@ export class IntentStack extends Stack {
     const { intent } = config;
     const task = new ecs.Ec2TaskDefinition(this, 'Task', {
       family: `${namePrefix(config)}-intent`,
-      networkMode: ecs.NetworkMode.AWS_VPC,
+      // With a port of the host's, which the agent of the host scrapes; a chip has one task anyway.
+      networkMode: ecs.NetworkMode.BRIDGE,
     });
     for (const statement of [
       ...lookUpStatements(data.tables),
@@ -173,41 +171,19 @@ export class IntentStack extends Stack {
       image: ecs.ContainerImage.fromDockerImageAsset(image),
       command: ['serve'],
       environment: intentEnvironment(config, this.region),
-      memoryLimitMiB: INF1[intent.size].memoryMib - HOST_MEMORY_MIB - AGENT_MEMORY_MIB,
-      cpu: INF1[intent.size].vcpus * 1_024 - AGENT_CPU,
+      memoryLimitMiB: INF1[intent.size].memoryMib - HOST_MEMORY_MIB,
+      cpu: INF1[intent.size].vcpus * 1_024,
       user: '10001',
       readonlyRootFilesystem: true,
       dockerSecurityOptions: ['no-new-privileges'],
       linuxParameters,
       stopTimeout: Duration.seconds(intent.drainSeconds + STOP_MARGIN_SECONDS),
-      portMappings: [{ containerPort: INTENT_PORT }],
+      portMappings: [{ containerPort: INTENT_PORT, hostPort: INTENT_PORT }],
       logging: ecs.LogDrivers.awsLogs({ logGroup, streamPrefix: 'serve' }),
     });
-    this.agent(config, task, logGroup);
     acknowledgeResources(task, 'the login to ECR knows no resources', '*');
     acknowledge(task, 'the environment names tables and limits; nothing in it is secret', 'AwsSolutions-ECS2');
     return task;
-  }
-
-  /** Scrapes the service inside its task; the service goes on without it. */
-  private agent({ stage }: Config, task: ecs.Ec2TaskDefinition, logGroup: LogGroup): void {
-    const image = new DockerImageAsset(this, 'AgentImage', {
-      directory: join(CDK_FOLDER, 'containers'),
-      file: 'agent.Dockerfile',
-      platform: Platform.LINUX_AMD64,
-    });
-    const linuxParameters = new ecs.LinuxParameters(this, 'AgentLinux', { initProcessEnabled: true });
-    linuxParameters.dropCapabilities(ecs.Capability.ALL);
-    task.addContainer('agent', {
-      image: ecs.ContainerImage.fromDockerImageAsset(image),
-      essential: false,
-      environment: { AWS_REGION: this.region, ...serviceAgentEnvironment(stage, logGroup.logGroupName) },
-      memoryLimitMiB: AGENT_MEMORY_MIB,
-      cpu: AGENT_CPU,
-      dockerSecurityOptions: ['no-new-privileges'],
-      linuxParameters,
-      logging: ecs.LogDrivers.awsLogs({ logGroup, streamPrefix: 'agent' }),
-    });
   }
 
   private balancer(config: Config, vpc: ec2.IVpc, data: DataStack): elb.ApplicationLoadBalancer {
@@ -247,7 +223,6 @@ export class IntentStack extends Stack {
       taskDefinition,
       desiredCount: config.intent.tasksMin,
       capacityProviderStrategies: [{ capacityProvider: capacity.capacityProviderName, weight: 1 }],
-      vpcSubnets: { subnetType: ec2.SubnetType.PRIVATE_ISOLATED },
       placementConstraints: [ecs.PlacementConstraint.distinctInstances()],
       minHealthyPercent: 100,
       maxHealthyPercent: 200,

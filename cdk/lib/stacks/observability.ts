@@ -7,7 +7,7 @@ import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
 import type { IQueue } from 'aws-cdk-lib/aws-sqs';
 import type { Construct } from 'constructs';
 
-import { AGES, NAMESPACE } from '../build/metrics.ts';
+import { AGES, type Fleet, FLEETS, NAMESPACE } from '../build/metrics.ts';
 import { type Config, namePrefix } from '../config/config.ts';
 import { StageKey } from '../constructs/key.ts';
 import { Alarms, MINUTE } from '../constructs/alarms.ts';
@@ -59,6 +59,7 @@ export class ObservabilityStack extends Stack {
     this.queueAlarms(config, alarms);
     this.fleetAlarms(config, alarms);
     this.serviceAlarms(config, alarms);
+    for (const fleet of FLEETS) this.chipAlarms(config, alarms, fleet);
     this.dashboard(config);
   }
 
@@ -129,13 +130,6 @@ export class ObservabilityStack extends Stack {
       meaning: 'Messages became visible to others while a worker had them.',
       section: 'leases-lost',
     });
-    alarms.on('DeviceErrors', {
-      metric: this.published('execution_errors_total'),
-      threshold: 0,
-      minutes: 1,
-      meaning: 'A NeuronCore failed.',
-      section: 'device-errors',
-    });
     alarms.on('FleetBelowFloor', {
       metric: this.chips(),
       threshold: worker.chipsMin,
@@ -198,6 +192,28 @@ export class ObservabilityStack extends Stack {
     });
   }
 
+  /** What neuron-monitor says of the chips of a fleet, and that it says something. */
+  private chipAlarms({ worker, intent }: Config, alarms: Alarms, fleet: Fleet): void {
+    const floor = { worker: worker.chipsMin, intent: intent.tasksMin }[fleet];
+    const name = fleet === 'worker' ? 'Worker' : 'Intent';
+    alarms.on(`${name}DeviceErrors`, {
+      metric: this.published('execution_errors_total', { fleet }),
+      threshold: 0,
+      minutes: 1,
+      meaning: `A NeuronCore of the ${fleet} hosts failed.`,
+      section: 'device-errors',
+    });
+    alarms.on(`${name}Unwatched`, {
+      metric: this.published('neuroncore_utilization_ratio', { fleet }, 'SampleCount'),
+      threshold: 1,
+      comparison: cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
+      missing: floor > 0 ? cloudwatch.TreatMissingData.BREACHING : cloudwatch.TreatMissingData.NOT_BREACHING,
+      minutes: 15,
+      meaning: `No ${fleet} host publishes metrics: other alarms of these hosts are blind.`,
+      section: 'unwatched-hosts',
+    });
+  }
+
   private dashboard(config: Config): void {
     const { events, intent } = this.parts;
     const queues = [events.catalog, events.queries, events.bulk];
@@ -257,7 +273,12 @@ export class ObservabilityStack extends Stack {
         ],
         [
           graph('Chips in service', this.chips()),
-          graph('NeuronCores in use', this.published('neuroncore_utilization_ratio', {}, 'Average')),
+          graph(
+            'NeuronCores in use',
+            ...FLEETS.map((fleet) =>
+              this.published('neuroncore_utilization_ratio', { fleet }, 'Average').with({ label: fleet }),
+            ),
+          ),
           graph('Dollars per million labels', this.dollarsPerMillionLabels(config.alarms.dollarsPerChipHour)),
         ],
       ],
