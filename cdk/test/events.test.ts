@@ -5,7 +5,7 @@ import { Match, Template } from 'aws-cdk-lib/assertions';
 import { describe, expect, it } from 'vitest';
 
 import { CDK_FOLDER } from '../lib/config/read.ts';
-import { CATALOG_DETAIL_TYPES } from '../lib/stacks/events.ts';
+import { CATALOG_DETAIL_TYPES, SLOWEST_BATCH_SECONDS, visibilitySeconds } from '../lib/stacks/events.ts';
 import { build, CONFIG, only, type Properties, template } from './app.ts';
 
 const queue = (name: string): Properties =>
@@ -22,6 +22,19 @@ describe('events', () => {
 
   it.each(WORKED)('keeps a message of %s invisible for longer than a lease', (name) => {
     expect(queue(name).VisibilityTimeout).toBeGreaterThan(2 * CONFIG.worker.leaseSeconds);
+  });
+
+  it('keeps a message invisible for longer than the slowest batch, however short the lease', () => {
+    const health = readFileSync(join(CDK_FOLDER, '../consumer/src/app/health.rs'), 'utf8');
+    const slowest = /fn default\(\) -> Self \{\s*Self \{ device_age_max: Duration::from_secs\((\d+)\)/.exec(
+      health,
+    )?.[1];
+    expect(SLOWEST_BATCH_SECONDS).toBe(Number(slowest));
+    for (const leaseSeconds of [10, 60, 3_600])
+      expect(visibilitySeconds({ ...CONFIG, worker: { ...CONFIG.worker, leaseSeconds } })).toBeGreaterThan(
+        SLOWEST_BATCH_SECONDS,
+      );
+    for (const name of WORKED) expect(queue(name).VisibilityTimeout).toBe(visibilitySeconds(CONFIG));
   });
 
   it('keeps a message invisible for six timeouts of the function where that reads the queues', () => {

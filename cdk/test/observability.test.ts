@@ -14,6 +14,7 @@ import { AGES, NAMESPACE, NEURON_METRICS, SERVICE_DECLARATIONS, WORKER_DECLARATI
 import { intentUnits, unitsOf } from '../lib/build/systemd.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
+import { text } from './worker-binary.ts';
 
 const doc = (name: string) => readFileSync(join(CDK_FOLDER, '../docs', name), 'utf8');
 const alarms = (): Properties[] =>
@@ -115,6 +116,23 @@ describe('metrics', () => {
     expect(published.map(({ metric_selectors, dimensions }) => [metric_selectors, dimensions])).toEqual([
       [Object.values(NEURON_METRICS).map((name) => `^${name}$`), [['stage', 'fleet']]],
     ]);
+  });
+});
+
+describe('the dashboard', () => {
+  it.each([
+    ['the age of the oldest message', 'Age of the oldest message (s)', 'ApproximateAgeOfOldestMessage'],
+    ['messages not visible against the cap', 'Messages in flight, of 120000', 'ApproximateNumberOfMessagesNotVisible'],
+    ['dead letters', 'Dead letters', 'ApproximateNumberOfMessagesVisible'],
+    ['stale labels', 'Stale labels (% of events)', 'events_by_age_total'],
+    ['P99', 'Online service: P99 (s)', 'TargetResponseTime'],
+    ['the cost of a million labels', 'Dollars per million labels', 'label_items_written_total'],
+    ['chips in use', 'NeuronCores in use', 'neuroncore_utilization_ratio'],
+  ])('shows %s', (_what, title, metric) => {
+    const { DashboardBody } = only('observability', 'AWS::CloudWatch::Dashboard');
+    const { widgets } = JSON.parse(text(DashboardBody, () => 'reference'));
+    const graph = widgets.find(({ properties }: Properties) => properties.title === title);
+    expect(JSON.stringify(graph?.properties.metrics)).toContain(`"${metric}"`);
   });
 });
 

@@ -25,7 +25,7 @@ import { writeHostFolder } from '../lib/build/host.ts';
 import { sha256 } from '../lib/build/release.ts';
 import { intentUnits } from '../lib/build/systemd.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
-import { CONFIG, only } from './app.ts';
+import { CONFIG, only, type Properties, statements } from './app.ts';
 import { text } from './worker-binary.ts';
 
 const STANDINS: Record<string, string> = {
@@ -392,6 +392,43 @@ describe('prepare-image.sh', () => {
     expect(status).toBe(1);
     expect(stderr).toMatch(
       /still missing: amazon-cloudwatch-agent-ctl \S+neuron-monitor \S+neuron-monitor-prometheus.py/,
+    );
+  });
+});
+
+describe('calls of AWS', () => {
+  /** Rights that the scripts' calls need; a copy from or to S3 says which by its direction. */
+  const needed = (copies: string, ...scripts: string[]) => {
+    const calls = scripts.flatMap((script) => [...script.matchAll(/^[^#]*?\baws (\w+) ([\w-]+)/gm)]);
+    const right = (service: string, operation: string) =>
+      service === 's3'
+        ? `s3:${copies}`
+        : `${service}:${operation.replace(/(^|-)(\w)/g, (_, _dash, c) => c.toUpperCase())}`;
+    const rights = new Set(calls.map(([, service, operation]) => right(service as string, operation as string)));
+    // Anybody may ask who they are.
+    rights.delete('sts:GetCallerIdentity');
+    return [...rights].sort();
+  };
+  const script = (name: string) => readFileSync(join(CDK_FOLDER, 'host', name), 'utf8');
+  const allows = (statements: Properties[]) => statements.flatMap(({ Action }) => Action as string);
+
+  it('that a worker host makes are permitted to it', () => {
+    const onHost = ['drain.sh', 'host.sh', 'install.sh', 'model.sh', 'protect.sh'].map(script);
+    const rights = needed('GetObject', ...onHost);
+    expect(rights).toEqual([
+      'autoscaling:CompleteLifecycleAction',
+      'autoscaling:SetInstanceProtection',
+      's3:GetObject',
+      'ssm:GetParameter',
+    ]);
+    expect(allows(statements('worker'))).toEqual(expect.arrayContaining(rights));
+  });
+
+  it('that moving the model pointer makes are permitted to an operator', () => {
+    const rights = needed('PutObject', script('publish-model.sh'));
+    expect(rights).toEqual(['s3:PutObject', 'ssm:GetParameterHistory', 'ssm:PutParameter']);
+    expect(allows(only('bulk', 'AWS::IAM::ManagedPolicy').PolicyDocument.Statement)).toEqual(
+      expect.arrayContaining(rights),
     );
   });
 });

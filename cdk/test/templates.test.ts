@@ -5,11 +5,14 @@ import { mkdtempSync, readdirSync, readFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { App, Stack } from 'aws-cdk-lib';
+import { Bucket } from 'aws-cdk-lib/aws-s3';
 import { AwsSolutionsChecks } from 'cdk-nag';
 import { describe, expect, it } from 'vitest';
 
 import type { Stacks } from '../lib/build/app.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
+import { text } from './worker-binary.ts';
 import { assembly, build, type Properties, releaseFolder, shared, template } from './app.ts';
 
 const NAMES: (keyof Stacks)[] = [
@@ -27,6 +30,18 @@ const templates = () =>
     .filter((name) => name.endsWith('.template.json'))
     .map((name) => join(assembly(), name));
 
+/** Every statement of an identity's policy that allows something. */
+function allowed(): Properties[] {
+  const found = (type: string) => NAMES.flatMap((name) => Object.values(template(name).findResources(type)));
+  const documents = [
+    ...['AWS::IAM::Policy', 'AWS::IAM::ManagedPolicy'].flatMap(found).map(({ Properties: p }) => p.PolicyDocument),
+    ...found('AWS::IAM::Role').flatMap(({ Properties: p }) =>
+      (p.Policies ?? []).map((policy: Properties) => policy.PolicyDocument),
+    ),
+  ];
+  return documents.flatMap(({ Statement }) => Statement).filter(({ Effect }) => Effect === 'Allow');
+}
+
 /** A new network namespace has no network; not every machine lets one make it. */
 const canUnshare = spawnSync('unshare', ['--user', '--map-root-user', '--net', 'true']).status === 0;
 
@@ -35,6 +50,13 @@ describe('every template', () => {
     const { app } = shared();
     const { violations } = new AwsSolutionsChecks(app).validateScope(app);
     expect(violations.map(({ ruleName, violatingResources }) => [ruleName, violatingResources])).toEqual([]);
+  });
+
+  it('would not pass cdk-nag with an open bucket', () => {
+    const app = new App({ outdir: mkdtempSync(join(tmpdir(), 'catalog-labels-nag-')) });
+    new Bucket(new Stack(app, 'Careless'), 'Bucket');
+    const { violations } = new AwsSolutionsChecks(app).validateScope(app);
+    expect(violations.map(({ ruleName }) => ruleName)).toContain('AwsSolutions-S10');
   });
 
   it('is clean for cfn-lint', () => {
@@ -99,15 +121,36 @@ describe('every template', () => {
       'xray:PutTelemetryRecords',
       'xray:PutTraceSegments',
     ]);
-    const wild = NAMES.flatMap((name) => Object.values(template(name).findResources('AWS::IAM::Policy')))
-      .flatMap((policy) => policy.Properties.PolicyDocument.Statement)
-      .filter(
-        ({ Effect, Resource, Condition }: Properties) =>
-          Effect === 'Allow' && [Resource].flat().includes('*') && !Condition,
-      )
-      .flatMap(({ Action }: Properties) => Action as string);
+    const wild = allowed()
+      .filter(({ Resource, Condition }) => [Resource].flat().includes('*') && !Condition)
+      .flatMap(({ Action }) => Action as string);
     expect(wild.filter((action) => !known.has(action))).toEqual([]);
     expect(wild.length).toBeGreaterThan(0);
+  });
+
+  it('leaves a part of these resources open only, which is chosen after the deployment', () => {
+    const resources = allowed().flatMap(({ Resource }) => [Resource].flat().map((resource) => text(resource)));
+    const open = resources.filter((resource) => resource.includes('*') && resource !== '*');
+    const here = 'us-east-1:123456789012';
+    expect([...new Set(open)].sort()).toEqual([
+      `arn:aws:autoscaling:${here}:autoScalingGroup:*:autoScalingGroupName/catalog-labels-test-workers`,
+      `arn:aws:logs:${here}:log-group:/aws/sagemaker/ProcessingJobs:*`,
+      'arn:aws:s3:::catalog-labels-test-bulk-123456789012-us-east-1/input/*',
+      'arn:aws:s3:::catalog-labels-test-bulk-123456789012-us-east-1/reports/*',
+      'arn:aws:s3:::catalog-labels-test-models-123456789012-us-east-1/models/*',
+      `arn:aws:sagemaker:${here}:processing-job/catalog-labels-*`,
+      `arn:aws:states:${here}:execution:catalog-labels-test-bulk/*`,
+      `arn:aws:states:${here}:mapRun:catalog-labels-test-bulk/*`,
+    ]);
+  });
+
+  it('gives any resource of one cluster only to these actions', () => {
+    const conditional = allowed().filter(({ Resource, Condition }) => [Resource].flat().includes('*') && Condition);
+    for (const { Condition } of conditional) expect(Object.keys(Condition.ArnEquals)).toEqual(['ecs:cluster']);
+    expect([...new Set(conditional.flatMap(({ Action }) => Action as string))].sort()).toEqual([
+      'ecs:Poll',
+      'ecs:StartTelemetrySession',
+    ]);
   });
 
   it('keeps the logical ids of what has state: a new id is a new, empty resource', () => {

@@ -52,6 +52,12 @@ export function functionEnvironment(resolve?: Resolve): Record<string, string> {
   return Object.fromEntries(Object.entries(Variables).map(([name, value]) => [name, text(value, resolve)]));
 }
 
+/** The environment of the SageMaker job that is the CPU variant of a bulk run. */
+export function jobEnvironment(resolve?: Resolve): Record<string, string> {
+  const definition = text(only('bulk', 'AWS::StepFunctions::StateMachine').DefinitionString, resolve);
+  return JSON.parse(definition).States.Process.Arguments.Environment;
+}
+
 /** The worker's environment as user data writes it and the unit of an inf1.xlarge adds to it. */
 export function fleetEnvironment(resolve?: Resolve): Record<string, string> {
   const userData = text(only('worker', 'AWS::EC2::LaunchTemplate').LaunchTemplateData.UserData, resolve);

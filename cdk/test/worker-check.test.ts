@@ -9,21 +9,15 @@ import { join } from 'node:path';
 
 import { describe, expect, it } from 'vitest';
 
-import { only } from './app.ts';
 import {
   ARTIFACT,
   binary,
   fleetEnvironment,
   functionEnvironment,
+  jobEnvironment,
   REPOSITORY,
   serviceEnvironment,
-  text,
 } from './worker-binary.ts';
-
-function jobEnvironment(): Record<string, string> {
-  const definition = text(only('bulk', 'AWS::StepFunctions::StateMachine').DefinitionString);
-  return JSON.parse(definition).States.Process.Arguments.Environment;
-}
 
 interface Answer {
   readonly status: number | null;
@@ -46,6 +40,7 @@ describe('the binary itself', () => {
     ['the fleet', [], fleetEnvironment, 12],
     ['the online service', ['serve'], serviceEnvironment, 6],
     ['the function', ['lambda'], functionEnvironment, 6],
+    ['the CPU variant of a bulk run', ['reconcile'], jobEnvironment, 5],
   ] as const)('resolves the environment of %s without a finding', (_what, command, environment, variablesMin) => {
     expect(Object.keys(environment()).length).toBeGreaterThan(variablesMin);
     expect(check(command, environment())).toEqual({ status: 0, findings: [] });
@@ -69,13 +64,13 @@ describe('the binary itself', () => {
     expect(findings.map(({ problem }) => problem)).toEqual([expect.stringContaining(said)]);
   });
 
-  it('knows every option in the environment of the CPU variant of the bulk run', () => {
-    expect(Object.keys(jobEnvironment()).length).toBeGreaterThan(4);
-    const unknown = check([], jobEnvironment()).findings.filter(({ problem }) => problem.includes('is no option'));
-    expect(unknown).toEqual([]);
+  it('refuses a copy of the model too many for the CPU variant', () => {
+    const { status, findings } = check(['reconcile'], { ...jobEnvironment(), CATALOG_LABELS_REPLICAS: '9999' });
+    expect(status).toBe(1);
+    expect(findings.map(({ problem }) => problem)).toEqual([expect.stringContaining('--replicas: 9999')]);
   });
 
-  it.each([[], ['serve'], ['lambda']])('would say so if a name were wrong (%o)', (...command) => {
+  it.each([[], ['serve'], ['lambda'], ['reconcile']])('would say so if a name were wrong (%o)', (...command) => {
     const { status, findings } = check(command, { ...fleetEnvironment(), CATALOG_LABELS_LEASE_SECONDS: '60' });
     expect(status).toBe(1);
     expect(findings.map(({ problem }) => problem)).toEqual(['CATALOG_LABELS_LEASE_SECONDS is no option of this build']);

@@ -1,7 +1,11 @@
 import { describe, expect, it } from 'vitest';
 
+import { unitsOf } from '../lib/build/systemd.ts';
 import { INF1 } from '../lib/config/inf1.ts';
 import { CONFIG, only, type Properties, statements, template } from './app.ts';
+
+/** As host/drain.sh has it. */
+const NOTICE_POLL_SECONDS = 5;
 
 const data = (): Properties => only('worker', 'AWS::EC2::LaunchTemplate').LaunchTemplateData;
 const group = (): Properties => only('worker', 'AWS::AutoScaling::AutoScalingGroup');
@@ -49,7 +53,10 @@ describe('worker fleet', () => {
   });
 
   it('gives a drain more time than it takes, and holds an instance until it is installed', () => {
-    expect(hook('drain').HeartbeatTimeout).toBeGreaterThan(CONFIG.worker.drainSeconds + 30);
+    const units = CONFIG.worker.sizes.flatMap((size) => Object.values(unitsOf(size, CONFIG.worker.drainSeconds)));
+    const stops = units.flatMap((unit) => [...unit.matchAll(/^TimeoutStopSec=(\d+)$/gm)].map(([, s]) => Number(s)));
+    expect(Math.min(...stops)).toBeGreaterThan(CONFIG.worker.drainSeconds);
+    expect(hook('drain').HeartbeatTimeout).toBeGreaterThan(Math.max(...stops) + NOTICE_POLL_SECONDS);
     expect(hook('drain')).toMatchObject({
       LifecycleTransition: 'autoscaling:EC2_INSTANCE_TERMINATING',
       DefaultResult: 'CONTINUE',

@@ -142,10 +142,10 @@ async fn config_only_asks_no_network_and_lists_every_problem() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn serve_and_lambda_are_looked_at_by_their_own_options_and_needs() {
+async fn other_commands_are_looked_at_by_their_own_options_and_needs() {
     let account = Account::new().await;
     let dead = ["--dead-letter-queue-url", account.dead_letter_queue_url.as_str()];
-    for (of, more) in [("serve", &[] as &[&str]), ("lambda", &dead)] {
+    for (of, more) in [("serve", &[] as &[&str]), ("lambda", &dead), ("reconcile", &[])] {
         let output = account.check_of(&[of], &artifact(), "check-", more).await;
         assert!(output.status.success(), "{of}: {output:?}");
         assert_eq!(findings(&output, "error"), Vec::<String>::new(), "{of}");
@@ -163,4 +163,11 @@ async fn serve_and_lambda_are_looked_at_by_their_own_options_and_needs() {
     let bad = ["--address", "nowhere", "--deadline", "0s"];
     let errors = findings(&account.check_of(&["serve"], &artifact(), "check-", &bad).await, "error");
     assert_eq!(errors.len(), 2, "{errors:#?}");
+
+    let more = ["--replicas", "9999", "--artifact", "/nowhere", "--config-only"];
+    let output = Command::new(binary()).args(["check", "reconcile", "--json"]).args(more).output().await;
+    let errors = findings(&output.expect("the binary runs"), "error");
+    for words in ["--replicas: 9999", "--artifact: /nowhere holds no manifest.json"] {
+        assert!(errors.iter().any(|error| error.contains(words)), "{words}: {errors:#?}");
+    }
 }

@@ -81,10 +81,8 @@ export function functionEnvironment(config: Config, region: string, urls: QueueU
 /** What the CPU variant of a bulk run is told: `reconcile` in the CPU image. */
 export function reconcileEnvironment(config: Config, region: string): Record<string, string> {
   return {
-    CATALOG_LABELS_REGION: region,
-    CATALOG_LABELS_TABLE_PREFIX: tablePrefix(config),
+    ...tableEnvironment(config, region),
     CATALOG_LABELS_TOMBSTONE_TTL: `${tombstoneDays(config)}d`,
-    ...ONE_THREAD,
   };
 }
 

@@ -200,6 +200,11 @@ export function objectsArn(config: Pick<Config, 'stage'>, what: 'models' | 'bulk
   return `arn:${Aws.PARTITION}:s3:::${bucketName(config, what)}/${prefix}*`;
 }
 
+/** Name of the SSM parameter that says which model the fleet runs; cdk/host/publish-model.sh moves it. */
+export function modelPointer(config: Pick<Config, 'stage'>): string {
+  return `/${namePrefix(config)}/model`;
+}
+
 /** Precedes every name that the stacks choose. */
 export function namePrefix({ stage }: Pick<Config, 'stage'>): string {
   return `catalog-labels-${stage}`;

@@ -8,17 +8,23 @@ import type { ITable } from 'aws-cdk-lib/aws-dynamodb';
 
 const allow = (sid: string, actions: string[], resources: string[]) => new PolicyStatement({ sid, actions, resources });
 
+const SETTINGS = ['sqs:GetQueueAttributes', 'sqs:GetQueueUrl'];
+
 /** To take messages from `queues` and to settle them; to park what can't be labelled. */
 export function consumeStatements(queues: readonly IQueue[], deadLetters: IQueue): PolicyStatement[] {
-  const settings = ['sqs:GetQueueAttributes', 'sqs:GetQueueUrl'];
   return [
     allow(
       'Consume',
-      ['sqs:ReceiveMessage', 'sqs:DeleteMessage', 'sqs:ChangeMessageVisibility', ...settings],
+      ['sqs:ReceiveMessage', 'sqs:DeleteMessage', 'sqs:ChangeMessageVisibility', ...SETTINGS],
       queues.map((queue) => queue.queueArn),
     ),
-    allow('Park', ['sqs:SendMessage', ...settings], [deadLetters.queueArn]),
+    allow('Park', ['sqs:SendMessage', ...SETTINGS], [deadLetters.queueArn]),
   ];
+}
+
+/** To send to a queue. */
+export function feedStatements(queue: IQueue): PolicyStatement[] {
+  return [allow('Feed', ['sqs:SendMessage', ...SETTINGS], [queue.queueArn])];
 }
 
 /** To read and write every table, and to look at how it is made. */
@@ -44,13 +50,17 @@ export function labelStatements(tables: readonly ITable[]): PolicyStatement[] {
   ];
 }
 
+/** To read the tables of these names from one end to the other. */
+export function walkStatements(tables: readonly ITable[], names: readonly string[]): PolicyStatement[] {
+  return [allow('Walk', ['dynamodb:Scan'], arnsOf(tables, names))];
+}
+
 /** To look up what the online service reads; it describes every table when it starts. */
 export function lookUpStatements(tables: readonly ITable[]): PolicyStatement[] {
-  const read = tables.filter(({ node }) => /-(control|intents)$/.test(node.id));
-  const arns = (some: readonly ITable[]) => some.map((table) => table.tableArn);
+  const arns = tables.map((table) => table.tableArn);
   return [
-    allow('LookUp', ['dynamodb:GetItem'], arns(read)),
-    allow('Verify', ['dynamodb:DescribeTable', 'dynamodb:DescribeTimeToLive'], arns(tables)),
+    allow('LookUp', ['dynamodb:GetItem'], arnsOf(tables, ['control', 'intents'])),
+    allow('Verify', ['dynamodb:DescribeTable', 'dynamodb:DescribeTimeToLive'], arns),
   ];
 }
 
@@ -80,4 +90,11 @@ export function logStatements(logGroup: ILogGroup): PolicyStatement[] {
   return [
     allow('Log', ['logs:CreateLogStream', 'logs:DescribeLogStreams', 'logs:PutLogEvents'], [logGroup.logGroupArn]),
   ];
+}
+
+/** Tables end in their names, which are those of docs/schema/tables.json. */
+function arnsOf(tables: readonly ITable[], names: readonly string[]): string[] {
+  return tables
+    .filter(({ node }) => names.some((name) => node.id.endsWith(`-${name}`)))
+    .map(({ tableArn }) => tableArn);
 }

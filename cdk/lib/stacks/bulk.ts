@@ -12,7 +12,8 @@ import { reconcileEnvironment } from '../build/environment.ts';
 import type { Release } from '../build/release.ts';
 import { bucketName, type Config, namePrefix, objectsArn } from '../config/config.ts';
 import { acknowledgeResources } from '../constructs/acknowledge.ts';
-import { keyStatements, labelStatements } from '../constructs/permissions.ts';
+import { OperatorPolicy } from '../constructs/operator.ts';
+import { keyStatements, labelStatements, walkStatements } from '../constructs/permissions.ts';
 import type { DataStack } from './data.ts';
 import type { EventsStack } from './events.ts';
 
@@ -29,7 +30,8 @@ export interface BulkProps extends StackProps {
 
 /**
  * The periodic run: lines of an NDJSON object in S3 go to the bulk queue, which the fleet
- * reads. SageMaker Processing has no inf1, so its job is a CPU variant: `reconcile`.
+ * reads. SageMaker Processing has no inf1, so its job is a CPU variant: `reconcile`. Beside it,
+ * what people may do who start such runs by hand.
  */
 export class BulkStack extends Stack {
   readonly stateMachine: sfn.StateMachine;
@@ -71,6 +73,7 @@ export class BulkStack extends Stack {
         includeExecutionData: false,
       },
     });
+    new OperatorPolicy(this, 'Operator', { config, data, events: queues, bulkRun: this.stateMachine });
     new events.Rule(this, 'Schedule', {
       description: 'The periodic bulk run',
       enabled: config.bulk.scheduleEnabled,
@@ -155,14 +158,13 @@ export class BulkStack extends Stack {
       description: 'What the CPU variant of a bulk run may do',
       assumedBy: new iam.ServicePrincipal('sagemaker.amazonaws.com'),
     });
-    for (const statement of [...labelStatements(data.tables), ...keyStatements(data.key)]) role.addToPolicy(statement);
-    role.addToPolicy(
-      new iam.PolicyStatement({
-        sid: 'Walk',
-        actions: ['dynamodb:Scan'],
-        resources: data.tables.map((table) => table.tableArn),
-      }),
-    );
+    for (const statement of [
+      ...labelStatements(data.tables),
+      ...walkStatements(data.tables, ['products', 'intents']),
+      ...keyStatements(data.key),
+    ]) {
+      role.addToPolicy(statement);
+    }
     role.addToPolicy(
       new iam.PolicyStatement({
         sid: 'Log',

@@ -14,6 +14,8 @@ import { Queue } from '../constructs/queue.ts';
 export const CATALOG_DETAIL_TYPES = ['upsert', 'delete', 'score_pairs'];
 /** A worker's queues wait this many leases: one that lost its heartbeat twice is still its own. */
 const LEASES_OF_VISIBILITY = 3;
+/** A worker whose device takes longer for a batch calls itself not ready. */
+export const SLOWEST_BATCH_SECONDS = 60;
 /** Lambda asks for six timeouts of the function. */
 const TIMEOUTS_OF_VISIBILITY = 6;
 
@@ -91,5 +93,5 @@ export class EventsStack extends Stack {
 export function visibilitySeconds({ worker, serverless }: Config): number {
   return serverless.enabled
     ? TIMEOUTS_OF_VISIBILITY * serverless.timeoutSeconds
-    : LEASES_OF_VISIBILITY * worker.leaseSeconds;
+    : Math.max(LEASES_OF_VISIBILITY * worker.leaseSeconds, 2 * SLOWEST_BATCH_SECONDS);
 }

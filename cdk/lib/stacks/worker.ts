@@ -13,7 +13,7 @@ import { workerLogGroup, writeHostFolder } from '../build/host.ts';
 import { DRAIN_HOOK, LAUNCH_HOOK } from '../build/paths.ts';
 import type { Release } from '../build/release.ts';
 import { workerUserData } from '../build/user-data.ts';
-import { type Config, namePrefix, objectsArn } from '../config/config.ts';
+import { type Config, modelPointer, namePrefix, objectsArn } from '../config/config.ts';
 import { INF1 } from '../config/inf1.ts';
 import { acknowledge, acknowledgeResources } from '../constructs/acknowledge.ts';
 import { pinnedImage } from '../constructs/image.ts';
@@ -56,7 +56,7 @@ export class WorkerStack extends Stack {
     });
     const assets = this.assets(config, release);
     const pointer = new StringParameter(this, 'ModelPointer', {
-      parameterName: `/${namePrefix(config)}/model`,
+      parameterName: modelPointer(config),
       description: 'The model that the fleet runs; publish-model.sh moves it',
       stringValue: JSON.stringify({ id: 'initial', uri: assets.model.s3ObjectUrl, sha256: release.model.sha256 }),
     });

@@ -18,14 +18,14 @@ use models::Artifact;
 use self::finding::{Finding, Severity};
 use super::config::{ConfigError, TableArgs, WorkerArgs, WorkerConfig};
 use super::open::Tables;
-use super::{CommandResult, lambda, serve};
+use super::{CommandResult, lambda, reconcile, serve};
 use crate::aws::{AwsOptions, Buckets, dynamo, sdk_config};
 use crate::store::{Call, Store, StoreError, TablesError};
 
 /// Look at configuration, model, devices, tables, queues and permissions, and change nothing
 ///
-/// Takes the options and the environment of `worker`, or after `serve` or `lambda` those of that
-/// command. Ends with 0 where it would run; warnings do not change that.
+/// Takes the options and the environment of `worker`, or after the name of another command
+/// those of that one. Ends with 0 where it would run; warnings do not change that.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
@@ -48,6 +48,8 @@ enum Other {
     Serve(Box<serve::Args>),
     /// What `lambda` needs
     Lambda(Box<lambda::Args>),
+    /// What `reconcile` needs
+    Reconcile(Box<reconcile::Args>),
 }
 
 /// What a command needs of the services, once its options were found to be right.
@@ -56,6 +58,7 @@ enum Needs {
     /// None: every query is scored.
     Serve(Option<TableArgs>),
     Lambda(Box<lambda::Args>),
+    Reconcile(TableArgs),
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -86,6 +89,7 @@ impl Args {
             None => &self.worker.model,
             Some(Other::Serve(args)) => &args.model,
             Some(Other::Lambda(args)) => &args.model,
+            Some(Other::Reconcile(args)) => &args.model,
         };
         let next = self.worker.next_artifact.iter().filter(|_| self.other.is_none());
         std::iter::once(&model.artifact).chain(next).map(|folder| folder.as_path()).collect()
@@ -98,6 +102,10 @@ impl Args {
             Some(Other::Lambda(args)) => {
                 args.verify()?;
                 Needs::Lambda(args)
+            }
+            Some(Other::Reconcile(args)) => {
+                args.verify()?;
+                Needs::Reconcile(args.tables)
             }
         })
     }
@@ -132,10 +140,19 @@ async fn of_services(needs: Needs) -> Vec<Finding> {
             findings
         }
         Needs::Serve(None) => Vec::new(),
-        Needs::Serve(Some(args)) => match Tables::open(&args).await {
-            Ok(tables) => of_tables(&tables.store, tables.store.refused_look_ups()).await,
-            Err(error) => vec![Finding::error("tables", crate::source::with_causes(&error), "check --local")],
-        },
+        Needs::Serve(Some(args)) => of_opened(&args, Store::refused_look_ups).await,
+        Needs::Reconcile(args) => of_opened(&args, Store::refused_walks).await,
+    }
+}
+
+/// What a command that may also run on tables of this machine needs.
+async fn of_opened(
+    args: &TableArgs,
+    refused: impl AsyncFnOnce(&Store) -> Result<Vec<Call>, StoreError>,
+) -> Vec<Finding> {
+    match Tables::open(args).await {
+        Ok(tables) => of_tables(&tables.store, refused(&tables.store)).await,
+        Err(error) => vec![Finding::error("tables", crate::source::with_causes(&error), "check --local")],
     }
 }
 

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use shared::item::KeyEpochsItem;
 
 use super::CommandResult;
-use super::config::{ModelArgs, TableArgs};
+use super::config::{ConfigError, ModelArgs, TableArgs};
 use super::open::Tables;
 use super::worker::pipeline;
 use crate::decide::rollout;
@@ -30,9 +30,9 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    tables: TableArgs,
+    pub tables: TableArgs,
     #[command(flatten)]
-    model: ModelArgs,
+    pub model: ModelArgs,
     /// Products in work at once
     #[arg(long, default_value_t = 32, env = "CATALOG_LABELS_CONCURRENCY", value_parser = clap::value_parser!(u16).range(1..=4096))]
     concurrency: u16,
@@ -47,7 +47,18 @@ pub struct Args {
     quiet: bool,
 }
 
+impl Args {
+    /// Everything that is wrong with the options, at once.
+    pub(super) fn verify(&self) -> Result<(), ConfigError> {
+        let mut problems = Vec::new();
+        self.tables.check(&mut problems);
+        self.model.check(&mut problems);
+        if problems.is_empty() { Ok(()) } else { Err(ConfigError { problems }) }
+    }
+}
+
 pub fn run(args: Args) -> CommandResult {
+    args.verify()?;
     let (done, cost) = tokio::runtime::Runtime::new()?.block_on(reconcile(&args))?;
     let mut out = stdout().lock();
     let Reconciled { planned, tally, failed, reasons } = done;

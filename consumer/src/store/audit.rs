@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{
     AttributeValue, ConditionCheck, DeleteRequest, KeysAndAttributes, TransactWriteItem, WriteRequest,
 };
-use shared::table::{ALL, CONTROL, INTENTS, Table};
+use shared::table::{ALL, CONTROL, INTENTS, PRODUCTS, Table};
 
 use super::codec::Item;
 use super::{Call, Store, StoreError};
@@ -42,6 +42,13 @@ impl Store {
         denied([self.may_get(&CONTROL).await, self.may_get(&INTENTS).await])
     }
 
+    /// As [`Store::refused_operations`], with the walks of a run that plans every product.
+    pub async fn refused_walks(&self) -> Result<Vec<Call>, StoreError> {
+        let mut refused = self.refused_operations().await?;
+        refused.extend(denied([self.may_scan(&PRODUCTS).await, self.may_scan(&INTENTS).await])?);
+        Ok(refused)
+    }
+
     async fn may_get(&self, table: &Table) -> Result<(), StoreError> {
         let call = self.call("GetItem", table);
         let request = self.client.get_item().table_name(&call.table).set_key(Some(nowhere(table)));
@@ -65,6 +72,11 @@ impl Store {
             .expression_attribute_values(":nowhere", AttributeValue::S(NOWHERE.to_owned()))
             .limit(1);
         answered(call, request.send().await)
+    }
+
+    async fn may_scan(&self, table: &Table) -> Result<(), StoreError> {
+        let call = self.call("Scan", table);
+        answered(call.clone(), self.client.scan().table_name(&call.table).limit(1).send().await)
     }
 
     async fn may_put(&self, table: &Table) -> Result<(), StoreError> {
