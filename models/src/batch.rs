@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use crate::shape::{Shape, Shapes};
+
 /// Lengths are rounded up to a multiple of this, so that few different shapes occur and
 /// the kernels' caches of prepared shapes stay warm.
 pub const LENGTH_STEP: usize = 8;
@@ -30,14 +32,14 @@ pub struct Budget {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch<T> {
     pub rows: Vec<T>,
-    /// Tokens of each row after padding.
-    pub length: usize,
+    /// With room for all of `rows`.
+    pub shape: Shape,
 }
 
 impl<T> Batch<T> {
     /// Tokens that go through the network, padding included.
     pub fn tokens(&self) -> usize {
-        self.rows.len() * self.length
+        self.shape.tokens()
     }
 }
 
@@ -51,24 +53,25 @@ struct Entry<T> {
 #[derive(Debug)]
 pub struct Waiting<T> {
     budget: Budget,
-    /// Group `i` holds the rows whose padded length is `(i + 1) * LENGTH_STEP`.
+    shapes: Shapes,
+    /// As `shapes` numbers them.
     groups: Vec<VecDeque<Entry<T>>>,
     tokens: usize,
 }
 
 impl<T> Waiting<T> {
-    pub fn new(budget: Budget) -> Self {
-        Self { budget, groups: Vec::new(), tokens: 0 }
+    pub fn new(budget: Budget, shapes: Shapes) -> Self {
+        Self { budget, shapes, groups: Vec::new(), tokens: 0 }
     }
 
     /// Adds a row of `length` tokens. Rows are to arrive in order of `now`.
     pub fn push(&mut self, row: T, length: usize, now: Instant) {
-        let group = padded(length) / LENGTH_STEP - 1;
+        let group = self.shapes.group(length);
         if group >= self.groups.len() {
             self.groups.resize_with(group + 1, VecDeque::new);
         }
         self.groups[group].push_back(Entry { row, since: now });
-        self.tokens += length_of(group);
+        self.tokens += self.shapes.length_of(group);
     }
 
     /// Tokens of all waiting rows, each padded to its own group's length only.
@@ -78,8 +81,7 @@ impl<T> Waiting<T> {
 
     /// True if rows of one length fill a batch, so that waiting would not better it.
     pub fn has_full_batch(&self) -> bool {
-        let is_full =
-            |(i, group): (usize, &VecDeque<_>)| !group.is_empty() && !self.has_room(group.len(), length_of(i));
+        let is_full = |(i, group): (usize, &VecDeque<_>)| group.len() >= self.shapes.rows_max(i, &self.budget);
         self.groups.iter().enumerate().any(is_full)
     }
 
@@ -88,12 +90,13 @@ impl<T> Waiting<T> {
     /// nothing is left.
     pub fn next(&mut self, now: Instant, wanted: impl Fn(&T) -> bool) -> Option<Batch<T>> {
         while let Some(longest) = self.first_group(now) {
-            let length = length_of(longest);
+            let length = self.shapes.length_of(longest);
+            let rows_max = self.shapes.rows_for(longest, self.groups[longest].len(), &self.budget);
             let mut rows = Vec::new();
-            let mut padding_left = self.budget.batch_tokens;
+            let mut padding_left = self.shapes.padding_max(&self.budget);
             for group in (0..=longest).rev() {
-                let padding = length - length_of(group);
-                while self.has_room(rows.len(), length) && padding <= padding_left {
+                let padding = length - self.shapes.length_of(group);
+                while rows.len() < rows_max && padding <= padding_left {
                     let Some(entry) = self.pop(group) else { break };
                     if wanted(&entry.row) {
                         padding_left -= padding;
@@ -102,7 +105,8 @@ impl<T> Waiting<T> {
                 }
             }
             if !rows.is_empty() {
-                return Some(Batch { rows, length });
+                let shape = self.shapes.of_batch(longest, rows.len());
+                return Some(Batch { rows, shape });
             }
         }
         None
@@ -119,16 +123,12 @@ impl<T> Waiting<T> {
         // long one starts last.
         (0..self.groups.len())
             .filter(|&i| !self.groups[i].is_empty())
-            .max_by_key(|&i| (self.groups[i].len() * length_of(i)).min(self.budget.tokens_max))
-    }
-
-    fn has_room(&self, rows: usize, length: usize) -> bool {
-        rows == 0 || (rows < self.budget.rows_max && (rows + 1) * length <= self.budget.tokens_max)
+            .max_by_key(|&i| self.shapes.fullness(i, self.groups[i].len(), &self.budget))
     }
 
     fn pop(&mut self, group: usize) -> Option<Entry<T>> {
         let entry = self.groups[group].pop_front()?;
-        self.tokens -= length_of(group);
+        self.tokens -= self.shapes.length_of(group);
         Some(entry)
     }
 }
@@ -136,10 +136,6 @@ impl<T> Waiting<T> {
 /// `length` rounded up to [`LENGTH_STEP`].
 pub fn padded(length: usize) -> usize {
     length.max(1).next_multiple_of(LENGTH_STEP)
-}
-
-fn length_of(group: usize) -> usize {
-    (group + 1) * LENGTH_STEP
 }
 
 #[cfg(test)]

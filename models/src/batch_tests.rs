@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::shape::Grid;
 
 const WAIT_MAX: Duration = Duration::from_millis(20);
 
@@ -15,17 +16,38 @@ fn budgets() -> impl Strategy<Value = Budget> {
     })
 }
 
+/// Grids that take rows of up to 130 tokens.
+fn grids() -> impl Strategy<Value = Grid> {
+    prop::collection::btree_set((1usize..20, 1usize..130), 0..8).prop_map(|shapes| {
+        let longest = Shape { rows: 3, length: 130 };
+        Grid::new(shapes.into_iter().map(|(rows, length)| Shape { rows, length }).chain([longest]))
+    })
+}
+
+fn shapes() -> impl Strategy<Value = Shapes> {
+    prop_oneof![Just(Shapes::Any), grids().prop_map(Shapes::Grid)]
+}
+
 fn lengths() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(0usize..130, 0..300)
 }
 
 /// Row `i` has `lengths[i]` tokens; all arrive at once.
 fn waiting(budget: Budget, lengths: &[usize], now: Instant) -> Waiting<usize> {
-    let mut waiting = Waiting::new(budget);
+    waiting_for(Shapes::Any, budget, lengths, now)
+}
+
+fn waiting_for(shapes: Shapes, budget: Budget, lengths: &[usize], now: Instant) -> Waiting<usize> {
+    let mut waiting = Waiting::new(budget, shapes);
     for (row, &length) in lengths.iter().enumerate() {
         waiting.push(row, length, now);
     }
     waiting
+}
+
+/// Of these rows, each padded to `length`, and no others.
+fn batch(rows: &[usize], length: usize) -> Batch<usize> {
+    Batch { rows: rows.to_vec(), shape: Shape { length, rows: rows.len() } }
 }
 
 fn all_batches(mut waiting: Waiting<usize>, now: Instant) -> Vec<Batch<usize>> {
@@ -34,10 +56,15 @@ fn all_batches(mut waiting: Waiting<usize>, now: Instant) -> Vec<Batch<usize>> {
 
 proptest! {
     #[test]
-    fn every_row_is_in_one_batch(lengths in lengths(), budget in budgets(), late in any::<bool>()) {
+    fn every_row_is_in_one_batch(
+        lengths in lengths(),
+        budget in budgets(),
+        shapes in shapes(),
+        late in any::<bool>(),
+    ) {
         let now = Instant::now();
         let at = if late { now + 2 * WAIT_MAX } else { now };
-        let batches = all_batches(waiting(budget, &lengths, now), at);
+        let batches = all_batches(waiting_for(shapes, budget, &lengths, now), at);
         let mut rows: Vec<usize> = batches.iter().flat_map(|b| b.rows.iter().copied()).collect();
         rows.sort_unstable();
         prop_assert_eq!(rows, (0..lengths.len()).collect::<Vec<_>>());
@@ -50,7 +77,34 @@ proptest! {
             prop_assert!(!batch.rows.is_empty() && batch.rows.len() <= budget.rows_max);
             prop_assert!(batch.rows.len() == 1 || batch.tokens() <= budget.tokens_max);
             let longest = batch.rows.iter().map(|&r| lengths[r]).max().unwrap_or_default();
-            prop_assert!(batch.length >= longest && batch.length < longest.max(1) + LENGTH_STEP);
+            prop_assert!(batch.shape.length >= longest && batch.shape.length < longest.max(1) + LENGTH_STEP);
+        }
+    }
+
+    /// Rows are left empty only where nothing waits that would fit, and in the smallest of the
+    /// shapes that hold the batch.
+    #[test]
+    fn batches_of_a_grid_are_of_its_shapes_and_as_full_as_can_be(
+        lengths in lengths(),
+        budget in budgets(),
+        grid in grids(),
+    ) {
+        let now = Instant::now();
+        let mut waiting = waiting_for(Shapes::Grid(grid.clone()), budget, &lengths, now);
+        let shapes: Vec<Shape> = grid.shapes().collect();
+        let mut left = lengths.clone();
+        while let Some(batch) = waiting.next(now, |_| true) {
+            prop_assert!(shapes.contains(&batch.shape), "{} is not of the grid", batch.shape);
+            prop_assert!(!batch.rows.is_empty() && batch.rows.len() <= batch.shape.rows);
+            for &row in &batch.rows {
+                prop_assert!(lengths[row] <= batch.shape.length);
+                left[row] = usize::MAX;
+            }
+            if batch.rows.len() < batch.shape.rows {
+                prop_assert!(!left.iter().any(|&length| length <= batch.shape.length), "a row that waits would fit");
+                let holds = |s: &&Shape| s.length == batch.shape.length && s.rows >= batch.rows.len();
+                prop_assert_eq!(shapes.iter().filter(holds).map(|s| s.rows).min(), Some(batch.shape.rows));
+            }
         }
     }
 
@@ -65,14 +119,19 @@ proptest! {
     }
 
     #[test]
-    fn the_count_of_waiting_tokens_is_right(lengths in lengths(), budget in budgets(), taken in 0usize..20) {
+    fn the_count_of_waiting_tokens_is_right(
+        lengths in lengths(),
+        budget in budgets(),
+        shapes in shapes(),
+        taken in 0usize..20,
+    ) {
         let now = Instant::now();
-        let mut waiting = waiting(budget, &lengths, now);
+        let mut waiting = waiting_for(shapes.clone(), budget, &lengths, now);
         let mut gone = HashSet::new();
         for _ in 0..taken {
             gone.extend(waiting.next(now, |row| row % 3 != 0).into_iter().flat_map(|batch| batch.rows));
         }
-        let counted: usize = waiting.groups.iter().enumerate().map(|(i, g)| g.len() * length_of(i)).sum();
+        let counted: usize = waiting.groups.iter().enumerate().map(|(i, g)| g.len() * shapes.length_of(i)).sum();
         prop_assert_eq!(waiting.tokens(), counted);
         prop_assert!(gone.iter().all(|row| row % 3 != 0), "a row that nobody wants was planned");
     }
@@ -85,9 +144,10 @@ proptest! {
         victim_length in 1usize..130,
         arrivals in prop::collection::vec(1usize..130, 1..60),
         budget in budgets(),
+        shapes in shapes(),
     ) {
         let start = Instant::now();
-        let mut waiting = waiting(budget, &lengths, start);
+        let mut waiting = waiting_for(shapes, budget, &lengths, start);
         let victim = lengths.len();
         waiting.push(victim, victim_length, start);
         let mut batches_after_limit = 0;
@@ -111,9 +171,9 @@ fn a_batch_mixes_callers_and_takes_the_oldest_of_its_length_first() {
     let budget = Budget { tokens_max: 32, rows_max: 9, batch_tokens: 0, wait_max: WAIT_MAX };
     let now = Instant::now();
     let mut waiting = waiting(budget, &[8, 8, 8, 8, 8], now);
-    assert_eq!(waiting.next(now, |_| true), Some(Batch { rows: vec![0, 1, 2, 3], length: 8 }));
+    assert_eq!(waiting.next(now, |_| true), Some(batch(&[0, 1, 2, 3], 8)));
     waiting.push(5, 7, now);
-    assert_eq!(waiting.next(now, |_| true), Some(Batch { rows: vec![4, 5], length: 8 }));
+    assert_eq!(waiting.next(now, |_| true), Some(batch(&[4, 5], 8)));
     assert_eq!(waiting.next(now, |_| true), None);
 }
 
@@ -122,12 +182,12 @@ fn the_fullest_batch_goes_first_until_a_row_has_waited_too_long() {
     let budget = Budget { tokens_max: 64, rows_max: 9, batch_tokens: 0, wait_max: WAIT_MAX };
     let start = Instant::now();
     let mut waiting = waiting(budget, &[40, 8, 8, 8, 8, 8, 8], start);
-    assert_eq!(waiting.next(start, |_| true).map(|batch| batch.length), Some(8));
+    assert_eq!(waiting.next(start, |_| true).map(|batch| batch.shape.length), Some(8));
     for row in 7..20 {
         waiting.push(row, 8, start);
     }
     let late = start + WAIT_MAX + Duration::from_millis(1);
-    assert_eq!(waiting.next(late, |_| true), Some(Batch { rows: vec![0], length: 40 }));
+    assert_eq!(waiting.next(late, |_| true), Some(batch(&[0], 40)));
 }
 
 #[test]
@@ -138,6 +198,21 @@ fn a_few_shorter_rows_join_where_a_batch_of_their_own_costs_more() {
         let mut waiting = waiting(budget, &[32, 32, 24, 24, 24, 8], now);
         waiting.next(now, |_| true).expect("rows wait")
     };
-    assert_eq!(joined(16), Batch { rows: vec![2, 3, 4, 5], length: 24 });
-    assert_eq!(joined(15), Batch { rows: vec![2, 3, 4], length: 24 });
+    assert_eq!(joined(16), batch(&[2, 3, 4, 5], 24));
+    assert_eq!(joined(15), batch(&[2, 3, 4], 24));
+}
+
+#[test]
+fn a_module_is_chosen_by_its_time_for_each_row() {
+    let grid = Grid::new([(1, 16), (16, 16), (4, 128)].map(|(rows, length)| Shape { rows, length }));
+    let budget = Budget { tokens_max: 1, rows_max: 1, batch_tokens: 280, wait_max: WAIT_MAX };
+    let now = Instant::now();
+    let shape = |lengths: &[usize]| {
+        let mut waiting = waiting_for(Shapes::Grid(grid.clone()), budget, lengths, now);
+        waiting.next(now, |_| true).map(|batch| batch.shape.to_string()).unwrap_or_default()
+    };
+    assert_eq!(shape(&[9]), "1x16");
+    assert_eq!(shape(&[9, 9]), "16x16", "two batches of one row take longer");
+    assert_eq!(shape(&[17]), "4x128");
+    assert_eq!(shape(&[16; 40]), "16x16");
 }

@@ -1,8 +1,9 @@
 //! libtorch: the only file that knows `tch`. Where the CPU has the instructions for it, the
-//! same weights run through [`crate::native`] instead.
+//! same weights run through [`crate::native`] instead; on a NeuronCore, modules of static
+//! shapes do.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
@@ -10,6 +11,7 @@ use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 use crate::encode::Encoded;
 #[cfg(target_arch = "x86_64")]
 use crate::native::{Avx512, Network, Precision, Weights};
+use crate::shape::{Grid, Shape, Shapes};
 
 /// In which type the linear layers multiply. Norms, softmax and residuals are fp32 in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,9 +91,11 @@ pub struct EngineError {
 
 impl From<TchError> for EngineError {
     fn from(error: TchError) -> Self {
-        // libtorch appends its C++ stack; the first line says what happened.
+        // libtorch appends its C++ stack to a first line that says what happened; of what a
+        // module raised, the line after the module's own stack does.
         let text = error.to_string();
-        Self { reason: text.lines().next().unwrap_or_default().to_owned() }
+        let raised = text.lines().find_map(|line| line.strip_prefix("RuntimeError: "));
+        Self { reason: raised.or(text.lines().next()).unwrap_or_default().to_owned() }
     }
 }
 
@@ -103,6 +107,8 @@ pub struct Engine {
 
 enum Backend {
     Module(CModule),
+    /// One module for each shape of a grid.
+    Static(Vec<(Shape, CModule)>),
     #[cfg(target_arch = "x86_64")]
     Native(Box<Network>),
 }
@@ -144,15 +150,41 @@ impl Engine {
         Ok(Self { backend: Backend::Module(module) })
     }
 
-    /// Scores rows padded to `length` tokens, which no row may exceed; answers in their
-    /// order. Both heads are answered; the caller knows which one it asked.
+    /// Loads compiled modules for each of `replicas` cores: the first shape for all of them
+    /// in order, then the next. The Neuron runtime places each module on the least used core,
+    /// so that core i holds every module of replica i, if there are as many replicas as
+    /// cores. To be called by one thread, after [`crate::neuron::open_op_library`].
+    pub fn load_static(modules: &[(Shape, PathBuf)], replicas: usize) -> Result<Vec<Self>, EngineError> {
+        let mut loaded: Vec<Vec<(Shape, CModule)>> = (0..replicas).map(|_| Vec::new()).collect();
+        for (shape, path) in modules {
+            for of_replica in &mut loaded {
+                of_replica.push((*shape, CModule::load_on_device(path, Device::Cpu)?));
+            }
+        }
+        Ok(loaded.into_iter().map(|modules| Self { backend: Backend::Static(modules) }).collect())
+    }
+
+    /// The shapes that [`Engine::forward`] takes.
+    pub fn shapes(&self) -> Shapes {
+        match &self.backend {
+            Backend::Static(modules) => Shapes::Grid(Grid::new(modules.iter().map(|&(shape, _)| shape))),
+            _ => Shapes::Any,
+        }
+    }
+
+    /// Scores rows padded to `shape`, which none of them may exceed; answers in their order.
+    /// Both heads are answered; the caller knows which one it asked.
     pub fn forward<'r>(
         &self,
         rows: impl ExactSizeIterator<Item = &'r Encoded>,
-        length: usize,
+        shape: Shape,
     ) -> Result<Vec<RowLogits>, EngineError> {
         match &self.backend {
-            Backend::Module(module) => forward(module, rows, length),
+            Backend::Module(module) => forward(module, rows, shape),
+            Backend::Static(modules) => match modules.iter().find(|(of_module, _)| *of_module == shape) {
+                Some((_, module)) => forward(module, rows, shape),
+                None => Err(EngineError { reason: format!("no module was compiled for batches of {shape}") }),
+            },
             #[cfg(target_arch = "x86_64")]
             Backend::Native(network) => network.forward(rows).map_err(|reason| EngineError { reason }),
         }
@@ -163,13 +195,16 @@ impl Engine {
 fn forward<'r>(
     module: &CModule,
     rows: impl ExactSizeIterator<Item = &'r Encoded>,
-    length: usize,
+    shape: Shape,
 ) -> Result<Vec<RowLogits>, EngineError> {
-    let count = rows.len();
+    let (count, length) = (rows.len(), shape.length);
     if count == 0 {
         return Ok(Vec::new());
     }
-    let cells = count * length;
+    if count > shape.rows {
+        return Err(EngineError { reason: format!("{count} rows are in a batch of {shape}") });
+    }
+    let cells = shape.tokens();
     let (mut ids, mut mask, mut types) = (vec![0i64; cells], vec![0i64; cells], vec![0i64; cells]);
     for (i, row) in rows.enumerate() {
         if row.ids.len() > length {
@@ -181,15 +216,15 @@ fn forward<'r>(
         mask[start..end].fill(1);
         types[start..end].copy_from_slice(&row.types);
     }
-    let shape = [count as i64, length as i64];
+    let sizes = [shape.rows as i64, length as i64];
     let input = |values: &[i64]| -> Result<IValue, TchError> {
-        Ok(IValue::Tensor(Tensor::f_of_slice(values)?.f_view(&shape[..])?))
+        Ok(IValue::Tensor(Tensor::f_of_slice(values)?.f_view(&sizes[..])?))
     };
     let inputs = [input(&ids)?, input(&mask)?, input(&types)?];
     let output = tch::no_grad(|| module.forward_is(&inputs))?;
     let (pair, intent) = <(Tensor, Tensor)>::try_from(output)?;
-    let rows = rows_of(&pair, count)?.into_iter().zip(rows_of(&intent, count)?);
-    Ok(rows.map(|(pair, intent)| RowLogits { pair, intent }).collect())
+    let rows = rows_of(&pair, shape.rows)?.into_iter().zip(rows_of(&intent, shape.rows)?);
+    Ok(rows.take(count).map(|(pair, intent)| RowLogits { pair, intent }).collect())
 }
 
 /// The module's network in packed form, if this CPU and the path have one, and the module is
@@ -250,10 +285,10 @@ mod tests {
     fn rows_of_different_length_share_a_batch() {
         let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
         let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids });
-        let logits = engine.forward(rows.iter(), 8).expect("the rows are scored");
+        let logits = engine.forward(rows.iter(), Shape { rows: 2, length: 8 }).expect("the rows are scored");
         let summed = |sum: f32| RowLogits { pair: [sum, sum.ln()], intent: [sum, 0.0, 0.0, 0.0] };
         assert_eq!(logits, [summed(6.0), summed(5.0)]);
-        assert_eq!(engine.forward([].iter(), 8), Ok(Vec::new()));
+        assert_eq!(engine.forward([].iter(), Shape { rows: 0, length: 8 }), Ok(Vec::new()));
     }
 
     #[test]

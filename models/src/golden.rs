@@ -5,6 +5,7 @@ use serde::Deserialize;
 use crate::TextPair;
 use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::engine::{Engine, EngineError};
+use crate::shape::{Shape, Shapes};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Goldens {
@@ -45,14 +46,16 @@ pub enum GoldenError {
     #[error("golden case {case:?}, row {row}: this build gives other token ids or types than the export's")]
     Tokens { case: String, row: usize },
     #[error(
-        "golden case {case:?}, row {row}: logits are {found:?}, the export gave {expected:?} \
-         (tolerance {tolerance}); this CPU, libtorch or numeric path does not compute this model"
+        "golden case {case:?}, row {row}: logits are {found:?} in a batch of {shape}, the export gave {expected:?} \
+         (tolerance {tolerance}); this device, libtorch or numeric path does not compute this model"
     )]
-    Logits { case: String, row: usize, expected: Vec<f32>, found: Vec<f32>, tolerance: f32 },
+    Logits { case: String, row: usize, shape: Shape, expected: Vec<f32>, found: Vec<f32>, tolerance: f32 },
     #[error("golden case {case:?} cannot be tokenised")]
     Encode { case: String, source: EncodeError },
-    #[error("golden case {case:?} cannot be scored")]
-    Engine { case: String, source: EngineError },
+    #[error("golden case {case:?} cannot be scored in a batch of {shape}")]
+    Engine { case: String, shape: Shape, source: EngineError },
+    #[error("no golden row fits in a batch of {shape}, so nothing vouches for its module")]
+    NoRow { shape: Shape },
 }
 
 impl Goldens {
@@ -122,22 +125,47 @@ pub(crate) struct EncodedCase {
     logits: Vec<Vec<f32>>,
 }
 
-/// Scores every case on `engine`; each logit must be within `tolerance` of the export's.
+/// Scores every case on `engine`; each logit must be within `tolerance` of the export's. An
+/// engine of static shapes scores the rows that fit at each of them.
 pub(crate) fn check(cases: &[EncodedCase], engine: &Engine, tolerance: f32) -> Result<(), GoldenError> {
-    for case in cases {
-        let logits = engine
-            .forward(case.rows.iter(), case.length)
-            .map_err(|source| GoldenError::Engine { case: case.name.clone(), source })?;
-        let found: Vec<&[f32]> = match case.kind {
-            Kind::Pairs => logits.iter().map(|row| &row.pair[..]).collect(),
-            Kind::Queries => logits.iter().map(|row| &row.intent[..]).collect(),
-        };
-        // Written so that a NaN fails.
-        let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(x, y)| (x - y).abs() <= tolerance);
-        if let Some(row) = (0..found.len()).find(|&row| !close(found[row], &case.logits[row])) {
-            let (expected, found) = (case.logits[row].clone(), found[row].to_vec());
-            return Err(GoldenError::Logits { case: case.name.clone(), row, expected, found, tolerance });
+    let Shapes::Grid(grid) = engine.shapes() else {
+        return cases.iter().try_for_each(|case| {
+            let shape = Shape { rows: case.rows.len(), length: case.length };
+            case.check(&(0..case.rows.len()).collect::<Vec<_>>(), engine, shape, tolerance)
+        });
+    };
+    for shape in grid.shapes() {
+        let mut has_row = false;
+        for case in cases {
+            let fits: Vec<usize> = (0..case.rows.len()).filter(|&i| case.rows[i].ids.len() <= shape.length).collect();
+            has_row |= !fits.is_empty();
+            fits.chunks(shape.rows).try_for_each(|part| case.check(part, engine, shape, tolerance))?;
+        }
+        if !has_row {
+            return Err(GoldenError::NoRow { shape });
         }
     }
     Ok(())
+}
+
+impl EncodedCase {
+    /// Scores some of the case's rows as one batch.
+    fn check(&self, rows: &[usize], engine: &Engine, shape: Shape, tolerance: f32) -> Result<(), GoldenError> {
+        let logits = engine
+            .forward(rows.iter().map(|&row| &self.rows[row]), shape)
+            .map_err(|source| GoldenError::Engine { case: self.name.clone(), shape, source })?;
+        for (&row, logits) in rows.iter().zip(&logits) {
+            let found = match self.kind {
+                Kind::Pairs => &logits.pair[..],
+                Kind::Queries => &logits.intent[..],
+            };
+            let expected = &self.logits[row];
+            // Written so that a NaN fails.
+            if !found.iter().zip(expected).all(|(x, y)| (x - y).abs() <= tolerance) {
+                let (case, expected, found) = (self.name.clone(), expected.clone(), found.to_vec());
+                return Err(GoldenError::Logits { case, row, shape, expected, found, tolerance });
+            }
+        }
+        Ok(())
+    }
 }

@@ -13,12 +13,15 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::batch::{Batch, Budget, Waiting, padded};
+use crate::batch::{Batch, Budget, Waiting};
 use crate::encode::Encoded;
 use crate::engine::{EngineError, RowLogits};
+use crate::shape::Shapes;
 
 /// Weight of the newest batch in the running mean of a replica's speed.
 const NEWEST_WEIGHT: f64 = 0.1;
+/// How often a call that waits looks whether a device hangs.
+const LOOKS: u32 = 10;
 
 /// How a lane plans, and how much it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,8 @@ pub struct LaneOptions {
     pub rows_max: usize,
     /// Threads that take batches.
     pub replicas: usize,
+    /// A batch that takes longer never ends: the device hangs.
+    pub run_time_max: Duration,
 }
 
 /// A place for a batch that is planned before its replica is free.
@@ -41,6 +46,8 @@ pub enum RunError {
     Stopped,
     #[error("a replica ended in the middle of a batch")]
     Lost,
+    #[error("a batch has not ended in {time_max:?}; the device hangs")]
+    Hung { time_max: Duration },
     #[error("what waits already takes longer than the deadline leaves; try again in {retry_after:?}")]
     Overloaded { retry_after: Duration },
     #[error(transparent)]
@@ -72,6 +79,7 @@ impl Row {
 
 pub struct Lane {
     options: LaneOptions,
+    shapes: Shapes,
     state: Mutex<State>,
     ended: Condvar,
     room: Arc<Semaphore>,
@@ -84,6 +92,8 @@ struct State {
     /// Replicas that run a batch and have none prefetched.
     busy: VecDeque<oneshot::Sender<Batch<Row>>>,
     running_tokens: usize,
+    /// When each batch began that has not ended.
+    running: Vec<Instant>,
     /// Of one replica; none before its first batch.
     tokens_per_second: Option<f64>,
     replicas_ended: usize,
@@ -91,18 +101,19 @@ struct State {
 }
 
 impl Lane {
-    pub fn new(options: LaneOptions) -> Arc<Self> {
+    pub fn new(options: LaneOptions, shapes: Shapes) -> Arc<Self> {
         let state = State {
-            waiting: Waiting::new(options.budget),
+            waiting: Waiting::new(options.budget, shapes.clone()),
             idle: Vec::new(),
             busy: VecDeque::new(),
             running_tokens: 0,
+            running: Vec::new(),
             tokens_per_second: None,
             replicas_ended: 0,
             is_closed: false,
         };
         let room = Arc::new(Semaphore::new(options.rows_max));
-        Arc::new(Self { options, state: Mutex::new(state), ended: Condvar::new(), room })
+        Arc::new(Self { options, shapes, state: Mutex::new(state), ended: Condvar::new(), room })
     }
 
     pub fn options(&self) -> &LaneOptions {
@@ -147,6 +158,20 @@ impl Lane {
         }
     }
 
+    /// A replica begins to run a batch; to be told of its end by what this gives.
+    pub fn begin(&self) -> Instant {
+        let now = Instant::now();
+        self.lock().running.push(now);
+        now
+    }
+
+    pub fn end(&self, began: Instant) {
+        let mut state = self.lock();
+        if let Some(i) = state.running.iter().position(|&other| other == began) {
+            state.running.swap_remove(i);
+        }
+    }
+
     /// A batch of so many tokens left its replica after `took`.
     pub fn finished(&self, tokens: usize, took: Duration) {
         let mut state = self.lock();
@@ -182,7 +207,12 @@ impl Lane {
         state.is_closed = true;
         state.idle.clear();
         state.busy.clear();
-        state.waiting = Waiting::new(self.options.budget);
+        state.waiting = Waiting::new(self.options.budget, self.shapes.clone());
+    }
+
+    /// Whether some replica's batch has run for longer than any batch does.
+    fn hangs(&self) -> bool {
+        self.lock().running.iter().any(|began| began.elapsed() > self.options.run_time_max)
     }
 
     /// How much longer than `time_left` the answer to `own_tokens` more would take.
@@ -197,6 +227,23 @@ impl Lane {
         let cost = (ahead + own_tokens) as f64 * (1.0 + batch_tokens as f64 / tokens_max as f64);
         let takes = Duration::from_secs_f64(cost / (speed * self.options.replicas as f64));
         takes.checked_sub(time_left).filter(|excess| !excess.is_zero())
+    }
+
+    /// The next answer to a call.
+    async fn answer(&self, answers: &mut UnboundedReceiver<Answer>) -> Result<Answer, RunError> {
+        let time_max = self.options.run_time_max;
+        loop {
+            match tokio::time::timeout(time_max / LOOKS, answers.recv()).await {
+                Ok(answer) => return answer.ok_or(RunError::Lost),
+                Err(_elapsed) if self.hangs() => return Err(RunError::Hung { time_max }),
+                Err(_elapsed) => {}
+            }
+        }
+    }
+
+    /// Tokens of these rows, each padded to its own group's length.
+    fn tokens_of(&self, rows: &[Encoded]) -> usize {
+        rows.iter().map(|row| self.shapes.length_of(self.shapes.group(row.ids.len()))).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -264,7 +311,7 @@ impl Call {
             Ok(room) => self.push(rows, room, time_left),
             Err(tokio::sync::TryAcquireError::Closed) => Err(RunError::Stopped),
             Err(tokio::sync::TryAcquireError::NoPermits) => {
-                let own_tokens = tokens_of(&rows);
+                let own_tokens = self.lane.tokens_of(&rows);
                 let state = self.lane.lock();
                 let retry_after = self.lane.excess(&state, own_tokens, Duration::ZERO).unwrap_or_default();
                 Err(RunError::Overloaded { retry_after })
@@ -283,7 +330,7 @@ impl Call {
             return Err(RunError::Stopped);
         }
         if let Some(time_left) = time_left
-            && let Some(retry_after) = self.lane.excess(&state, tokens_of(&rows), time_left)
+            && let Some(retry_after) = self.lane.excess(&state, self.lane.tokens_of(&rows), time_left)
         {
             return Err(RunError::Overloaded { retry_after });
         }
@@ -301,21 +348,16 @@ impl Call {
 
     /// The logits of all rows, in the order in which they entered.
     pub async fn answers(self) -> Result<Vec<RowLogits>, RunError> {
-        let Self { entered, sender, mut answers, .. } = self;
+        let Self { lane, entered, sender, mut answers, .. } = self;
         // From here on the channel ends when no row is left to be answered.
         drop(sender);
         let mut logits = vec![RowLogits::default(); entered];
         for _ in 0..entered {
-            let (index, answer) = answers.recv().await.ok_or(RunError::Lost)?;
+            let (index, answer) = lane.answer(&mut answers).await?;
             logits[index] = answer?;
         }
         Ok(logits)
     }
-}
-
-/// Tokens of these rows, each padded to its own group's length.
-fn tokens_of(rows: &[Encoded]) -> usize {
-    rows.iter().map(|row| padded(row.ids.len())).sum()
 }
 
 #[cfg(test)]

@@ -4,19 +4,19 @@ use tokio::task::block_in_place;
 
 use super::*;
 use crate::engine::{Engine, Numeric, SUMMING_MODULE};
-use crate::replica::{Model, Replicas};
+use crate::replica::{Checks, Replicas};
 
 const BUDGET: Budget = Budget { tokens_max: 64, rows_max: 100, batch_tokens: 0, wait_max: Duration::from_secs(3600) };
 
 fn options(replicas: usize) -> LaneOptions {
-    LaneOptions { budget: BUDGET, rows_max: 64, replicas }
+    LaneOptions { budget: BUDGET, rows_max: 64, replicas, run_time_max: Duration::from_secs(3600) }
 }
 
 /// Replicas of the module that sums the ids of each row.
 fn replicas(count: usize, options: LaneOptions) -> Replicas {
     let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
-    let model = Arc::new(Model { engine: Arc::new(engine), goldens: Vec::new(), tolerance: 1.0 });
-    Replicas::start(&model, LaneOptions { replicas: count, ..options }, false).expect("the replicas start")
+    let checks = Arc::new(Checks { goldens: Vec::new(), tolerance: 1.0 });
+    Replicas::start(vec![Arc::new(engine); count], &checks, options, false).expect("the replicas start")
 }
 
 fn row(id: i64, length: usize) -> Encoded {
@@ -57,7 +57,7 @@ async fn rows_come_back_in_their_order_though_the_lane_is_smaller_than_the_call(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_different_callers_share_a_batch() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let (mut one, mut other) = (lane.call(None), lane.call(None));
     one.enter(vec![row(1, 8), row(2, 8)]).await.expect("there is room");
     other.enter(vec![row(3, 8)]).await.expect("there is room");
@@ -71,7 +71,7 @@ async fn rows_of_different_callers_share_a_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_whose_caller_left_are_not_scored() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let (mut leaves, mut stays) = (lane.call(None), lane.call(None));
     leaves.enter((0..20).map(|_| row(1, 8)).collect()).await.expect("there is room");
     stays.enter(vec![row(2, 8)]).await.expect("there is room");
@@ -85,7 +85,7 @@ async fn rows_whose_caller_left_are_not_scored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     let running = next(&lane).expect("a row waits");
@@ -102,7 +102,7 @@ async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_replica_goes_before_a_busy_one() {
-    let lane = Lane::new(options(2));
+    let lane = Lane::new(options(2), Shapes::Any);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     let running = next(&lane).expect("a row waits");
@@ -124,7 +124,7 @@ async fn an_idle_replica_goes_before_a_busy_one() {
 /// At a measured 1,000 tokens a second, 40 tokens ahead and 8 of its own take 48 ms.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_cannot_be_kept_is_refused_with_the_time_to_wait() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let mut first = lane.call(None);
     first.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -141,7 +141,7 @@ async fn a_deadline_that_cannot_be_kept_is_refused_with_the_time_to_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_lane_tries_whatever_the_deadline() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let mut slow = lane.call(None);
     slow.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -152,7 +152,7 @@ async fn an_idle_lane_tries_whatever_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_lane_refuses_calls_with_a_deadline_and_holds_up_others() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let mut filling = lane.call(None);
     filling.enter((0..64).map(|_| row(1, 8)).collect()).await.expect("there is room");
     let refused = lane.call(soon(Duration::from_secs(60))).enter(vec![row(2, 8)]).await;
@@ -181,7 +181,7 @@ async fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Out
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_does_not_fit_fails_its_batch_alone() {
-    let lane = Lane::new(options(1));
+    let lane = Lane::new(options(1), Shapes::Any);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -193,7 +193,7 @@ async fn a_row_that_does_not_fit_fails_its_batch_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_replicas_callers_hear_of_it() {
-    let lane = Lane::new(options(2));
+    let lane = Lane::new(options(2), Shapes::Any);
     let mut waits = lane.call(None);
     waits.enter(vec![row(1, 8)]).await.expect("there is room");
     let in_hand = next(&lane).expect("a row waits");
@@ -217,4 +217,18 @@ async fn replicas_end_with_their_handle() {
     drop(replicas);
     assert_eq!(lane.lock().replicas_ended, 2);
     assert_eq!(summed(&lane, vec![row(4, 3)]).await, Err(RunError::Stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_never_ends_is_a_device_that_hangs() {
+    let time_max = Duration::from_millis(20);
+    let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Any);
+    let mut call = lane.call(None);
+    call.enter(vec![row(1, 8)]).await.expect("there is room");
+    let batch = next(&lane).expect("a row waits");
+    let ended = lane.begin();
+    lane.begin();
+    lane.end(ended);
+    assert_eq!(call.answers().await, Err(RunError::Hung { time_max }));
+    drop(batch);
 }

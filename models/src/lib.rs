@@ -15,8 +15,10 @@ pub mod manifest;
 pub mod mark;
 #[cfg(target_arch = "x86_64")]
 mod native;
+pub mod neuron;
 mod replica;
 pub mod scorer;
+pub mod shape;
 mod tokenise;
 
 pub use engine::Numeric;

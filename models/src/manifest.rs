@@ -1,6 +1,6 @@
 //! The artifact on disk: a folder of files and the manifest that vouches for them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -12,6 +12,7 @@ use shared::{Intent, ModelId, TEXT_VERSION};
 
 use crate::golden::Goldens;
 use crate::mark::MARKS;
+use crate::shape::Shape;
 
 /// The only manifest schema this build reads.
 pub const SCHEMA_VERSION: u32 = 2;
@@ -49,8 +50,43 @@ pub struct Manifest {
     pub temperature: f32,
     pub thresholds: Thresholds,
     pub golden_tolerance: Tolerance,
+    /// In place of [`MODULE_FILE`], modules that take one shape each.
+    #[serde(rename = "static")]
+    pub compiled: Option<Compiled>,
     /// By name, without folders.
     pub files: BTreeMap<String, FileEntry>,
+}
+
+/// Modules of static shapes, as `training/compile_neuron.py` writes them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Compiled {
+    pub device: Target,
+    pub buckets: Vec<Bucket>,
+}
+
+/// What modules were compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Target {
+    /// Traced only; libtorch runs them as any other.
+    Cpu,
+    Neuron,
+}
+
+/// The module of one shape.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Bucket {
+    /// Rows.
+    pub batch: usize,
+    /// Tokens of each row.
+    pub length: usize,
+    pub file: String,
+}
+
+impl Bucket {
+    pub fn shape(&self) -> Shape {
+        Shape { rows: self.batch, length: self.length }
+    }
 }
 
 /// Which label each logit stands for.
@@ -85,11 +121,10 @@ pub struct FileEntry {
 
 /// An artifact whose files are the ones that its manifest names. Small files are held in
 /// memory, so that what was hashed is what is used; the module is not, because its weights
-/// would be held twice: whoever loads it calls [`Artifact::verify_module`] afterwards.
+/// would be held twice: whoever loads it calls [`Artifact::verify_modules`] afterwards.
 pub struct Artifact {
     pub manifest: Manifest,
-    /// Path of the TorchScript file.
-    pub module: PathBuf,
+    folder: PathBuf,
     pub tokenizer: Vec<u8>,
     pub goldens: Goldens,
 }
@@ -139,9 +174,9 @@ impl Artifact {
         let mut problems = manifest.problems();
         let mut contents = BTreeMap::new();
         for (name, entry) in &manifest.files {
-            let checked = match name.as_str() {
-                MODULE_FILE => verify(folder, name, entry).map(|()| Vec::new()),
-                _ => read_verified(folder, name, entry),
+            let checked = match manifest.is_module(name) {
+                true => verify(folder, name, entry).map(|()| Vec::new()),
+                false => read_verified(folder, name, entry),
             };
             match checked {
                 Ok(bytes) => {
@@ -158,23 +193,31 @@ impl Artifact {
             }
             other => other.and_then(Result::ok),
         };
-        let files = (contents.remove(MODULE_FILE), contents.remove(TOKENIZER_FILE), goldens);
-        match files {
-            (Some(_), Some(tokenizer), Some(goldens)) if problems.is_empty() => {
-                Ok(Self { manifest, module: folder.join(MODULE_FILE), tokenizer, goldens })
+        match (contents.remove(TOKENIZER_FILE), goldens) {
+            (Some(tokenizer), Some(goldens)) if problems.is_empty() => {
+                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens })
             }
             _ => Err(refused(problems)),
         }
     }
 
-    /// Hashes the module once more: a file that is the same before and after it was loaded
+    /// Path of the one TorchScript file of an artifact that is not compiled.
+    pub fn module(&self) -> PathBuf {
+        self.folder.join(MODULE_FILE)
+    }
+
+    /// Paths of compiled modules, in the order of the manifest.
+    pub fn modules(&self, compiled: &Compiled) -> Vec<(Shape, PathBuf)> {
+        compiled.buckets.iter().map(|bucket| (bucket.shape(), self.folder.join(&bucket.file))).collect()
+    }
+
+    /// Hashes the modules once more: a file that is the same before and after it was loaded
     /// is the one that was loaded.
-    pub fn verify_module(&self) -> Result<(), Refused> {
-        let folder = self.module.parent().unwrap_or(Path::new(""));
-        match self.manifest.files.get(MODULE_FILE).map(|entry| verify(folder, MODULE_FILE, entry)) {
-            Some(Err(problem)) => Err(Refused { folder: folder.to_owned(), problems: vec![problem] }),
-            _ => Ok(()),
-        }
+    pub fn verify_modules(&self) -> Result<(), Refused> {
+        let modules = self.manifest.files.iter().filter(|(name, _)| self.manifest.is_module(name));
+        let problems: Vec<Problem> =
+            modules.filter_map(|(name, entry)| verify(&self.folder, name, entry).err()).collect();
+        if problems.is_empty() { Ok(()) } else { Err(Refused { folder: self.folder.clone(), problems }) }
     }
 }
 
@@ -192,6 +235,13 @@ impl Manifest {
             return Err(Problem::SchemaVersion { found: schema_version });
         }
         parse(MANIFEST_FILE, &bytes)
+    }
+
+    fn is_module(&self, file: &str) -> bool {
+        match &self.compiled {
+            Some(compiled) => compiled.buckets.iter().any(|bucket| bucket.file == file),
+            None => file == MODULE_FILE,
+        }
     }
 
     fn problems(&self) -> Vec<Problem> {
@@ -217,11 +267,39 @@ impl Manifest {
         let Tolerance { fp32, bf16, int8 } = self.golden_tolerance;
         let all_positive = positive(fp32) && positive(bf16) && int8.is_none_or(positive);
         field(!all_positive, "golden_tolerance", "must be above 0".to_owned());
-        for name in [MODULE_FILE, TOKENIZER_FILE, GOLDENS_FILE] {
+        let modules = match &self.compiled {
+            Some(compiled) => compiled.buckets.iter().map(|bucket| bucket.file.as_str()).collect(),
+            None => vec![MODULE_FILE],
+        };
+        for name in modules.into_iter().chain([TOKENIZER_FILE, GOLDENS_FILE]) {
             field(!self.files.contains_key(name), "files", format!("{name} is missing"));
+        }
+        for reason in self.compiled.iter().flat_map(|compiled| compiled.problems(self.pair_tokens_max)) {
+            field(true, "static.buckets", reason);
         }
         if self.text_version != TEXT_VERSION {
             problems.push(Problem::TextVersion { found: self.text_version });
+        }
+        problems
+    }
+}
+
+impl Compiled {
+    fn problems(&self, pair_tokens_max: usize) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut shapes = BTreeSet::new();
+        for bucket in &self.buckets {
+            let shape = bucket.shape();
+            if bucket.batch == 0 || !(TOKENS_MIN..=TOKENS_MAX).contains(&bucket.length) {
+                problems.push(format!("{shape} has no rows, or not between {TOKENS_MIN} and {TOKENS_MAX} tokens"));
+            }
+            if !shapes.insert(shape) {
+                problems.push(format!("{shape} is there twice"));
+            }
+        }
+        let longest = self.buckets.iter().map(|bucket| bucket.length).max().unwrap_or_default();
+        if longest < pair_tokens_max {
+            problems.push(format!("the longest is {longest}, and pairs have up to {pair_tokens_max} tokens"));
         }
         problems
     }

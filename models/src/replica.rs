@@ -1,23 +1,23 @@
 //! Replicas: OS threads that run a lane's batches, each for life. On CPU they share one
-//! module, and with it the weights: N replicas need the memory of one.
+//! module, and with it the weights: N replicas need the memory of one. On a NeuronCore each
+//! has its own.
 
-use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::batch::Batch;
-use crate::engine::{self, Engine, EngineError};
+use crate::engine::{self, Engine};
 use crate::golden::{self, EncodedCase, GoldenError};
 use crate::lane::{Lane, LaneOptions, Row};
+use crate::shape::Shapes;
 
 /// Added to the niceness of a yielding replica's thread: beside a thread of niceness 0 on
 /// one core, Linux gives it 1.5% of the time, so it moves on but holds nobody up.
 const NICENESS: i32 = 19;
 
-/// What the replicas of one model are started from.
-pub struct Model {
-    pub engine: Arc<Engine>,
+/// What a replica must reproduce before it serves.
+pub struct Checks {
     pub goldens: Vec<EncodedCase>,
     pub tolerance: f32,
 }
@@ -25,26 +25,12 @@ pub struct Model {
 /// Why a replica is not serving.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("the module cannot be loaded")]
-    Load { source: EngineError },
     #[error("replica {replica} does not reproduce the golden outputs")]
     Golden { replica: usize, source: GoldenError },
     #[error("replica {replica} has no thread")]
     Thread { replica: usize, source: std::io::Error },
     #[error("replica {replica} ended while it was loading")]
     Lost { replica: usize },
-}
-
-impl Model {
-    pub fn load(
-        module: &Path,
-        numeric: engine::Numeric,
-        goldens: Vec<EncodedCase>,
-        tolerance: f32,
-    ) -> Result<Self, StartError> {
-        let engine = Engine::load(module, numeric).map_err(|source| StartError::Load { source })?;
-        Ok(Self { engine: Arc::new(engine), goldens, tolerance })
-    }
 }
 
 /// Longest wait for the batches in hand at the end: some batches' time. A device that hangs
@@ -72,19 +58,25 @@ impl Drop for Replicas {
 }
 
 impl Replicas {
-    /// Starts the lane's threads one after the other, and returns when each has reproduced
-    /// the goldens. With `yields`, they leave the CPU to whoever else wants it.
-    pub fn start(model: &Arc<Model>, options: LaneOptions, yields: bool) -> Result<Self, StartError> {
-        let options = LaneOptions { replicas: options.replicas.max(1), ..options };
-        let mut replicas = Self { lane: Lane::new(options), threads: Vec::new() };
-        for replica in 0..options.replicas {
+    /// Starts a thread for each of `engines` one after the other, and returns when each has
+    /// reproduced the goldens. With `yields`, they leave the CPU to whoever else wants it.
+    pub fn start(
+        engines: Vec<Arc<Engine>>,
+        checks: &Arc<Checks>,
+        options: LaneOptions,
+        yields: bool,
+    ) -> Result<Self, StartError> {
+        let shapes = engines.first().map_or(Shapes::Any, |engine| engine.shapes());
+        let options = LaneOptions { replicas: engines.len(), ..options };
+        let mut replicas = Self { lane: Lane::new(options, shapes), threads: Vec::new() };
+        for (replica, engine) in engines.into_iter().enumerate() {
             let (ready, is_ready) = mpsc::sync_channel(1);
-            let (model, lane) = (Arc::clone(model), Arc::clone(&replicas.lane));
+            let (checks, lane) = (Arc::clone(checks), Arc::clone(&replicas.lane));
             let thread = thread::Builder::new()
                 .name(format!("replica-{replica}"))
                 .spawn(move || {
                     engine::use_one_thread();
-                    let checked = golden::check(&model.goldens, &model.engine, model.tolerance);
+                    let checked = golden::check(&checks.goldens, &engine, checks.tolerance);
                     let is_good = checked.is_ok();
                     // The starter waits for this answer, so it takes it.
                     let _ = ready.send(checked.map_err(|source| StartError::Golden { replica, source }));
@@ -92,7 +84,7 @@ impl Replicas {
                         if yields {
                             give_way();
                         }
-                        serve(&model.engine, &lane);
+                        serve(&engine, &lane);
                     }
                 })
                 .map_err(|source| StartError::Thread { replica, source })?;
@@ -121,9 +113,10 @@ fn serve(engine: &Engine, lane: &Arc<Lane>) {
 
 fn run(engine: &Engine, lane: &Lane, batch: Batch<Row>) {
     let tokens = batch.tokens();
-    let started = Instant::now();
-    let answer = engine.forward(batch.rows.iter().map(|row| &row.encoded), batch.length);
-    lane.finished(tokens, started.elapsed());
+    let began = lane.begin();
+    let answer = engine.forward(batch.rows.iter().map(|row| &row.encoded), batch.shape);
+    lane.end(began);
+    lane.finished(tokens, began.elapsed());
     match answer {
         Ok(logits) => batch.rows.into_iter().zip(logits).for_each(|(row, logits)| row.answer(Ok(logits))),
         Err(error) => batch.rows.into_iter().for_each(|row| row.answer(Err(error.clone()))),

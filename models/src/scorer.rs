@@ -5,17 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
+use std::vec;
 
 use shared::{Intent, ModelId, Stage, Verdict};
 
 use crate::batch::Budget;
 use crate::encode::{EncodeError, Encoded, Encoder};
-use crate::engine::{Numeric, RowLogits};
+use crate::engine::{Engine, EngineError, Numeric, RowLogits};
 use crate::golden::GoldenError;
 use crate::lane::{LaneOptions, RunError};
 use crate::malloc;
-use crate::manifest::{Artifact, Manifest, Refused, Thresholds};
-use crate::replica::{Model, Replicas, StartError};
+use crate::manifest::{Artifact, Compiled, Manifest, Refused, Target, Thresholds};
+use crate::neuron::{self, OpLibraryError};
+use crate::replica::{Checks, Replicas, StartError};
 use crate::tokenise::{TokeniseError, Tokenisers};
 
 /// Throughput first. Of 512, 1,024, 2,048 and 4,096 tokens this was the fastest for a core
@@ -27,6 +29,13 @@ const BULK_ROWS_MAX: usize = 8_192;
 /// Latency first: a query that comes while a batch runs waits for it, so batches are short.
 const ONLINE: Budget = Budget { tokens_max: 32, rows_max: 4, batch_tokens: 8, wait_max: Duration::from_millis(2) };
 const ONLINE_ROWS_MAX: usize = 2_048;
+/// What a batch costs a NeuronCore beside its tokens, in tokens. From the public figures of
+/// BERT-base at length 128 on inf1 (Neuron's performance page): 7.9 ms for 1 row, and 6 rows
+/// on each of 4 cores at 1,181 rows/s, which is 20.3 ms; so 5.4 ms and 19.4 us a token.
+pub const NEURON_BATCH_TOKENS: usize = 280;
+/// Twice as long as the Neuron runtime waits for a core before it gives up by itself; the
+/// slowest CPU takes seconds.
+const RUN_TIME_MAX: Duration = Duration::from_secs(60);
 /// Rows of one call that are tokenised together, while those before them are scored.
 const TOKENISED_ROWS: usize = 512;
 
@@ -90,6 +99,17 @@ pub enum LoadError {
     Golden(#[from] GoldenError),
     #[error("manifest.json: golden_tolerance.int8 is not stated, so int8 is off for this artifact; use --numeric auto")]
     NoInt8,
+    #[error("the modules are compiled for {compiled}, so --numeric {asked} cannot be had; use --numeric auto")]
+    Compiled { compiled: Numeric, asked: Numeric },
+    #[error(transparent)]
+    OpLibrary(#[from] OpLibraryError),
+    #[error(
+        "{replicas} replicas on {visible} visible NeuronCores: each core takes one; set --replicas (for serve together \
+         with --online-replicas) or NEURON_RT_VISIBLE_CORES so that they are as many"
+    )]
+    Cores { replicas: usize, visible: usize },
+    #[error("the module cannot be loaded")]
+    Engine(#[from] EngineError),
     #[error("there is no thread to tokenise on")]
     Thread(#[source] std::io::Error),
     #[error("a replica did not start")]
@@ -137,7 +157,7 @@ impl From<RunError> for ScoreError {
         match error {
             RunError::Stopped => Self::Stopped,
             RunError::Overloaded { retry_after } => Self::Overloaded { retry_after },
-            RunError::Lost | RunError::Engine(_) => Self::Device { reason: error.to_string() },
+            RunError::Lost | RunError::Hung { .. } | RunError::Engine(_) => Self::Device { reason: error.to_string() },
         }
     }
 }
@@ -167,15 +187,17 @@ impl Scorer {
     /// files matched the manifest and every replica reproduced the golden outputs. Blocks
     /// for a second or more.
     pub fn start(folder: &Path, options: ScorerOptions) -> Result<Self, LoadError> {
-        Loaded::open(folder, options.numeric)?.lane(BULK, BULK_ROWS_MAX, options.replicas, false)
+        let replicas = options.replicas.max(1);
+        Loaded::open(folder, options.numeric, replicas)?.lane(BULK, BULK_ROWS_MAX, replicas, false)
     }
 
     /// As [`Scorer::start`], with two lanes: `options` speak of the bulk one, which yields to
     /// the other on CPU.
     pub fn start_lanes(folder: &Path, online_replicas: usize, options: ScorerOptions) -> Result<Lanes, LoadError> {
-        let loaded = Loaded::open(folder, options.numeric)?;
-        let online = loaded.lane(ONLINE, ONLINE_ROWS_MAX, online_replicas, false)?;
-        let bulk = loaded.lane(BULK, BULK_ROWS_MAX, options.replicas, true)?;
+        let (online, bulk) = (online_replicas.max(1), options.replicas.max(1));
+        let mut loaded = Loaded::open(folder, options.numeric, online + bulk)?;
+        let online = loaded.lane(ONLINE, ONLINE_ROWS_MAX, online, false)?;
+        let bulk = loaded.lane(BULK, BULK_ROWS_MAX, bulk, true)?;
         Ok(Lanes { online, bulk })
     }
 
@@ -267,32 +289,44 @@ impl Scorer {
 struct Loaded {
     manifest: Arc<Manifest>,
     tokenisers: Tokenisers,
-    model: Arc<Model>,
+    /// For the replicas of all lanes, in the order of the cores.
+    engines: vec::IntoIter<Arc<Engine>>,
+    checks: Arc<Checks>,
     numeric: Numeric,
 }
 
 impl Loaded {
-    fn open(folder: &Path, numeric: Numeric) -> Result<Self, LoadError> {
+    fn open(folder: &Path, numeric: Numeric, replicas: usize) -> Result<Self, LoadError> {
         let artifact = Artifact::open(folder)?;
         let Manifest { pair_tokens_max, query_tokens_max, golden_tolerance, .. } = artifact.manifest;
         let encoder = Encoder::new(&artifact.tokenizer, pair_tokens_max, query_tokens_max)?;
         let goldens = artifact.goldens.encode(&encoder)?;
-        let numeric = numeric.resolve();
+        let numeric = match &artifact.manifest.compiled {
+            Some(compiled) => numeric_of(compiled, numeric)?,
+            None => numeric.resolve(),
+        };
         let tolerance = match numeric {
             Numeric::Bf16 => golden_tolerance.bf16,
             Numeric::Int8 => golden_tolerance.int8.ok_or(LoadError::NoInt8)?,
             Numeric::Fp32 | Numeric::Auto => golden_tolerance.fp32,
         };
-        let model = Model::load(&artifact.module, numeric, goldens, tolerance)?;
-        artifact.verify_module()?;
+        let engines = engines(&artifact, numeric, replicas)?.into_iter();
+        artifact.verify_modules()?;
         malloc::keep_freed_blocks();
         // Half a core tokenises more than a core scores.
         let tokenisers = Tokenisers::start(encoder, cores().div_ceil(2)).map_err(LoadError::Thread)?;
-        Ok(Self { manifest: Arc::new(artifact.manifest), tokenisers, model: Arc::new(model), numeric })
+        let checks = Arc::new(Checks { goldens, tolerance });
+        Ok(Self { manifest: Arc::new(artifact.manifest), tokenisers, engines, checks, numeric })
     }
 
-    fn lane(&self, budget: Budget, rows_max: usize, replicas: usize, yields: bool) -> Result<Scorer, LoadError> {
-        let replicas = Replicas::start(&self.model, LaneOptions { budget, rows_max, replicas }, yields)?;
+    fn lane(&mut self, budget: Budget, rows_max: usize, replicas: usize, yields: bool) -> Result<Scorer, LoadError> {
+        let is_neuron = self.manifest.compiled.as_ref().is_some_and(|compiled| compiled.device == Target::Neuron);
+        let batch_tokens = if is_neuron { NEURON_BATCH_TOKENS } else { budget.batch_tokens };
+        let budget = Budget { batch_tokens, ..budget };
+        let options = LaneOptions { budget, rows_max, replicas, run_time_max: RUN_TIME_MAX };
+        let engines = self.engines.by_ref().take(replicas).collect();
+        // A core's replica only hands batches over, and does not compete for the CPU.
+        let replicas = Replicas::start(engines, &self.checks, options, yields && !is_neuron)?;
         let Self { manifest, tokenisers, numeric, .. } = self;
         tracing::info!(model = %manifest.model_id, %numeric, replicas = replicas.lane.options().replicas, "model loaded");
         Ok(Scorer {
@@ -302,6 +336,36 @@ impl Loaded {
             numeric: *numeric,
         })
     }
+}
+
+/// In which type compiled modules multiply, which is no longer anybody's choice.
+fn numeric_of(compiled: &Compiled, asked: Numeric) -> Result<Numeric, LoadError> {
+    let compiled = match compiled.device {
+        Target::Neuron => Numeric::Bf16,
+        Target::Cpu => Numeric::Fp32,
+    };
+    if asked == Numeric::Auto || asked == compiled {
+        Ok(compiled)
+    } else {
+        Err(LoadError::Compiled { compiled, asked })
+    }
+}
+
+/// A network for each replica: on CPU one that all share, on NeuronCores one for each core.
+fn engines(artifact: &Artifact, numeric: Numeric, replicas: usize) -> Result<Vec<Arc<Engine>>, LoadError> {
+    let shared = match &artifact.manifest.compiled {
+        Some(compiled) if compiled.device == Target::Neuron => {
+            match neuron::visible_cores() {
+                Some(visible) if visible != replicas => return Err(LoadError::Cores { replicas, visible }),
+                _ => neuron::open_op_library()?,
+            }
+            let engines = Engine::load_static(&artifact.modules(compiled), replicas)?;
+            return Ok(engines.into_iter().map(Arc::new).collect());
+        }
+        Some(compiled) => Engine::load_static(&artifact.modules(compiled), 1)?.remove(0),
+        None => Engine::load(&artifact.module(), numeric)?,
+    };
+    Ok(vec![Arc::new(shared); replicas])
 }
 
 /// The logits of one head, if all of them are finite.
