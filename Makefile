@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak bench bench-queue bench-serve bench-env real-input lint advisories models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-env real-input lint advisories models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -64,6 +64,15 @@ lint: libtorch ## check format, lints, and licences
 
 advisories: ## look the dependencies up in RustSec's database
 	cargo deny check advisories
+
+# The libtorch of PyPI's wheel, in a target folder of its own.
+INF1 := LIBTORCH=$(CURDIR)/.local/inf1/libtorch LIBTORCH_CXX11_ABI=0 CARGO_TARGET_DIR=$(TARGET_DIR)/inf1 \
+	LD_LIBRARY_PATH=$(CURDIR)/.local/inf1/libtorch/lib
+
+inf1: ## build for the libtorch of inf1's wheels (old C++ ABI), and run the tests of NeuronCores with it
+	@scripts/install-inf1.sh
+	$(INF1) cargo test --release --locked --package catalog-labels-models --test neuron
+	$(INF1) cargo build --release --locked --workspace --bins
 
 models: ## print the commands that train and export the shipped model
 	@sed -n '/^## Train it again/,/^## /p' docs/MODELS.md | sed -n '/^```sh/,/^```/p' | grep -v '^```'
