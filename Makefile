@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-env real-input lint advisories models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score bench-env real-input lint advisories models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -49,6 +49,14 @@ bench-store: libtorch ## what one event reads and writes at 10,000 and 100,000 p
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo build --release --locked --workspace --example bench_serve
 	$(TARGET_DIR)/release/examples/bench_serve
+
+bench-pairs: build bench-env ## pairs a second of a core, beside other engines, on the sets in PAIRS=FOLDER
+	@test -d "$(PAIRS)" || { echo "PAIRS must be a folder of sets: abt-buy, amazon-google, walmart-amazon"; exit 1; }
+	cargo build --release --locked --workspace --example bench_pairs
+	$(TARGET_DIR)/release/examples/bench_pairs "$(PAIRS)"
+
+bench-score: libtorch ## what a core scores by numeric path, and its arithmetic peak (criterion)
+	cargo bench --locked --package catalog-labels-models --bench score
 
 real-input: build test-env ## send the tables of SET=FOLDER through SQS, worker and DynamoDB, and judge the labels
 	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv, tableB.csv and valid.csv"; exit 1; }

@@ -2,15 +2,19 @@
 //! same weights run through [`crate::native`] instead; on a NeuronCore, modules of static
 //! shapes do.
 
+#[cfg(target_arch = "x86_64")]
+use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+use tch::kind::Element;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use crate::encode::Encoded;
 #[cfg(target_arch = "x86_64")]
-use crate::native::{Avx512, Network, Precision, Weights};
+use crate::native::{Avx512, Network, Parameter, Parameters, Precision};
 use crate::shape::{Grid, Shape, Shapes};
 
 /// In which type the linear layers multiply. Norms, softmax and residuals are fp32 in both.
@@ -132,10 +136,8 @@ impl Engine {
     /// Loads a TorchScript file and casts its weights to the numeric path's type. Loading
     /// from memory instead would hold four copies of the file at once.
     pub fn load(torchscript: &Path, numeric: Numeric) -> Result<Self, EngineError> {
-        let mut module = CModule::load_on_device(torchscript, Device::Cpu)?;
-        module.f_set_eval()?;
         let numeric = numeric.resolve();
-        if let Some(backend) = native(&module, numeric)? {
+        if let Some(backend) = native(torchscript, numeric)? {
             return Ok(Self { backend });
         }
         let kind = match numeric {
@@ -146,6 +148,8 @@ impl Engine {
                 return Err(EngineError { reason });
             }
         };
+        let mut module = CModule::load_on_device(torchscript, Device::Cpu)?;
+        module.f_set_eval()?;
         module.to(Device::Cpu, kind, false);
         Ok(Self { backend: Backend::Module(module) })
     }
@@ -230,22 +234,16 @@ fn forward<'r>(
 /// The module's network in packed form, if this CPU and the path have one, and the module is
 /// of the shape that is written down there.
 #[cfg(target_arch = "x86_64")]
-fn native(module: &CModule, numeric: Numeric) -> Result<Option<Backend>, EngineError> {
+fn native(torchscript: &Path, numeric: Numeric) -> Result<Option<Backend>, EngineError> {
     let precision = match numeric {
         Numeric::Bf16 => Precision::Bf16,
         Numeric::Int8 => Precision::Int8,
         Numeric::Fp32 | Numeric::Auto => return Ok(None),
     };
     let Some(cpu) = Avx512::detect() else { return Ok(None) };
-    let mut weights = Weights::new();
-    for (name, tensor) in module.named_parameters()? {
-        let tensor = tensor.f_to_kind(Kind::Float)?.f_contiguous()?;
-        let shape: Vec<usize> = tensor.size().iter().map(|&length| length as usize).collect();
-        let mut values = vec![0f32; tensor.numel()];
-        tensor.f_copy_data(&mut values, tensor.numel())?;
-        weights.insert(name, (shape, values));
-    }
-    match Network::new(weights, precision, cpu) {
+    let module = CModule::load_on_device(torchscript, Device::Cpu)?;
+    let mut weights = ModuleParameters(module.named_parameters()?.into_iter().collect());
+    match Network::new(&mut weights, precision, cpu) {
         Ok(network) => Ok(Some(Backend::Native(Box::new(network)))),
         Err(why) => {
             tracing::info!(%why, "libtorch runs this module");
@@ -254,8 +252,49 @@ fn native(module: &CModule, numeric: Numeric) -> Result<Option<Backend>, EngineE
     }
 }
 
+/// The tensors of a module, which loses each that is taken.
+#[cfg(target_arch = "x86_64")]
+struct ModuleParameters(HashMap<String, Tensor>);
+
+#[cfg(target_arch = "x86_64")]
+impl ModuleParameters {
+    fn values<T: Element + Copy + Default>(
+        &mut self,
+        name: &str,
+        read: impl Fn(&Tensor) -> Result<Tensor, TchError>,
+    ) -> Option<Parameter<T>> {
+        let mut tensor = self.0.remove(name)?;
+        let mut copy = || {
+            let shape = tensor.size().iter().map(|&length| length as usize).collect();
+            let mut values = vec![T::default(); tensor.numel()];
+            read(&tensor)?.f_contiguous()?.f_copy_data(&mut values, tensor.numel())?;
+            tensor.f_set_data(&Tensor::f_zeros(&[0], (tensor.kind(), Device::Cpu))?)?;
+            Ok::<_, TchError>(Parameter { shape, values })
+        };
+        copy().inspect_err(|error| tracing::warn!(name, %error, "a parameter cannot be read")).ok()
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Parameters for ModuleParameters {
+    fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Parameter<f32>> {
+        self.values(name, |tensor| tensor.f_to_kind(Kind::Float))
+    }
+
+    fn take_bf16(&mut self, name: &str) -> Option<Parameter<u16>> {
+        // A view of the bits, so that no conversion needs a copy of its own.
+        let Parameter { shape, values } =
+            self.values::<i16>(name, |tensor| tensor.f_to_kind(Kind::BFloat16)?.f_view_dtype(Kind::Int16))?;
+        Some(Parameter { shape, values: values.into_iter().map(i16::cast_unsigned).collect() })
+    }
+}
+
 #[cfg(not(target_arch = "x86_64"))]
-fn native(_module: &CModule, _numeric: Numeric) -> Result<Option<Backend>, EngineError> {
+fn native(_torchscript: &Path, _numeric: Numeric) -> Result<Option<Backend>, EngineError> {
     Ok(None)
 }
 

@@ -13,7 +13,7 @@ mod math;
 mod network;
 
 pub use linear::Precision;
-pub use network::{Network, Weights};
+pub use network::{Network, Parameter, Parameters};
 
 /// Proof that this CPU has every instruction that the kernels are compiled for.
 #[derive(Clone, Copy, Debug)]

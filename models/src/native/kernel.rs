@@ -5,9 +5,10 @@
 #![allow(unsafe_code, reason = "intrinsics that load and store take pointers")]
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbf16_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    __m256bh, __m512, __m512bh, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_cvtneps_pbh, _mm512_dpbf16_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32, _mm512_set1_ps,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
 };
 
 /// Columns of a panel of packed weights.
@@ -157,6 +158,39 @@ fn tile_int8<const ROWS: usize>(panel: usize, row: usize, rows: &RowsInt8, weigh
             let value = _mm512_fmadd_ps(centred, scale, load(&weights.bias[column..]));
             store(value, &mut out[(row + i) * outputs + column..]);
         }
+    }
+}
+
+/// The least and the largest of `values` and 0. Written with intrinsics, since the compiler
+/// takes `f32::min` apart into sixteen comparisons.
+#[target_feature(enable = "avx512f")]
+pub fn range(values: &[f32]) -> (f32, f32) {
+    let (mut least, mut most) = (_mm512_setzero_ps(), _mm512_setzero_ps());
+    for chunk in values.chunks_exact(LANES) {
+        let values = load(chunk);
+        least = _mm512_min_ps(values, least);
+        most = _mm512_max_ps(values, most);
+    }
+    (_mm512_reduce_min_ps(least), _mm512_reduce_max_ps(most))
+}
+
+/// The largest of `values`, of which there is a multiple of sixteen.
+#[target_feature(enable = "avx512f")]
+pub fn largest(values: &[f32]) -> f32 {
+    let mut most = _mm512_set1_ps(f32::NEG_INFINITY);
+    for chunk in values.chunks_exact(LANES) {
+        most = _mm512_max_ps(load(chunk), most);
+    }
+    _mm512_reduce_max_ps(most)
+}
+
+/// The nearest bf16 of each value, as its bits.
+#[target_feature(enable = "avx512f,avx512bf16")]
+pub fn to_bf16(values: &[f32], bits: &mut [u16]) {
+    assert!(values.len() == bits.len() && values.len().is_multiple_of(LANES), "registers are whole");
+    for (values, bits) in values.chunks_exact(LANES).zip(bits.as_chunks_mut::<LANES>().0) {
+        // SAFETY: both are sixteen numbers of two bytes without invalid patterns.
+        *bits = unsafe { std::mem::transmute::<__m256bh, [u16; LANES]>(_mm512_cvtneps_pbh(load(values))) };
     }
 }
 

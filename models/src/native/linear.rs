@@ -68,8 +68,8 @@ impl Linear {
         out.resize(rows.len() / inputs * bias.len(), 0.0);
         match &self.packed {
             Packed::Bf16(panels) => {
-                converted.bf16.clear();
-                converted.bf16.extend(rows.iter().map(|value| to_bf16(*value)));
+                converted.bf16.resize(rows.len(), 0);
+                kernel::to_bf16(rows, &mut converted.bf16);
                 kernel::multiply_bf16(&converted.bf16, &PackedBf16 { panels, bias, inputs }, out);
             }
             Packed::Int8 { panels, scales, sums } => {
@@ -99,14 +99,7 @@ fn quantise(rows: &[f32], inputs: usize, converted: &mut Converted) {
     scales.clear();
     zeros.clear();
     for (row, bytes) in rows.chunks_exact(inputs).zip(bytes.chunks_exact_mut(inputs)) {
-        let (mut least, mut most) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for chunk in row.as_chunks::<LANES>().0 {
-            for lane in 0..LANES {
-                least[lane] = least[lane].min(chunk[lane]);
-                most[lane] = most[lane].max(chunk[lane]);
-            }
-        }
-        let (least, most) = (least.into_iter().fold(0.0, f32::min), most.into_iter().fold(0.0, f32::max));
+        let (least, most) = kernel::range(row);
         let scale = ((most - least) / 255.0).max(f32::MIN_POSITIVE);
         let zero = (-least / scale).round();
         let inverse = 1.0 / scale;

@@ -1,6 +1,8 @@
 //! Element-wise functions, written as plain loops over sixteen lanes that the compiler turns
 //! into one instruction each.
 
+use super::kernel;
+
 /// Of BERT's layer norms (Devlin et al. 2019, published code).
 const NORM_EPSILON: f32 = 1e-12;
 /// Lanes of one register.
@@ -56,14 +58,8 @@ pub fn gelu(values: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
 pub fn softmax(values: &mut [f32], real: usize) {
     values[real..].fill(f32::NEG_INFINITY);
+    let largest = kernel::largest(values);
     let (chunks, _) = values.as_chunks_mut::<LANES>();
-    let mut largest = [f32::NEG_INFINITY; LANES];
-    for chunk in chunks.iter() {
-        for lane in 0..LANES {
-            largest[lane] = largest[lane].max(chunk[lane]);
-        }
-    }
-    let largest = largest.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     let mut sums = [0.0f32; LANES];
     for chunk in chunks.iter_mut() {
         for lane in 0..LANES {

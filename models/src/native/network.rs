@@ -1,12 +1,11 @@
 //! The network of `training/model.py`, layer by layer.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 
 use super::Avx512;
 use super::attention::{self, HEAD, attend};
 use super::linear::{Converted, Linear, Precision};
-use super::math::{self, from_bf16, to_bf16};
+use super::math::{self, from_bf16};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
@@ -14,8 +13,23 @@ use crate::engine::RowLogits;
 /// the second level (1 MiB), and each load of weights still serves twenty tiles.
 const TOKENS_AT_ONCE: usize = 192;
 
-/// Tensors of a module by name: shape, and values in row-major order.
-pub type Weights = HashMap<String, (Vec<usize>, Vec<f32>)>;
+/// A tensor of a module: its shape, and its values in row-major order.
+pub struct Parameter<T> {
+    pub shape: Vec<usize>,
+    pub values: Vec<T>,
+}
+
+/// A module's parameters by name, which it gives up one at a time: a second copy of all
+/// weights would double the memory that a start needs.
+pub trait Parameters {
+    fn has(&self, name: &str) -> bool;
+
+    /// None for a name that it does not have, or was asked for before.
+    fn take(&mut self, name: &str) -> Option<Parameter<f32>>;
+
+    /// As [`Parameters::take`], as bits of bf16.
+    fn take_bf16(&mut self, name: &str) -> Option<Parameter<u16>>;
+}
 
 /// The module is not the network that is written down here. libtorch may still run it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -79,17 +93,18 @@ thread_local! {
 impl Network {
     /// Packs the weights for `precision`. The heads and the last layer stay in bf16 under
     /// int8: they decide, and cost little.
-    pub fn new(mut weights: Weights, precision: Precision, cpu: Avx512) -> Result<Self, OtherNetwork> {
-        let hidden = weights.get("norm.weight").map_or(0, |(_, values)| values.len());
+    pub fn new(weights: &mut dyn Parameters, precision: Precision, cpu: Avx512) -> Result<Self, OtherNetwork> {
+        let mut take = Take(weights);
+        let norm_weight = take.tensor("norm.weight")?;
+        let hidden = norm_weight.values.len();
         if hidden == 0 || !hidden.is_multiple_of(HEAD) {
             let reason = format!("has {hidden} values; a multiple of {HEAD} is due");
             return Err(OtherNetwork { name: "norm.weight".to_owned(), reason });
         }
-        let mut take = Take(&mut weights);
-        let words = take.matrix("words.weight", hidden)?.into_iter().map(to_bf16).collect();
+        let words = take.words("words.weight", hidden)?;
         let positions = take.matrix("positions.weight", hidden)?;
         let types = take.matrix("types.weight", hidden)?;
-        let norm = take.norm("norm", hidden)?;
+        let norm = Norm { weight: norm_weight.values, bias: take.vector("norm.bias", hidden)? };
         let mut layers = Vec::new();
         let count = take.layers();
         for i in 0..count {
@@ -241,32 +256,45 @@ impl<const N: usize> Head<N> {
     }
 }
 
-/// Takes parameters by name, each with its shape checked.
-struct Take<'w>(&'w mut Weights);
+fn missing(name: &str) -> OtherNetwork {
+    OtherNetwork { name: name.to_owned(), reason: "is missing".to_owned() }
+}
 
-impl Take<'_> {
-    fn layers(&self) -> usize {
-        (0..).take_while(|i| self.0.contains_key(&format!("layers.{i}.qkv.weight"))).count()
-    }
-
-    fn tensor(&mut self, name: &str) -> Result<(Vec<usize>, Vec<f32>), OtherNetwork> {
-        let missing = || OtherNetwork { name: name.to_owned(), reason: "is missing".to_owned() };
-        self.0.remove(name).ok_or_else(missing)
-    }
-
-    fn matrix(&mut self, name: &str, columns: usize) -> Result<Vec<f32>, OtherNetwork> {
-        match self.tensor(name)? {
-            (shape, values) if shape.len() == 2 && shape[1] == columns => Ok(values),
-            (shape, _) => {
+impl<T> Parameter<T> {
+    fn matrix(self, name: &str, columns: usize) -> Result<Vec<T>, OtherNetwork> {
+        match self {
+            Self { shape, values } if shape.len() == 2 && shape[1] == columns => Ok(values),
+            Self { shape, .. } => {
                 Err(OtherNetwork { name: name.to_owned(), reason: format!("is {shape:?}; {columns} columns are due") })
             }
         }
     }
+}
+
+/// Takes parameters by name, each with its shape checked.
+struct Take<'w>(&'w mut dyn Parameters);
+
+impl Take<'_> {
+    fn layers(&self) -> usize {
+        (0..).take_while(|i| self.0.has(&format!("layers.{i}.qkv.weight"))).count()
+    }
+
+    fn tensor(&mut self, name: &str) -> Result<Parameter<f32>, OtherNetwork> {
+        self.0.take(name).ok_or_else(|| missing(name))
+    }
+
+    fn matrix(&mut self, name: &str, columns: usize) -> Result<Vec<f32>, OtherNetwork> {
+        self.tensor(name)?.matrix(name, columns)
+    }
+
+    fn words(&mut self, name: &str, columns: usize) -> Result<Vec<u16>, OtherNetwork> {
+        self.0.take_bf16(name).ok_or_else(|| missing(name))?.matrix(name, columns)
+    }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>, OtherNetwork> {
         match self.tensor(name)? {
-            (shape, values) if shape == [length] => Ok(values),
-            (shape, _) => {
+            Parameter { shape, values } if shape == [length] => Ok(values),
+            Parameter { shape, .. } => {
                 Err(OtherNetwork { name: name.to_owned(), reason: format!("is {shape:?}; [{length}] is due") })
             }
         }

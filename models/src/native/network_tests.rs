@@ -1,6 +1,9 @@
 //! The packed network against one written with plain loops in f64, on random weights.
 
+use std::collections::HashMap;
+
 use super::*;
+use crate::native::math::to_bf16;
 
 const HIDDEN: usize = 2 * HEAD;
 const INNER: usize = 128;
@@ -11,6 +14,23 @@ const LENGTH_MAX: usize = 40;
 /// module runs.
 fn cpu() -> Option<Avx512> {
     Avx512::detect()
+}
+
+type Weights = HashMap<String, (Vec<usize>, Vec<f32>)>;
+
+impl Parameters for Weights {
+    fn has(&self, name: &str) -> bool {
+        self.contains_key(name)
+    }
+
+    fn take(&mut self, name: &str) -> Option<Parameter<f32>> {
+        self.remove(name).map(|(shape, values)| Parameter { shape, values })
+    }
+
+    fn take_bf16(&mut self, name: &str) -> Option<Parameter<u16>> {
+        let Parameter { shape, values } = self.take(name)?;
+        Some(Parameter { shape, values: values.into_iter().map(to_bf16).collect() })
+    }
 }
 
 fn weights() -> Weights {
@@ -144,7 +164,7 @@ fn erf(x: f64) -> f64 {
 }
 
 fn largest_error(precision: Precision, cpu: Avx512) -> f64 {
-    let network = Network::new(weights(), precision, cpu).expect("the shapes are right");
+    let network = Network::new(&mut weights(), precision, cpu).expect("the shapes are right");
     let (rows, plain) = (rows(), Plain(weights()));
     let logits = network.forward(rows.iter()).expect("the rows are good");
     let errors = rows.iter().zip(logits).flat_map(|(row, found)| {
@@ -168,7 +188,7 @@ fn bf16_and_int8_compute_the_network() {
 fn a_row_has_one_score_whatever_is_beside_it() {
     let Some(cpu) = cpu() else { return };
     for precision in [Precision::Bf16, Precision::Int8] {
-        let network = Network::new(weights(), precision, cpu).expect("the shapes are right");
+        let network = Network::new(&mut weights(), precision, cpu).expect("the shapes are right");
         let rows = rows();
         let together = network.forward(rows.iter().rev()).expect("the rows are good");
         for (row, logits) in rows.iter().rev().zip(together) {
@@ -182,13 +202,13 @@ fn other_networks_and_rows_are_refused() {
     let Some(cpu) = cpu() else { return };
     let mut missing = weights();
     missing.remove("layers.1.up.weight");
-    let error = Network::new(missing, Precision::Bf16, cpu).err().expect("a weight is missing");
+    let error = Network::new(&mut missing, Precision::Bf16, cpu).err().expect("a weight is missing");
     assert!(error.to_string().contains("layers.1.up.weight"), "{error}");
     let mut narrow = weights();
     narrow.insert("pair_out.bias".to_owned(), (vec![3], vec![0.0; 3]));
-    assert!(Network::new(narrow, Precision::Bf16, cpu).is_err());
+    assert!(Network::new(&mut narrow, Precision::Bf16, cpu).is_err());
 
-    let network = Network::new(weights(), Precision::Bf16, cpu).expect("the shapes are right");
+    let network = Network::new(&mut weights(), Precision::Bf16, cpu).expect("the shapes are right");
     let refused = |ids: Vec<i64>, kind: i64| {
         let types = vec![kind; ids.len()];
         network.forward([Encoded { ids, types }].iter()).expect_err("a bad row")

@@ -1,0 +1,140 @@
+//! What a core does in a second: pairs and queries by numeric path, tokenising and marking,
+//! and the multiplications that it could do at most.
+//!
+//! `make bench-score` runs it; `cargo bench --workspace --bench score -- NAME` runs a part. The
+//! texts are those of the shipped artifact's goldens, over and over; `bench-pairs` has real ones.
+
+use std::hint::black_box;
+use std::path::Path;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use models::encode::Encoder;
+use models::{Artifact, Numeric, Scorer, ScorerOptions, TextPair};
+use tokio::runtime::{Builder, Runtime};
+
+const ROWS: usize = 512;
+const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v3");
+
+/// Golden texts of the case called `name`, repeated until there are [`ROWS`].
+fn golden_texts(name: &str) -> Vec<Vec<String>> {
+    let goldens = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good").goldens;
+    let case = goldens.cases.into_iter().find(|case| case.name == name).expect("the goldens have that case");
+    case.texts.into_iter().cycle().take(ROWS).collect()
+}
+
+fn pairs() -> Vec<TextPair> {
+    let pair = |texts: Vec<String>| TextPair { left: texts[0].as_str().into(), right: texts[1].as_str().into() };
+    golden_texts("pairs: mixed lengths").into_iter().map(pair).collect()
+}
+
+fn queries() -> Vec<String> {
+    golden_texts("queries: all classes").into_iter().flatten().collect()
+}
+
+fn runtime() -> Runtime {
+    Builder::new_current_thread().build().expect("a runtime")
+}
+
+fn scoring(criterion: &mut Criterion) {
+    let (pairs, queries, runtime) = (pairs(), queries(), runtime());
+    for numeric in [Numeric::Fp32, Numeric::Bf16, Numeric::Int8] {
+        // A CPU without the instructions has no such path.
+        let Ok(scorer) = Scorer::start(Path::new(ARTIFACT), ScorerOptions { replicas: 1, numeric }) else { continue };
+        let mut group = criterion.benchmark_group("score");
+        group.sample_size(20).throughput(Throughput::Elements(ROWS as u64));
+        group.bench_function(format!("pairs, {numeric}"), |bencher| {
+            bencher.iter(|| runtime.block_on(scorer.score_pairs(pairs.clone())).expect("the pairs are scored"));
+        });
+        group.bench_function(format!("queries, {numeric}"), |bencher| {
+            bencher.iter(|| runtime.block_on(scorer.score_queries(queries.clone())).expect("the queries are scored"));
+        });
+        group.bench_function(format!("one query at a time, {numeric}"), |bencher| {
+            let one = |query: &String| runtime.block_on(scorer.score_queries(vec![query.clone()]));
+            bencher.iter(|| queries.iter().map(|query| one(query).expect("it is scored").len()).sum::<usize>());
+        });
+    }
+}
+
+fn encoding(criterion: &mut Criterion) {
+    let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
+    let (pair_max, query_max) = (artifact.manifest.pair_tokens_max, artifact.manifest.query_tokens_max);
+    let encoder = Encoder::new(&artifact.tokenizer, pair_max, query_max).expect("the tokenizer is good");
+    let (pairs, queries) = (pairs(), queries());
+    let mut group = criterion.benchmark_group("encode");
+    group.sample_size(20);
+    // Sides are kept within a call, and the same texts come again in one: so a call has no two of a text.
+    group.throughput(Throughput::Elements(8));
+    group.bench_function("pairs", |bencher| bencher.iter(|| encoder.pairs(&pairs[..8])));
+    group.bench_function("queries", |bencher| bencher.iter(|| encoder.queries(&queries[..8])));
+}
+
+/// Registers that are multiplied without a load: the machine's limit.
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "a vector of bf16 has no constructor")]
+mod peak {
+    use std::arch::x86_64::{
+        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_reduce_add_epi32, _mm512_reduce_add_ps,
+        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    };
+
+    /// Sums in flight; enough to hide an instruction's latency.
+    const SUMS: usize = 24;
+    const STEPS: usize = 10_000;
+    pub const BF16_MULTIPLICATIONS: u64 = (SUMS * STEPS * 32) as u64;
+    pub const INT8_MULTIPLICATIONS: u64 = (SUMS * STEPS * 64) as u64;
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub fn bf16(value: i32) -> f32 {
+        // SAFETY: both types are 64 bytes without invalid patterns.
+        let factor = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(value)) };
+        let mut sums = [_mm512_setzero_ps(); SUMS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbf16_ps(*sum, factor, factor);
+            }
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += _mm512_reduce_add_ps(sum);
+        }
+        total
+    }
+
+    #[target_feature(enable = "avx512f,avx512vnni")]
+    pub fn int8(value: i32) -> i32 {
+        let factor = _mm512_set1_epi32(value);
+        let mut sums = [_mm512_setzero_si512(); SUMS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_dpbusd_epi32(*sum, factor, factor);
+            }
+        }
+        let mut total = 0i32;
+        for sum in sums {
+            total = total.wrapping_add(_mm512_reduce_add_epi32(sum));
+        }
+        total
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[expect(unsafe_code, reason = "functions for instructions that were detected")]
+fn peaks(criterion: &mut Criterion) {
+    if !(std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512vnni")) {
+        return;
+    }
+    let mut group = criterion.benchmark_group("peak");
+    group.sample_size(20);
+    group.throughput(Throughput::Elements(peak::BF16_MULTIPLICATIONS));
+    // SAFETY: the features were detected.
+    group.bench_function("bf16", |bencher| bencher.iter(|| unsafe { peak::bf16(black_box(1)) }));
+    group.throughput(Throughput::Elements(peak::INT8_MULTIPLICATIONS));
+    // SAFETY: the features were detected.
+    group.bench_function("int8", |bencher| bencher.iter(|| unsafe { peak::int8(black_box(1)) }));
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn peaks(_: &mut Criterion) {}
+
+criterion_group!(all, peaks, encoding, scoring);
+criterion_main!(all);
