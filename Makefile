@@ -20,6 +20,7 @@ demo: build ## label the sample catalog end to end on this machine
 
 test: build test-env ## run every test
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace
+	python3 scripts/cost.py --check
 	$(MAKE) test-cdk
 
 test-cdk: build test-env cdk-tools ## check the stacks, what they hand the worker, and what runs on a host

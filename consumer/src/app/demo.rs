@@ -22,6 +22,7 @@ use super::CommandResult;
 use super::config::ModelArgs;
 use super::sample::{Sample, SampleError};
 use crate::source::with_causes;
+use crate::store::Usage;
 use folder::FolderError;
 use label::{label_sample, read_back};
 use verdict::Failure;
@@ -58,6 +59,8 @@ pub struct RunReport {
     pub labels_written: u64,
     /// From the first publish until the queue was empty and every permit was home.
     pub elapsed: Duration,
+    /// What the events cost in the tables.
+    pub usage: Usage,
     /// Where the tables lie.
     pub tables: PathBuf,
 }

@@ -65,13 +65,13 @@ async fn label(
     let model = model.clone();
     let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
     let epochs = KnownEpochs::fixed(KeyEpochs::shipped());
-    let pipeline = Arc::new(pipeline(store, Box::new(scorer), epochs, 30 * DAY, 28 * DAY));
+    let pipeline = Arc::new(pipeline(store.clone(), Box::new(scorer), epochs, 30 * DAY, 28 * DAY));
     activate_first_model(&pipeline).await?;
 
     let parked = InProcessQueue::new(InProcessOptions::new("sample-dead-letters"));
     let redrive = Some(Redrive { dead_letters: parked.clone(), receives_max: RECEIVES_MAX });
     let queue = InProcessQueue::new(InProcessOptions { redrive, ..InProcessOptions::new("sample") });
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), store.meter().snapshot());
     let events = publish(sample, &queue).await?;
 
     let shutdown = Shutdown::new();
@@ -104,6 +104,7 @@ async fn label(
         pairs_scored: counter(&metrics, "pairs_scored_total"),
         labels_written: counter(&metrics, "label_items_written_total"),
         elapsed,
+        usage: store.meter().snapshot().since(&before).total(),
         tables: folder.to_owned(),
     })
 }

@@ -45,6 +45,12 @@ pub fn summary(out: &mut impl Write, report: &RunReport, judged: &Judged) -> io:
         report.events,
         report.pairs_scored,
     )?;
+    writeln!(
+        out,
+        "cost:       {:.1} read units, {:.1} write units an event",
+        report.usage.read_units / report.events as f64,
+        report.usage.write_units / report.events as f64,
+    )?;
     writeln!(out, "tables:     {}", report.tables.display())?;
     if let Some(pair) = outcome.correct.first() {
         let folder = report.tables.parent().filter(|_| report.tables.is_file()).unwrap_or(&report.tables);
@@ -132,6 +138,7 @@ mod tests {
     use super::*;
     use crate::app::demo::ReadBack;
     use crate::app::demo::verdict::judge_run;
+    use crate::store::Usage;
 
     fn printed(read: &ReadBack) -> String {
         let sample = Sample::load(Timestamp::now()).expect("the embedded sample parses");
@@ -142,6 +149,7 @@ mod tests {
             pairs_scored: 400,
             labels_written: 90,
             elapsed: Duration::from_secs(8),
+            usage: Usage { read_units: 8.0, write_units: 12.0, ..Usage::default() },
             tables: PathBuf::from("somewhere/tables.sqlite"),
         };
         let mut out = Vec::new();
@@ -158,6 +166,7 @@ mod tests {
         assert!(text.contains("Missed duplicates: 6"), "{text}");
         assert!(text.contains("no label"), "{text}");
         assert!(text.contains("12.5 events/s, 50.0 pairs/s"), "{text}");
+        assert!(text.contains("0.1 read units, 0.1 write units an event"), "{text}");
         assert!(text.contains("tables:     somewhere/tables.sqlite"), "{text}");
     }
 

@@ -137,6 +137,7 @@ mod tests {
     use shared::{Stage, TextHash};
 
     use super::*;
+    use crate::store::Usage;
 
     const F1_MIN: f64 = 0.85;
 
@@ -184,6 +185,7 @@ mod tests {
             pairs_scored: 4000,
             labels_written: 480,
             elapsed: Duration::from_millis(41_200),
+            usage: Usage::default(),
             tables: PathBuf::from("tables.sqlite"),
         }
     }

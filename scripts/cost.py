@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Computes docs/COST.md, what labels cost, from the figures below.
+
+`python3 scripts/cost.py` writes the page; with `--check`, as `make test` calls it, it fails where
+the page is another one. Every figure stands here once, with its source.
+"""
+
+import sys
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "COST.md"
+HOURS_A_MONTH = 730
+MILLION = 1_000_000
+
+# What the fleet is planned for.
+PAIRS_PER_SECOND = 8_800
+QUERIES_PER_SECOND = 16_000
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number of which others are computed, and where it comes from."""
+
+    value: float
+    what: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An instance type: dollars an hour, and rows a second while it is busy."""
+
+    name: str
+    dollars_an_hour: float
+    pairs_per_second: float
+    queries_per_second: float
+
+
+MEASURED = "2026-11-24, 2 cores, AMD EPYC with AVX512-BF16"
+LISTED = "us-east-1, on demand, Linux: aws.amazon.com/ec2/pricing/on-demand"
+
+CHIP_PAIRS = Figure(1_181, "sequences/s of one Inferentia chip: BERT-base, 128 tokens, batch 6",
+                    "published by AWS for inf1.xlarge; the shipped network has an eighth of that arithmetic; never run here")
+GPU_PAIRS = Figure(730, "sequences/s of a g4dn.xlarge: BERT-base, 128 tokens",
+                   "published by AWS as $0.20 a million at $0.526 an hour (Machine Learning Blog, BERT inference on G4); never run here")
+SHORT_ROWS = Figure(8, "queries for each sequence of 128 tokens on inf1 and g4dn",
+                    "assumed: a bucket of 8 tokens has a sixteenth of the tokens, and half of that gain is counted")
+CORE_PAIRS = Figure(354, "pairs/s of one core, the shipped network in bf16",
+                    f"docs/BENCHMARKS.md, the packed network; {MEASURED}")
+CORE_QUERIES = Figure(10, "queries for each pair, by CPU time",
+                      "`time catalog-labels evaluate pairs` (300 of Abt-Buy: 17.5 s) and `evaluate queries` (1,000: 5.6 s), "
+                      f"`--replicas 1`, dev profile, machine busy; {MEASURED}")
+
+SQS_REQUEST = Figure(0.40 / MILLION, "dollars for a request of SQS", "aws.amazon.com/sqs/pricing, us-east-1, standard queues")
+WRITE_UNIT = Figure(0.625 / MILLION, "dollars for a write request unit", "aws.amazon.com/dynamodb/pricing/on-demand, us-east-1, since November 2024")
+READ_UNIT = Figure(0.125 / MILLION, "dollars for a read request unit", WRITE_UNIT.source)
+
+REQUESTS = Figure(0.35, "requests of SQS an event",
+                  "at most 0.25 to consume it (tests/tests/cost.rs holds that), and a tenth to send it in batches of ten")
+NEW_WRITES = Figure(17.2, "write units of an event that brings a new text", f"`catalog-labels demo`, which prints it; {MEASURED}")
+NEW_READS = Figure(16.3, "read units of such an event", NEW_WRITES.source)
+CANDIDATES = Figure(7.5, "candidate pairs of such an event",
+                    f"`catalog-labels evaluate blocking` on Abt-Buy, both tables as one catalog; {MEASURED}")
+KEPT_WRITES = Figure(2, "write units of an event that changes no text", "its state and its marker, an item under 1 KB each time")
+KEPT_READS = Figure(1, "read units of such an event", "one look at an item under 4 KB")
+QUERY_WRITES = Figure(1, "write units of a new query", "one intent item under 1 KB")
+QUERY_READS = Figure(1, "read units of a query", "one look for a live intent")
+UNCHANGED = Figure(0.8, "of the events of a catalog change no text (prices, stock)",
+                   "assumed; `events_total{outcome=\"unchanged\"}` says it of yours")
+CASCADE = Figure(0.4, "of the candidates would be left to the encoder by a cascade", "assumed: there is no cascade yet")
+TOKENS = Figure(36, "tokens of a product pair, of the 128 that padding pays for",
+                f"mean over the titles of Abt-Buy's 1,916 validation pairs, `catalog-labels tokens`; {MEASURED}")
+
+FIGURES = [CHIP_PAIRS, GPU_PAIRS, SHORT_ROWS, CORE_PAIRS, CORE_QUERIES, SQS_REQUEST, WRITE_UNIT, READ_UNIT, REQUESTS, NEW_WRITES,
+           NEW_READS, CANDIDATES, KEPT_WRITES, KEPT_READS, QUERY_WRITES, QUERY_READS, UNCHANGED, CASCADE, TOKENS]
+
+
+def on_accelerator(name: str, dollars_an_hour: float, rows: float) -> Machine:
+    return Machine(name, dollars_an_hour, rows, rows * SHORT_ROWS.value)
+
+
+def on_cores(name: str, dollars_an_hour: float, cores: int) -> Machine:
+    pairs = cores * CORE_PAIRS.value
+    return Machine(name, dollars_an_hour, pairs, pairs * CORE_QUERIES.value)
+
+
+INF1 = on_accelerator("inf1.xlarge", 0.228, CHIP_PAIRS.value)
+MACHINES = [
+    INF1,
+    on_accelerator("inf1.6xlarge", 1.18, 4 * CHIP_PAIRS.value),
+    on_accelerator("g4dn.xlarge", 0.526, GPU_PAIRS.value),
+    # A vCPU of c7a is a core of its own.
+    on_cores("c7a.xlarge", 0.20528, 4),
+    on_cores("c7a.8xlarge", 1.64224, 32),
+]
+
+
+def a_million(machine: Machine, rows_per_second: float) -> float:
+    """Dollars for a million rows on a machine that is always busy."""
+    return machine.dollars_an_hour / 3_600 / rows_per_second * MILLION
+
+
+def tables_and_queue(writes: float, reads: float) -> float:
+    """Dollars for a million events beside their inference."""
+    return (writes * WRITE_UNIT.value + reads * READ_UNIT.value + REQUESTS.value * SQS_REQUEST.value) * MILLION
+
+
+NEW = tables_and_queue(NEW_WRITES.value, NEW_READS.value)
+KEPT = tables_and_queue(KEPT_WRITES.value, KEPT_READS.value)
+QUERY = tables_and_queue(QUERY_WRITES.value, QUERY_READS.value)
+
+
+def money(dollars: float) -> str:
+    return f"${dollars:,.0f}" if dollars >= 100 else f"${dollars:,.2f}" if dollars >= 1 else f"${dollars:.3f}"
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machines() -> str:
+    def cells(machine: Machine, wanted: float, rows: float) -> list[str]:
+        count = ceil(wanted / rows)
+        month = money(count * machine.dollars_an_hour * HOURS_A_MONTH)
+        return [f"{rows:,.0f}", money(a_million(machine, rows)), f"{count} for {month}"]
+
+    return table(
+        ["machine", "an hour", "pairs/s", "a million pairs", f"fleet for {PAIRS_PER_SECOND:,} pairs/s, a month",
+         "queries/s", "a million queries", f"fleet for {QUERIES_PER_SECOND:,} queries/s, a month"],
+        [[m.name, money(m.dollars_an_hour), *cells(m, PAIRS_PER_SECOND, m.pairs_per_second),
+          *cells(m, QUERIES_PER_SECOND, m.queries_per_second)] for m in MACHINES])
+
+
+def events(machine: Machine = INF1, candidates: float = CANDIDATES.value, writes: float = NEW_WRITES.value,
+           new_share: float = 1.0, busy: float = 1.0) -> tuple[float, float]:
+    """Dollars for a million events of which `new_share` bring a new text: inference, and the rest."""
+    inference = new_share * candidates * a_million(machine, machine.pairs_per_second) / busy
+    return inference, new_share * tables_and_queue(writes, NEW_READS.value) + (1 - new_share) * KEPT
+
+
+def event_table(first: str, rows: list[tuple[str, tuple[float, float]]]) -> str:
+    plan = sum(rows[0][1])
+    return table([first, "inference", "tables and queue", "together", "against the first row"],
+                 [[what, money(inference), money(rest), money(inference + rest), f"{(inference + rest) / plan - 1:+.0%}"]
+                  for what, (inference, rest) in rows])
+
+
+def savings() -> str:
+    padded = CANDIDATES.value * 128 / TOKENS.value
+    cpu, share = MACHINES[3], 1 - UNCHANGED.value
+    return event_table("a million catalog events on c7a.xlarge", [
+        ("every event scored anew, every pair padded to 128 tokens", events(cpu, padded)),
+        ("pairs packed by their length", events(cpu)),
+        ("and a cascade in front of the encoder (not built)", events(cpu, CANDIDATES.value * CASCADE.value)),
+        (f"packed, and {UNCHANGED.value:.0%} of the events skipped, as they are", events(cpu, new_share=share)),
+    ])
+
+
+def sensitivity() -> str:
+    return event_table("a million new texts on inf1.xlarge", [
+        ("as planned", events()),
+        ("twice the candidates", events(candidates=2 * CANDIDATES.value)),
+        ("half the write units", events(writes=NEW_WRITES.value / 2)),
+        ("a fleet that is busy a third of the time", events(busy=1 / 3)),
+        ("chips with the shipped network's arithmetic (an eighth)", events(candidates=CANDIDATES.value / 8)),
+        ("g4dn.xlarge instead", events(MACHINES[2])),
+        ("c7a.xlarge instead", events(MACHINES[3])),
+    ])
+
+
+def page() -> str:
+    a_second = PAIRS_PER_SECOND / CANDIDATES.value
+    month = a_second * NEW / MILLION * 3_600 * HOURS_A_MONTH
+    chips = ceil(PAIRS_PER_SECOND / INF1.pairs_per_second)
+    fleet = chips * INF1.dollars_an_hour * HOURS_A_MONTH
+    return f"""# Cost
+
+Written by `python3 scripts/cost.py` from the figures at the end, each with its source; `make test` holds the page against it.
+Prices are public ones: no bill was ever seen, since nothing of this ran on AWS, and no inf1 or g4dn was at hand. Their rates are
+BERT-base's, which has eight times the arithmetic of the shipped network: what they cost here is a ceiling. c7a is the shipped
+network, measured on one core. What an idle day costs is in [DEPLOY.md](DEPLOY.md#an-idle-day).
+
+## Inference alone, on machines that are always busy
+
+{machines()}
+
+## Tables and queue cost more
+
+A million events that bring a new text cost {money(NEW)} in DynamoDB and SQS, most of it the postings that are written, one item for
+each blocking key; a million that change none cost {money(KEPT)}, and a million queries {money(QUERY)}. To score {PAIRS_PER_SECOND:,} pairs/s
+without a pause takes {a_second:,.0f} new texts a second: {money(month)} a month in tables and queue, beside {money(fleet)} for the
+{chips} inf1.xlarge that score them. Where that is the load, provisioned or reserved capacity is the first thing to look at.
+
+## What is saved
+
+{savings()}
+
+## What if
+
+{sensitivity()}
+
+## Figures
+
+Machines: {', '.join(f'{m.name} {money(m.dollars_an_hour)}' for m in MACHINES)} an hour; {LISTED}.
+
+{table(["figure", "value"], [[f"{f.what} ({f.source})", f"{f.value:.3g}" if f.value < 1_000 else f"{f.value:,.0f}"] for f in FIGURES])}
+"""
+
+
+def main() -> None:
+    if sys.argv[1:] == ["--check"]:
+        if not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page():
+            sys.exit("docs/COST.md is not what scripts/cost.py computes; run python3 scripts/cost.py")
+    elif sys.argv[1:]:
+        sys.exit(__doc__)
+    else:
+        PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
