@@ -2,15 +2,18 @@
 """Computes docs/COST.md, what labels cost, from the figures below.
 
 `python3 scripts/cost.py` writes the page; with `--check`, as `make test` calls it, it fails where
-the page is another one. Every figure stands here once, with its source.
+the page is another one. Every figure stands here once, with its source; what was measured is read
+from docs/BENCHMARKS.md, so that a newer measurement there asks for a newer page.
 """
 
+import re
 import sys
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "COST.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "COST.md"
 HOURS_A_MONTH = 730
 MILLION = 1_000_000
 
@@ -38,6 +41,14 @@ class Machine:
     queries_per_second: float
 
 
+def benchmark(row: str, column: int) -> float:
+    """The number in a column, counted from 0, of the one row of docs/BENCHMARKS.md that begins so."""
+    rows = [line for line in (DOCS / "BENCHMARKS.md").read_text(encoding="utf-8").splitlines() if line.startswith(f"| {row}")]
+    if len(rows) != 1:
+        sys.exit(f"docs/BENCHMARKS.md has {len(rows)} rows that begin with {row!r}; scripts/cost.py reads one")
+    return float(re.sub("[^0-9.]", "", rows[0].split("|")[column + 1]))
+
+
 MEASURED = "2026-11-24, 2 cores, AMD EPYC with AVX512-BF16"
 LISTED = "us-east-1, on demand, Linux: aws.amazon.com/ec2/pricing/on-demand"
 
@@ -47,8 +58,8 @@ GPU_PAIRS = Figure(730, "sequences/s of a g4dn.xlarge: BERT-base, 128 tokens",
                    "published by AWS as $0.20 a million at $0.526 an hour (Machine Learning Blog, BERT inference on G4); never run here")
 SHORT_ROWS = Figure(8, "queries for each sequence of 128 tokens on inf1 and g4dn",
                     "assumed: a bucket of 8 tokens has a sixteenth of the tokens, and half of that gain is counted")
-CORE_PAIRS = Figure(354, "pairs/s of one core, the shipped network in bf16",
-                    f"docs/BENCHMARKS.md, the packed network; {MEASURED}")
+CORE_PAIRS = Figure(benchmark("`bf16` (packed", 1), "pairs/s of one core, the shipped network in bf16",
+                    f"docs/BENCHMARKS.md, the packed network on Amazon-Google; {MEASURED}")
 CORE_QUERIES = Figure(10, "queries for each pair, by CPU time",
                       "`time catalog-labels evaluate pairs` (300 of Abt-Buy: 17.5 s) and `evaluate queries` (1,000: 5.6 s), "
                       f"`--replicas 1`, dev profile, machine busy; {MEASURED}")
@@ -59,10 +70,15 @@ READ_UNIT = Figure(0.125 / MILLION, "dollars for a read request unit", WRITE_UNI
 
 REQUESTS = Figure(0.35, "requests of SQS an event",
                   "at most 0.25 to consume it (tests/tests/cost.rs holds that), and a tenth to send it in batches of ten")
-NEW_WRITES = Figure(17.2, "write units of an event that brings a new text", f"`catalog-labels demo`, which prints it; {MEASURED}")
-NEW_READS = Figure(16.3, "read units of such an event", NEW_WRITES.source)
-CANDIDATES = Figure(7.5, "candidate pairs of such an event",
-                    f"`catalog-labels evaluate blocking` on Abt-Buy, both tables as one catalog; {MEASURED}")
+CATALOG = "100,000 |"
+NEW_WRITES = Figure(benchmark(CATALOG, 5), "write units of an event that brings a new text, in a catalog of 100,000 products",
+                    f"docs/BENCHMARKS.md, `make bench-store`; {MEASURED}")
+NEW_READS = Figure(benchmark(CATALOG, 4), "read units of such an event", NEW_WRITES.source)
+CANDIDATES = Figure(benchmark(CATALOG, 1), "candidate pairs of such an event", NEW_WRITES.source)
+FEW_WRITES = Figure(17.2, "write units of an event in the sample catalog, where products have few look-alikes",
+                    f"`catalog-labels demo`, which prints it; {MEASURED}")
+FEW_READS = Figure(16.3, "read units of such an event", FEW_WRITES.source)
+FEW_CANDIDATES = Figure(696 / 356, "pairs scored for such an event", FEW_WRITES.source)
 KEPT_WRITES = Figure(2, "write units of an event that changes no text", "its state and its marker, an item under 1 KB each time")
 KEPT_READS = Figure(1, "read units of such an event", "one look at an item under 4 KB")
 QUERY_WRITES = Figure(1, "write units of a new query", "one intent item under 1 KB")
@@ -74,7 +90,7 @@ TOKENS = Figure(36, "tokens of a product pair, of the 128 that padding pays for"
                 f"mean over the titles of Abt-Buy's 1,916 validation pairs, `catalog-labels tokens`; {MEASURED}")
 
 FIGURES = [CHIP_PAIRS, GPU_PAIRS, SHORT_ROWS, CORE_PAIRS, CORE_QUERIES, SQS_REQUEST, WRITE_UNIT, READ_UNIT, REQUESTS, NEW_WRITES,
-           NEW_READS, CANDIDATES, KEPT_WRITES, KEPT_READS, QUERY_WRITES, QUERY_READS, UNCHANGED, CASCADE, TOKENS]
+           NEW_READS, CANDIDATES, FEW_WRITES, FEW_READS, FEW_CANDIDATES, KEPT_WRITES, KEPT_READS, QUERY_WRITES, QUERY_READS, UNCHANGED, CASCADE, TOKENS]
 
 
 def on_accelerator(name: str, dollars_an_hour: float, rows: float) -> Machine:
@@ -122,23 +138,24 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def machines() -> str:
-    def cells(machine: Machine, wanted: float, rows: float) -> list[str]:
+    def cells(machine: Machine, wanted: float, rows: float, beside: float) -> list[str]:
         count = ceil(wanted / rows)
         month = money(count * machine.dollars_an_hour * HOURS_A_MONTH)
-        return [f"{rows:,.0f}", money(a_million(machine, rows)), f"{count} for {month}"]
+        alone = a_million(machine, rows)
+        return [f"{rows:,.0f}", money(alone), money(alone + beside), f"{count} for {month}"]
 
     return table(
-        ["machine", "an hour", "pairs/s", "a million pairs", f"fleet for {PAIRS_PER_SECOND:,} pairs/s, a month",
-         "queries/s", "a million queries", f"fleet for {QUERIES_PER_SECOND:,} queries/s, a month"],
-        [[m.name, money(m.dollars_an_hour), *cells(m, PAIRS_PER_SECOND, m.pairs_per_second),
-          *cells(m, QUERIES_PER_SECOND, m.queries_per_second)] for m in MACHINES])
+        ["machine", "an hour", "pairs/s", "a million pairs", "with tables and queue", f"fleet for {PAIRS_PER_SECOND:,} pairs/s, a month",
+         "queries/s", "a million queries", "with tables and queue", f"fleet for {QUERIES_PER_SECOND:,} queries/s, a month"],
+        [[m.name, money(m.dollars_an_hour), *cells(m, PAIRS_PER_SECOND, m.pairs_per_second, NEW / CANDIDATES.value),
+          *cells(m, QUERIES_PER_SECOND, m.queries_per_second, QUERY)] for m in MACHINES])
 
 
 def events(machine: Machine = INF1, candidates: float = CANDIDATES.value, writes: float = NEW_WRITES.value,
-           new_share: float = 1.0, busy: float = 1.0) -> tuple[float, float]:
+           reads: float = NEW_READS.value, new_share: float = 1.0, busy: float = 1.0) -> tuple[float, float]:
     """Dollars for a million events of which `new_share` bring a new text: inference, and the rest."""
     inference = new_share * candidates * a_million(machine, machine.pairs_per_second) / busy
-    return inference, new_share * tables_and_queue(writes, NEW_READS.value) + (1 - new_share) * KEPT
+    return inference, new_share * tables_and_queue(writes, reads) + (1 - new_share) * KEPT
 
 
 def event_table(first: str, rows: list[tuple[str, tuple[float, float]]]) -> str:
@@ -162,7 +179,9 @@ def savings() -> str:
 def sensitivity() -> str:
     return event_table("a million new texts on inf1.xlarge", [
         ("as planned", events()),
-        ("twice the candidates", events(candidates=2 * CANDIDATES.value)),
+        ("half the candidates, at the same units", events(candidates=CANDIDATES.value / 2)),
+        ("products with few look-alikes, as in the sample catalog",
+         events(candidates=FEW_CANDIDATES.value, writes=FEW_WRITES.value, reads=FEW_READS.value)),
         ("half the write units", events(writes=NEW_WRITES.value / 2)),
         ("a fleet that is busy a third of the time", events(busy=1 / 3)),
         ("chips with the shipped network's arithmetic (an eighth)", events(candidates=CANDIDATES.value / 8)),
@@ -181,17 +200,17 @@ def page() -> str:
 Written by `python3 scripts/cost.py` from the figures at the end, each with its source; `make test` holds the page against it.
 Prices are public ones: no bill was ever seen, since nothing of this ran on AWS, and no inf1 or g4dn was at hand. Their rates are
 BERT-base's, which has eight times the arithmetic of the shipped network: what they cost here is a ceiling. c7a is the shipped
-network, measured on one core. What an idle day costs is in [DEPLOY.md](DEPLOY.md#an-idle-day).
+network, measured on one core of the same kind and taken times the cores, which memory may not keep up with. What an idle day costs is in [DEPLOY.md](DEPLOY.md#an-idle-day).
 
-## Inference alone, on machines that are always busy
+## A million pairs and a million queries, on machines that are always busy
 
 {machines()}
 
 ## Tables and queue cost more
 
-A million events that bring a new text cost {money(NEW)} in DynamoDB and SQS, most of it the postings that are written, one item for
-each blocking key; a million that change none cost {money(KEPT)}, and a million queries {money(QUERY)}. To score {PAIRS_PER_SECOND:,} pairs/s
-without a pause takes {a_second:,.0f} new texts a second: {money(month)} a month in tables and queue, beside {money(fleet)} for the
+A million events that bring a new text cost {money(NEW)} in DynamoDB and SQS, most of it writes: the postings, one item for each
+blocking key, and the label items of both sides of its look-alikes; a million that change none cost {money(KEPT)}, and a million
+queries {money(QUERY)}. To score {PAIRS_PER_SECOND:,} pairs/s without a pause takes {a_second:,.0f} new texts a second: {money(month)} a month in tables and queue, beside {money(fleet)} for the
 {chips} inf1.xlarge that score them. Where that is the load, provisioned or reserved capacity is the first thing to look at.
 
 ## What is saved
