@@ -16,7 +16,8 @@ fn options(replicas: usize) -> LaneOptions {
 fn replicas(count: usize, options: LaneOptions) -> Replicas {
     let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
     let checks = Arc::new(Checks { goldens: Vec::new(), tolerance: 1.0 });
-    Replicas::start(vec![Arc::new(engine); count], &checks, options, false).expect("the replicas start")
+    let engines = std::iter::repeat_n(Arc::new(engine), count).collect();
+    Replicas::start(engines, &checks, options, false).expect("the replicas start")
 }
 
 fn row(id: i64, length: usize) -> Encoded {

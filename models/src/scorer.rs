@@ -365,7 +365,7 @@ fn engines(artifact: &Artifact, numeric: Numeric, replicas: usize) -> Result<Vec
         Some(compiled) => Engine::load_static(&artifact.modules(compiled), 1)?.remove(0),
         None => Engine::load(&artifact.module(), numeric)?,
     };
-    Ok(vec![Arc::new(shared); replicas])
+    Ok(std::iter::repeat_n(Arc::new(shared), replicas).collect())
 }
 
 /// The logits of one head, if all of them are finite.
