@@ -13,6 +13,7 @@ mod reconcile;
 mod report;
 mod run;
 mod score;
+mod sides;
 mod versions;
 
 use std::ops::AddAssign;
@@ -39,7 +40,7 @@ use crate::decide::blocking::{KeyEpochs, Limits};
 use crate::decide::state::{Advance, Change, advance, is_labelled};
 use crate::lane::Lane;
 use crate::source::Objects;
-use crate::store::{Store, WriteOutcome};
+use crate::store::{StateOutcome, Store};
 
 /// Times an event is planned again when other workers change the same products. Each
 /// conflict means that somebody else made progress.
@@ -186,30 +187,34 @@ impl Pipeline {
 
     /// Step 1 of an upsert or delete, and the rest where it is needed.
     async fn change_product(&self, change: &Change, receive_count: u32) -> Result<(Outcome, Tally), FlowError> {
+        let mut known = self.store.product(&change.id).await?;
         for _ in 0..ATTEMPTS_MAX {
-            let known = self.store.product(&change.id).await?;
             let tombstone_expires_at = self.expiry(self.tombstone_ttl);
-            let state = match advance(known.as_ref(), change, tombstone_expires_at) {
-                Advance::Write(state) => {
-                    if self.store.put_state(&state, known.as_ref()).await? == WriteOutcome::Conflict {
+            let (state, trusts_marker) = match advance(known.as_ref(), change, tombstone_expires_at) {
+                Advance::Write(state) => match self.store.put_state(&state, known.as_ref()).await? {
+                    StateOutcome::Written => (Some(*state), true),
+                    StateOutcome::Conflict(Some(newer)) => {
+                        known = Some(*newer);
                         continue;
                     }
-                    Some(*state)
-                }
+                    StateOutcome::Conflict(None) => {
+                        known = self.store.product(&change.id).await?;
+                        continue;
+                    }
+                },
                 // An earlier delivery may have died after it wrote labels that were planned before
                 // another worker set the marker; looking once more at the newest state costs
                 // reads only.
-                Advance::Same | Advance::Stale if receive_count > 1 => None,
-                Advance::Same => known,
+                Advance::Same | Advance::Stale if receive_count > 1 => (known, false),
+                Advance::Same => (known, true),
                 Advance::Stale => return Ok((Outcome::Stale, Tally::default())),
             };
             let epochs = self.epochs()?;
-            if state.as_ref().is_some_and(|state| self.is_labelled(state, &epochs)) {
+            if trusts_marker && state.as_ref().is_some_and(|state| self.is_labelled(state, &epochs)) {
                 return Ok((Outcome::Unchanged, Tally::default()));
             }
-            let stale_text = || change.product.as_ref().map(|product| ProductText::of(product).text);
-            let text = state.map(|state| state.text).or_else(stale_text).unwrap_or_default();
-            let tally = self.label_product(&change.id, &text, Purpose::Event).await?;
+            let event_text = change.product.as_ref().map(|product| ProductText::of(product).text);
+            let tally = self.label_product(&change.id, state, &event_text.unwrap_or_default(), Purpose::Event).await?;
             return Ok((tally.outcome(), tally));
         }
         Err(FlowError::Contended { id: change.id.clone() })

@@ -15,10 +15,12 @@ use tests::items::{id, state};
 const TITLE: &str = "fenwick electric kettle fk-2714ss steel cordless jug 1.7 litre va354824my";
 /// Products under each key: more than any look-up reads of one.
 const HOT: usize = 40;
-/// Requests of an event besides its candidate search: the state read and written, the state
-/// and the label item read again, the partners, postings in two batches, the own labels, the
-/// marker.
-const OTHER_REQUESTS_MAX: u64 = 10;
+/// Items that an event reads besides those of its look-up: its state and label item, and the
+/// label item of each candidate.
+const OTHER_ITEMS: u64 = 2;
+/// Requests of a delete: the state read and written, the postings, the label items of both sides,
+/// one transaction, and the marker.
+const DELETE_REQUESTS: u64 = 7;
 
 /// Fills every key of [`TITLE`] with other products, all of them look-alikes.
 async fn heat(store: &Store) {
@@ -67,9 +69,11 @@ async fn a_look_up_among_hot_keys_stays_within_its_limits() {
 
 /// A model that takes every candidate here for a duplicate.
 fn duplicate_model() -> TextModel {
-    let models = (0..1_000).map(|n| TextModel::new(&format!("model {n}")));
-    let mut duplicates = models.into_iter().filter(|model| model.score(&text(), &text()).1 == Verdict::Duplicate);
-    duplicates.next().expect("one of three is")
+    let renewed = format!("{} renewed", text());
+    let says_duplicate = |model: &TextModel| {
+        [&text(), &renewed].into_iter().all(|own| model.score(own, &text()).1 == Verdict::Duplicate)
+    };
+    (0..).map(|n| TextModel::new(&format!("model {n}"))).find(says_duplicate).expect("one in nine does")
 }
 
 #[tokio::test]
@@ -77,7 +81,8 @@ async fn an_event_among_hot_keys_has_a_bounded_fan_out() {
     let engine = Embedded::memory().expect("memory needs nothing");
     let store = tables(&engine, "fan-").await;
     heat(&store).await;
-    let worker = pipeline(store.clone(), &duplicate_model());
+    let model = duplicate_model();
+    let worker = pipeline(store.clone(), &model);
     let most = Limits::default().candidates_max as u64;
     let cost = async |event: &shared::CatalogEvent| -> (Usage, Usage) {
         let before = store.meter().snapshot();
@@ -87,15 +92,21 @@ async fn an_event_among_hot_keys_has_a_bounded_fan_out() {
         let usage = store.meter().snapshot().since(&before);
         (usage.total(), usage.table(&LABELS))
     };
-    // Every candidate a duplicate: as many other sides as there can be.
-    let (usage, labels) = cost(&upsert("own", 1, TITLE, 1.0)).await;
-    assert_eq!(labels.write_requests, most + 1, "the own side and each other one");
-    let lookup = Limits::default().requests_max as u64;
-    assert!(usage.requests() <= lookup + OTHER_REQUESTS_MAX + 2 * most, "{usage:?}");
-    assert!(usage.items_read <= Limits::default().items_max as u64 + 2 * most + 4, "{usage:?}");
-    let (usage, labels) = cost(&delete("own", 2)).await;
-    assert_eq!(labels.write_requests, most + 1, "the own side and each other one");
-    assert!(usage.requests() <= OTHER_REQUESTS_MAX + 2 * most, "{usage:?}");
+    let limits = Limits::default();
+    // Every candidate a duplicate: as many other sides as there can be, first none of which has
+    // labels yet, then under another text.
+    for (version, title) in [(1, TITLE.to_owned()), (2, format!("{TITLE} renewed"))] {
+        let (usage, labels) = cost(&upsert("own", version, &title, 1.0)).await;
+        assert_eq!(labels.write_requests, 1, "both sides of all pairs together");
+        assert_eq!(usage.requests(), limits.requests_max as u64, "{usage:?}");
+        assert!(usage.items_read <= limits.items_max as u64 + most + OTHER_ITEMS, "{usage:?}");
+        let item = store.label_item(&id("own"), &model.id).await.expect("reads").expect("is labelled");
+        assert_eq!(item.pairs.len() as u64, most);
+    }
+    let (usage, labels) = cost(&delete("own", 3)).await;
+    assert_eq!((usage.requests(), labels.write_requests), (DELETE_REQUESTS, 1), "{usage:?}");
+    let left = store.label_items(&[(id("H00-00"), model.id.clone())]).await.expect("reads");
+    assert!(left.iter().all(|item| item.pairs.is_empty()), "{left:?}");
 }
 
 /// The hottest key a catalog can have still holds one small item a product, under a

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use consumer::aws::dynamo::{Limits, local_client};
 use consumer::fault::{Fault, Faulty};
-use consumer::store::{Embedded, Store, WriteOutcome};
+use consumer::store::{Embedded, StateOutcome, Store};
 use tests::items::{id, state};
 
 /// Tells the child process of the next test where the tables are.
@@ -69,7 +69,7 @@ async fn embedded_tables_stop_and_open_again() {
         let before = store.product(&id("A")).await.expect("reads");
         assert_eq!(before.as_ref().map(|state| state.version), (version > 1).then(|| version - 1));
         let outcome = store.put_state(&state("A", version, "text"), before.as_ref()).await.expect("writes");
-        assert_eq!(outcome, WriteOutcome::Written);
+        assert_eq!(outcome, StateOutcome::Written);
         let endpoint_url = embedded.endpoint_url().to_owned();
         embedded.stop().await.expect("stops");
         let hasty = local_client(&endpoint_url, &Limits { attempts: 2, ..Limits::default() });

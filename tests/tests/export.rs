@@ -48,9 +48,9 @@ async fn fill(store: &Store) {
         };
         item.pairs = (0..4).map(|_| other(&mut random)).filter(|(other, _)| *other != item.id && !deleted).collect();
         item.deleted = deleted;
-        store.put_label_item(&item, &[]).await.expect("writes");
+        store.put_label_item(&item).await.expect("writes");
         let elsewhere = LabelItem { model: ModelId("other".to_owned()), ..item };
-        store.put_label_item(&elsewhere, &[]).await.expect("writes");
+        store.put_label_item(&elsewhere).await.expect("writes");
     }
     for n in (1..PRODUCTS).step_by(2) {
         mirror(store, &name(n)).await;
@@ -72,7 +72,7 @@ async fn mirror(store: &Store, owner: &ProductId) {
         let Some(mut theirs) = store.label_item(other, &model()).await.expect("reads") else { continue };
         theirs.pairs.insert(owner.clone(), PairEntry { other_hash: own.text_hash, ..entry.clone() });
         theirs.revision += 1;
-        store.put_label_item(&theirs, &[]).await.expect("writes");
+        store.put_label_item(&theirs).await.expect("writes");
     }
 }
 

@@ -32,7 +32,7 @@ async fn promise_10_an_item_stays_below_8_kb_with_10000_look_alikes() {
     assert_eq!(item.pairs.keys().cloned().collect::<Vec<_>>(), kept, "the strongest");
     assert!(item.overflow);
 
-    store.put_label_item(&item, &[]).await.expect("writes");
+    store.put_label_item(&item).await.expect("writes");
     let request = store.client().scan().table_name(LABELS.physical_name(store.prefix()));
     let items = request.send().await.expect("scans").items.expect("one item");
     let bytes: usize = items[0].iter().map(|(name, value)| name.len() + size_bytes(value)).sum();

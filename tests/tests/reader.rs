@@ -41,7 +41,7 @@ impl Fixture {
     }
 
     async fn put(&self, item: LabelItem) {
-        self.store.put_label_item(&item, &[]).await.expect("puts");
+        self.store.put_label_item(&item).await.expect("puts");
     }
 
     fn reader(&self, options: Options) -> LabelReader {

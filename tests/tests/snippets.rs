@@ -90,7 +90,7 @@ async fn snippets_read_what_the_reader_reads() {
     stale.other_hash.0[0] ^= 1;
     stale.labelled_at += jiff::SignedDuration::from_secs(60);
     let own = LabelItem { revision: own.revision + 1, ..own };
-    store.put_label_item(&own, &[]).await.expect("writes");
+    store.put_label_item(&own).await.expect("writes");
     let now = Timestamp::now();
     for (query, seconds) in [("οδοσ kettle", 3_600), ("dead", -60)] {
         let (intent, scores, query) = (Intent::Help, [0.1, 0.1, 0.7, 0.1], query.to_owned());

@@ -9,7 +9,9 @@ use aws_sdk_dynamodb::types::{
 };
 use consumer::aws::dynamo::{Limits, local_client};
 use consumer::fault::{Fault, Faulty};
-use consumer::store::{Embedded, IntentOutcome, StateCheck, Store, StoreError, TablesError, WriteOutcome};
+use consumer::store::{
+    Embedded, IntentOutcome, LabelWrite, StateCheck, StateOutcome, Store, StoreError, TablesError, WriteOutcome,
+};
 use jiff::Timestamp;
 use shared::item::{
     ACTIVE_MODEL, ActiveModelItem, IntentItem, LabelItem, Posting, ProductItem, SKETCH_BYTES_MAX, distinct_key,
@@ -47,6 +49,7 @@ contract! {
     bad_postings_are_refused,
     label_items_are_guarded_by_their_revision,
     label_items_are_guarded_by_checks,
+    both_sides_and_the_marker_stand_or_fall_together,
     racing_label_writers_have_one_winner,
     distinct_keys_are_compact,
     items_over_400_kb_are_poison,
@@ -117,15 +120,14 @@ async fn wrong_tables_are_reported_with_every_difference(store: Store) {
 }
 
 async fn missing_tables_are_fatal(store: Store) {
-    let checked = store.put_label_item(&label("A", 1), &[check("A", "a")]).await;
     let errors = [
         store.product(&id("A")).await.expect_err("no table"),
         store.products(&[id("A")]).await.expect_err("no table"),
         store.put_state(&state("A", 1, "a"), None).await.expect_err("no table"),
         store.put_postings(&[posting("k", "A")]).await.expect_err("no table"),
         store.postings(&["k".to_owned()], 1).await.expect_err("no table"),
-        store.put_label_item(&label("A", 1), &[]).await.expect_err("no table"),
-        checked.expect_err("no table"),
+        store.put_label_item(&label("A", 1)).await.expect_err("no table"),
+        put_together(&store, &[label("A", 1)], &[check("A", "a")]).await.expect_err("no table"),
     ];
     for error in errors {
         assert!(matches!(error, StoreError::NoTable { .. }), "{error:?}");
@@ -140,24 +142,24 @@ async fn a_state_replaces_only_the_one_it_was_planned_from(store: Store) {
     let put = async |state: &ProductItem, known| store.put_state(state, known).await.expect("answers");
     let stored = async || store.product(&id("A")).await.expect("reads");
     let never_written = state("A", 4, "never written");
-    assert_eq!(put(&first, Some(&never_written)).await, WriteOutcome::Conflict);
+    assert_eq!(put(&first, Some(&never_written)).await, StateOutcome::Conflict(None));
     assert_eq!(stored().await, None);
-    assert_eq!(put(&first, None).await, WriteOutcome::Written);
-    assert_eq!(put(&first, None).await, WriteOutcome::Conflict, "there is a state now");
+    assert_eq!(put(&first, None).await, StateOutcome::Written);
+    assert_eq!(put(&first, None).await, instead(&first), "there is a state now");
     assert_eq!(stored().await, Some(first.clone()));
 
     let next = ProductItem { previous_texts: vec![first.text.clone()], ..state("A", 6, "blue kettle") };
     let other_content = state("A", 5, "same version, other content");
-    assert_eq!(put(&next, Some(&other_content)).await, WriteOutcome::Conflict);
-    assert_eq!(put(&next, Some(&first)).await, WriteOutcome::Written);
-    assert_eq!(put(&next, Some(&first)).await, WriteOutcome::Conflict, "that state is gone");
+    assert_eq!(put(&next, Some(&other_content)).await, instead(&first));
+    assert_eq!(put(&next, Some(&first)).await, StateOutcome::Written);
+    assert_eq!(put(&next, Some(&first)).await, instead(&next), "that state is gone");
     assert_eq!(stored().await, Some(next.clone()));
 
     // Versions are compared as whole numbers, neither as floats nor as strings.
     let largest = state("A", u64::MAX, "kettle");
-    assert_eq!(put(&largest, Some(&next)).await, WriteOutcome::Written);
+    assert_eq!(put(&largest, Some(&next)).await, StateOutcome::Written);
     let off_by_one = ProductItem { version: u64::MAX - 1, ..largest.clone() };
-    assert_eq!(put(&next, Some(&off_by_one)).await, WriteOutcome::Conflict);
+    assert_eq!(put(&next, Some(&off_by_one)).await, instead(&largest));
 }
 
 async fn a_tombstone_replaces_and_is_replaced(store: Store) {
@@ -166,7 +168,7 @@ async fn a_tombstone_replaces_and_is_replaced(store: Store) {
     let dead = ProductItem { deleted: true, expires_at: Some(4_000_000_000), ..state("A", 2, "") };
     let again = state("A", 3, "text");
     for (next, known) in [(&alive, None), (&dead, Some(&alive)), (&again, Some(&dead))] {
-        assert_eq!(store.put_state(next, known).await.expect("answers"), WriteOutcome::Written);
+        assert_eq!(store.put_state(next, known).await.expect("answers"), StateOutcome::Written);
         assert_eq!(store.product(&id("A")).await.expect("reads").as_ref(), Some(next));
     }
 }
@@ -178,18 +180,18 @@ async fn the_marker_needs_the_state_it_is_about(store: Store) {
         store.mark_labelled(state, model, &marker(&current)).await.expect("answers")
     };
     let mark = async |state: &ProductItem| mark_by(&model(), state).await;
-    assert_eq!(mark(&current).await, WriteOutcome::Conflict, "there is no product yet");
+    assert_eq!(mark(&current).await, StateOutcome::Conflict(None), "there is no product yet");
     assert_eq!(store.product(&current.id).await.expect("reads"), None, "and a marker must not make one");
     put(&store, &current).await;
-    assert_eq!(mark(&state("A", 1, "text")).await, WriteOutcome::Conflict, "another version");
-    assert_eq!(mark(&state("A", 2, "other")).await, WriteOutcome::Conflict, "another content");
+    assert_eq!(mark(&state("A", 1, "text")).await, instead(&current), "another version");
+    assert_eq!(mark(&state("A", 2, "other")).await, instead(&current), "another content");
     assert_eq!(store.product(&current.id).await.expect("reads"), Some(current.clone()));
-    assert_eq!(mark(&current).await, WriteOutcome::Written);
+    assert_eq!(mark(&current).await, StateOutcome::Written);
     let mut labelled = ProductItem { previous_texts: vec![], ..current.clone() };
     labelled.labelled.insert(model(), marker(&current));
     assert_eq!(store.product(&current.id).await.expect("reads").as_ref(), Some(&labelled), "its old postings are gone");
     let next = ModelId("pair-2@2".to_owned());
-    assert_eq!(mark_by(&next, &current).await, WriteOutcome::Written);
+    assert_eq!(mark_by(&next, &current).await, StateOutcome::Written);
     labelled.labelled.insert(next, marker(&current));
     assert_eq!(store.product(&current.id).await.expect("reads"), Some(labelled), "each model has its own");
 }
@@ -205,7 +207,7 @@ async fn of_racing_states_one_is_written(store: Store) {
         });
     }
     let outcomes = writers.join_all().await;
-    let written = outcomes.iter().filter(|(_, outcome)| *outcome == WriteOutcome::Written);
+    let written = outcomes.iter().filter(|(_, outcome)| *outcome == StateOutcome::Written);
     let winners: Vec<u64> = written.map(|(version, _)| *version).collect();
     let stored = store.product(&id("A")).await.expect("reads").expect("one was written");
     assert_eq!(winners, [stored.version], "{outcomes:?}");
@@ -281,7 +283,7 @@ async fn bad_postings_are_refused(store: Store) {
 async fn label_items_are_guarded_by_their_revision(store: Store) {
     store.create_tables().await.expect("creates");
     let (first, second) = (label("A", 1), label("A", 2));
-    let put = async |item: &LabelItem| store.put_label_item(item, &[]).await.expect("answers");
+    let put = async |item: &LabelItem| store.put_label_item(item).await.expect("answers");
     let stored = async || store.label_item(&id("A"), &model()).await.expect("reads");
     assert_eq!(put(&second).await, WriteOutcome::Conflict, "there is no revision 1");
     assert_eq!(stored().await, None);
@@ -309,7 +311,7 @@ async fn label_items_are_guarded_by_checks(store: Store) {
     put(&store, &state("B", 7, "b")).await;
     put(&store, &ProductItem { deleted: true, ..state("D", 1, "d") }).await;
     let put = async |revision, checks: &[StateCheck]| {
-        store.put_label_item(&label("A", revision), checks).await.expect("answers")
+        put_together(&store, &[label("A", revision)], checks).await.expect("answers")
     };
     let good = [check("A", "a"), StateCheck { version: Some(7), ..check("B", "b") }];
     let failing = [
@@ -319,35 +321,59 @@ async fn label_items_are_guarded_by_checks(store: Store) {
         ("deleted", check("D", "d")),
     ];
     for (why, bad) in failing {
-        assert_eq!(put(1, &[good[0].clone(), bad]).await, WriteOutcome::Conflict, "{why}");
+        assert_eq!(put(1, &[good[0].clone(), bad]).await, StateOutcome::Conflict(None), "{why}");
         assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), None, "{why}");
     }
-    assert_eq!(put(2, &good).await, WriteOutcome::Conflict, "no revision 1 yet");
+    assert_eq!(put(2, &good).await, StateOutcome::Conflict(None), "no revision 1 yet");
     let before = store.meter().snapshot();
-    assert_eq!(put(1, &good).await, WriteOutcome::Written);
+    assert_eq!(put(1, &good).await, StateOutcome::Written);
     let usage = store.meter().snapshot().since(&before);
     assert!(usage.table(&LABELS).write_units >= 2.0 && usage.table(&PRODUCTS).write_units > 0.0, "{usage:?}");
     assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), Some(label("A", 1)));
-    assert_eq!(put(1, &good).await, WriteOutcome::Conflict, "it is there now");
+    assert_eq!(put(1, &good).await, StateOutcome::Conflict(None), "it is there now");
+}
+
+async fn both_sides_and_the_marker_stand_or_fall_together(store: Store) {
+    store.create_tables().await.expect("creates");
+    let (own, model) = (state("A", 1, "a"), model());
+    put(&store, &own).await;
+    let items = async || store.label_items(&["A", "B"].map(|name| (id(name), model.clone()))).await.expect("reads");
+    let write = async |state: &ProductItem, revision| {
+        let items = [label("A", 1), label("B", revision)];
+        let marker = Some((state, &model, marker(&own)));
+        store.put_label_items(&LabelWrite { items: &items, checks: &[], marker }).await.expect("answers")
+    };
+    assert_eq!(write(&own, 2).await, StateOutcome::Conflict(None), "one item's revision");
+    assert_eq!(write(&state("A", 2, "a"), 1).await, instead(&own), "the product's state");
+    assert_eq!((items().await, store.product(&own.id).await.expect("reads")), (vec![], Some(own.clone())));
+    assert_eq!(write(&own, 1).await, StateOutcome::Written);
+    let labelled = store.product(&own.id).await.expect("reads").expect("is there").labelled;
+    assert_eq!((items().await.len(), labelled.get(&model)), (2, Some(&marker(&own))));
 }
 
 async fn racing_label_writers_have_one_winner(store: Store) {
     store.create_tables().await.expect("creates");
     put(&store, &state("A", 1, "a")).await;
-    store.put_label_item(&label("A", 1), &[]).await.expect("the item they race for");
-    for checks in [vec![], vec![check("A", "a")]] {
+    store.put_label_item(&label("A", 1)).await.expect("the item they race for");
+    for is_checked in [false, true] {
         let current = store.label_item(&id("A"), &model()).await.expect("reads").expect("is there").revision;
         let mut writers = tokio::task::JoinSet::new();
         for writer in 0..6 {
-            let (store, checks) = (store.clone(), checks.clone());
+            let store = store.clone();
             let item = LabelItem { version: 100 + writer, ..label("A", current + 1) };
-            writers.spawn(async move { (item.version, store.put_label_item(&item, &checks).await.expect("answers")) });
+            writers.spawn(async move {
+                let has_won = if is_checked {
+                    let together = put_together(&store, std::slice::from_ref(&item), &[check("A", "a")]).await;
+                    together.expect("answers") == StateOutcome::Written
+                } else {
+                    store.put_label_item(&item).await.expect("answers") == WriteOutcome::Written
+                };
+                has_won.then_some(item.version)
+            });
         }
-        let outcomes = writers.join_all().await;
-        let written = outcomes.iter().filter(|(_, outcome)| *outcome == WriteOutcome::Written);
-        let winners: Vec<u64> = written.map(|(writer, _)| *writer).collect();
+        let winners: Vec<u64> = writers.join_all().await.into_iter().flatten().collect();
         let stored = store.label_item(&id("A"), &model()).await.expect("reads").expect("is there");
-        assert_eq!(winners, [stored.version], "{outcomes:?}");
+        assert_eq!(winners, [stored.version]);
     }
 }
 
@@ -355,7 +381,7 @@ async fn distinct_keys_are_compact(store: Store) {
     store.create_tables().await.expect("creates");
     let distinct: Vec<u64> = (0..500).map(|n| distinct_key(&id(&format!("P{n}")), TextHash::of(1, "t"))).collect();
     let item = LabelItem { distinct, pairs: BTreeMap::new(), ..label("A", 1) };
-    store.put_label_item(&item, &[]).await.expect("puts");
+    store.put_label_item(&item).await.expect("puts");
     assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), Some(item));
     let request = store.client().get_item().table_name(LABELS.physical_name(store.prefix()));
     let request = request.key("id", AttributeValue::S("A".to_owned())).key("model", AttributeValue::S(model().0));
@@ -369,8 +395,8 @@ async fn items_over_400_kb_are_poison(store: Store) {
     let huge = LabelItem { distinct: (0..60_000).collect(), ..label("A", 1) };
     let errors = [
         store.put_state(&state("B", 1, &"é".repeat(250_000)), None).await.expect_err("500 KB of text"),
-        store.put_label_item(&huge, &[]).await.expect_err("480 KB of hashes"),
-        store.put_label_item(&huge, &[check("A", "a")]).await.expect_err("480 KB of hashes"),
+        store.put_label_item(&huge).await.expect_err("480 KB of hashes"),
+        put_together(&store, &[huge], &[check("A", "a")]).await.expect_err("480 KB of hashes"),
     ];
     for error in errors {
         let Fault::Poison { reason } = error.fault() else { panic!("{error:?}") };
@@ -445,5 +471,14 @@ async fn the_meter_counts(store: Store) {
 
 /// The first state of a product.
 async fn put(store: &Store, state: &ProductItem) {
-    assert_eq!(store.put_state(state, None).await.expect("answers"), WriteOutcome::Written);
+    assert_eq!(store.put_state(state, None).await.expect("answers"), StateOutcome::Written);
+}
+
+async fn put_together(store: &Store, items: &[LabelItem], checks: &[StateCheck]) -> Result<StateOutcome, StoreError> {
+    store.put_label_items(&LabelWrite { items, checks, marker: None }).await
+}
+
+/// A conflict with this state.
+fn instead(state: &ProductItem) -> StateOutcome {
+    StateOutcome::Conflict(Some(Box::new(state.clone())))
 }

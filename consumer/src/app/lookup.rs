@@ -339,7 +339,7 @@ mod tests {
             store.put_state(&state(id, deleted), None).await.expect("writes");
         }
         for item in [labels("A", "B"), labels("B", "A")] {
-            store.put_label_item(&item, &[]).await.expect("writes");
+            store.put_label_item(&item).await.expect("writes");
         }
         let now = Timestamp::now();
         let intent = IntentItem {

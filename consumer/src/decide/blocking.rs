@@ -24,13 +24,15 @@ pub use sketch::{SKETCH_BYTES_MAX, sketch};
 use sketch::Own;
 use tokens::{Token, has_digit, stem, title_parts, tokens};
 
-/// Most keys that one product is written under: each is one write unit.
-pub const POSTING_KEYS_MAX: usize = 16;
-/// Most keys that one look-up reads.
-pub const QUERY_KEYS_MAX: usize = 14;
-/// Requests of an event that are no key look-up: the candidates' texts, and one more for
-/// keys that DynamoDB left unprocessed.
-const OTHER_REQUESTS: usize = 2;
+/// Most keys that one product is written under and looks up: each is one write unit and one
+/// request. Ten keep the whole event within [`Limits::requests_max`], and its postings and those
+/// of the text before within one BatchWriteItem.
+pub const KEYS_MAX: usize = 10;
+/// Requests of an event that are no key look-up: the state read, the state written, the
+/// postings, the candidates' texts with the own labels, the labels of the other sides, and
+/// one transaction for labels and marker (or, where no other side changes, two writes in the place
+/// of the last two).
+const OTHER_REQUESTS: usize = 6;
 /// Texts with fewer keys than this also get keys that are not rare.
 const KEYS_MIN: usize = 4;
 
@@ -53,7 +55,7 @@ const GROUP_WORDS_MAX: u32 = 4;
 /// What one event may cost, whatever the catalog's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Requests: one for each key, one for the candidates' texts, one spare.
+    /// Requests of the whole event: one for each key, and six.
     pub requests_max: usize,
     /// Candidates to score.
     pub candidates_max: usize,
@@ -70,7 +72,7 @@ impl Default for Limits {
 impl Limits {
     /// Most keys to read.
     pub fn keys_max(&self) -> usize {
-        self.requests_max.saturating_sub(OTHER_REQUESTS).min(QUERY_KEYS_MAX)
+        self.requests_max.saturating_sub(OTHER_REQUESTS).min(KEYS_MAX)
     }
 
     /// Postings to read of each of `keys` keys, so that all of them and the candidates'
@@ -80,12 +82,12 @@ impl Limits {
     }
 }
 
-/// The keys to write a product under, best first: at most [`POSTING_KEYS_MAX`], and at
+/// The keys to write a product under, best first: at most [`KEYS_MAX`], and at
 /// least one if the title has a digit or a word of two letters. A pure function of text
 /// and epoch.
 pub fn posting_keys(text: &str, epoch: &KeyEpoch) -> Vec<String> {
     let words = Words::of(text, epoch);
-    let mut keys = Keys { epoch: epoch.number, keys: Vec::with_capacity(POSTING_KEYS_MAX) };
+    let mut keys = Keys { epoch: epoch.number, keys: Vec::with_capacity(KEYS_MAX) };
     let rare: Vec<&Word> = words.0.iter().filter(|word| word.is_rare()).take(RARE_WORDS_MAX).collect();
     for word in &rare {
         keys.push('w', &word.token.text);
@@ -143,7 +145,7 @@ pub fn rank<S: AsRef<[u8]>>(
     ranked.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Keys in order, without repeats, never more than [`POSTING_KEYS_MAX`].
+/// Keys in order, without repeats, never more than [`KEYS_MAX`].
 struct Keys {
     epoch: u32,
     keys: Vec<String>,
@@ -152,7 +154,7 @@ struct Keys {
 impl Keys {
     fn push(&mut self, kind: char, name: &str) {
         let key = format!("{}:{kind}:{name}", self.epoch);
-        if self.keys.len() < POSTING_KEYS_MAX && !self.keys.contains(&key) {
+        if self.keys.len() < KEYS_MAX && !self.keys.contains(&key) {
             self.keys.push(key);
         }
     }

@@ -112,6 +112,12 @@ pub fn without(
     }
 }
 
+/// Whether the item has entries about an earlier text of its owner, which are all that says who
+/// holds an entry about that text: they have to go before [`other_side`] replaces them.
+pub fn is_outdated(item: &LabelItem, owner: &Owner) -> bool {
+    item.text_hash != owner.text_hash && !item.pairs.is_empty() && rank(item) < (owner.version, owner.content_hash)
+}
+
 /// The tombstone of a deleted product; `expires_at` in epoch seconds.
 pub fn tombstone(current: Option<&LabelItem>, owner: &Owner, expires_at: i64) -> Merged {
     if current.is_some_and(|item| rank(item) > (owner.version, owner.content_hash)) {

@@ -13,8 +13,8 @@ pub struct Plan {
     pub known: Vec<PairLabel>,
     /// [`distinct_key`]s of candidates whose pair is known to be distinct.
     pub known_distinct: Vec<u64>,
-    /// Partners in the label item that are no candidates, with their texts unchanged:
-    /// found from their own side, or asked for by name. Their entries stay.
+    /// Partners in the label item that are no candidates: found from their own side, or asked
+    /// for by name. Their entries stay.
     pub carried: Vec<ProductId>,
     /// Partners whose other side may hold an entry about another text of this product,
     /// or that changed or left. Their entries go, unless scoring brings them back.
@@ -23,20 +23,21 @@ pub struct Plan {
 
 /// Plans the labels of `own`. `candidates` are the states that blocking proposes,
 /// `item` the own label item as read after the own state was written, and `partners`
-/// the states of all products that the item names.
+/// the states of all products that the item names. Without them entries are taken to be about
+/// their partners' newest texts: whoever changes a partner takes them out along with its own.
 pub fn plan(
     own: &ProductItem,
     candidates: Vec<ProductItem>,
     item: Option<&LabelItem>,
-    partners: &[ProductItem],
+    partners: Option<&[ProductItem]>,
 ) -> Plan {
     let mut plan = Plan::default();
     let same_text = item.filter(|item| item.text_hash == own.text_hash && !item.deleted);
     let live: Vec<ProductItem> = candidates.into_iter().filter(|c| !c.deleted && c.id != own.id).collect();
 
     for (partner, entry) in item.iter().flat_map(|item| &item.pairs) {
-        let is_current = same_text.is_some()
-            && partners.iter().any(|p| p.id == *partner && !p.deleted && p.text_hash == entry.other_hash);
+        let is_theirs = |p: &ProductItem| p.id == *partner && !p.deleted && p.text_hash == entry.other_hash;
+        let is_current = same_text.is_some() && partners.is_none_or(|partners| partners.iter().any(is_theirs));
         match (is_current, live.iter().any(|c| c.id == *partner)) {
             (true, false) => plan.carried.push(partner.clone()),
             (true, true) => {}
@@ -64,12 +65,12 @@ fn known_distinct(item: Option<&LabelItem>, candidate: &ProductItem) -> Option<u
 impl Plan {
     /// Takes over what candidates hold of the pair where the own item does not: `theirs` are
     /// the candidates' label items.
-    pub fn adopt(&mut self, own: &ProductItem, theirs: &[LabelItem]) {
+    pub fn adopt<'a>(&mut self, own: &ProductItem, theirs: impl Iterator<Item = &'a LabelItem> + Clone) {
         let (known, known_distinct) = (&mut self.known, &mut self.known_distinct);
         let own_key = distinct_key(&own.id, own.text_hash);
         self.to_score.retain(|candidate| {
             let is_theirs = |item: &&LabelItem| item.id == candidate.id && item.text_hash == candidate.text_hash;
-            let Some(item) = theirs.iter().filter(|item| !item.deleted).find(is_theirs) else { return true };
+            let Some(item) = theirs.clone().filter(|item| !item.deleted).find(is_theirs) else { return true };
             if let Some(entry) = item.pairs.get(&own.id).filter(|entry| entry.other_hash == own.text_hash) {
                 known.push(as_label(candidate, entry));
                 return false;

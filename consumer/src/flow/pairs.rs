@@ -5,6 +5,7 @@ use shared::item::ProductItem;
 
 use super::bisect::score_each;
 use super::product::Step;
+use super::sides::Sides;
 use super::{ATTEMPTS_MAX, FlowError, Outcome, Pipeline, Tally};
 use crate::decide::plan;
 use crate::fault::{Fault, Faulty};
@@ -45,7 +46,9 @@ impl Pipeline {
                 states.iter().find(|state| state.id == *id && !state.deleted).ok_or(unknown)
             };
             let (left, right) = (live(left)?, live(right)?);
-            if self.is_known(left, right).await? {
+            let mut sides = Sides::new(&self.store, self.scorer.model_id());
+            sides.read(vec![&left.id, &right.id]).await?;
+            if is_known(&sides, left, right) {
                 tally.pairs_skipped += 1;
                 return Ok(());
             }
@@ -58,9 +61,7 @@ impl Pipeline {
             let mut is_settled = true;
             for score in scores {
                 let label = plan::label(right, score.probability, score.verdict, score.stage, now);
-                let mirrored = plan::label(left, score.probability, score.verdict, score.stage, now);
-                is_settled = self.add_entry(left, right, &label, tally).await? == Step::Done
-                    && self.add_entry(right, left, &mirrored, tally).await? == Step::Done;
+                is_settled = self.write_pair(&sides, left, right, &label, tally).await? == Step::Done;
             }
             if is_settled {
                 return Ok(());
@@ -68,11 +69,8 @@ impl Pipeline {
         }
         Err(FlowError::Contended { id: left.clone() })
     }
+}
 
-    async fn is_known(&self, left: &ProductItem, right: &ProductItem) -> Result<bool, FlowError> {
-        let item = self.store.label_item(&left.id, self.scorer.model_id()).await?;
-        let partners = [right.clone()];
-        let plan = plan::plan(left, partners.to_vec(), item.as_ref(), &partners);
-        Ok(plan.to_score.is_empty())
-    }
+fn is_known(sides: &Sides<'_>, left: &ProductItem, right: &ProductItem) -> bool {
+    plan::plan(left, vec![right.clone()], sides.get(&left.id), None).to_score.is_empty()
 }

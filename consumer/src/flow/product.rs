@@ -5,18 +5,23 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use models::TextPair;
 use shared::item::{LabelItem, ProductItem};
 use shared::{PairLabel, ProductId, TextHash, Verdict};
 
 use super::bisect::score_each;
+use super::candidates::candidates_and_label_item;
+use super::sides::{Changes, Sides};
 use super::{ATTEMPTS_MAX, FlowError, Pipeline, Tally, candidates};
 use crate::decide::blocking::KeyEpochs;
-use crate::decide::merge::{self, Merged, Owner};
+use crate::decide::merge::{self, Owner};
 use crate::decide::plan::{self, Plan, plan};
-use crate::decide::state;
-use crate::store::{StateCheck, WriteOutcome};
+use crate::source::Backoff;
+
+/// Between attempts: whoever lost to another worker comes back when that one is through.
+const PAUSE: Backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(500) };
 
 /// Scores of this run, by own text, other product and other text, or why a pair has none: a
 /// conflict plans again, but pays for no pair twice.
@@ -24,22 +29,23 @@ type Scored = HashMap<(TextHash, ProductId, TextHash), Result<PairLabel, String>
 
 /// One attempt to label one product.
 #[derive(Clone, Copy)]
-struct Task<'a> {
-    own: &'a ProductItem,
-    epochs: &'a KeyEpochs,
-    purpose: Purpose,
+pub(super) struct Task<'a> {
+    pub(super) own: &'a ProductItem,
+    pub(super) epochs: &'a KeyEpochs,
+    pub(super) purpose: Purpose,
     /// Postings and marker are known to be as they should.
-    is_settled: bool,
+    pub(super) is_settled: bool,
     /// Keys that postings of the product may lie under besides those of its texts.
     written: &'a [String],
 }
 
 /// Whether a step found the tables as it had read them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
     Done,
-    /// Something changed meanwhile: read again, plan again.
-    Conflict,
+    /// Something changed meanwhile: read again, plan again. With the product's state, where it is
+    /// that which changed and the table told.
+    Conflict(Option<Box<ProductItem>>),
 }
 
 /// Why a product is planned.
@@ -55,23 +61,34 @@ pub(super) enum Purpose {
 }
 
 impl Pipeline {
-    /// `event_text` is that of the event in hand, empty for a delete: an earlier delivery may
+    /// `known` is the product's state as the caller has just read or written it; none, to have it
+    /// read. `event_text` is that of the event in hand, empty for a delete: an earlier delivery may
     /// have written its postings although a newer state was there by then.
     pub(super) async fn label_product(
         &self,
         id: &ProductId,
+        mut known: Option<ProductItem>,
         event_text: &str,
         purpose: Purpose,
     ) -> Result<Tally, FlowError> {
         let (mut tally, mut scored) = (Tally::default(), Scored::new());
         // Keys that this product may be written under, whatever its state remembers.
         let mut written = Vec::new();
+        let mut rng = fastrand::Rng::new();
         for attempt in 0..ATTEMPTS_MAX {
             let epochs = self.epochs()?;
             if attempt == 0 {
                 written.extend(epochs.posting_keys(event_text));
+            } else {
+                tokio::time::sleep(PAUSE.delay(attempt as u32, &mut rng)).await;
             }
-            let Some(own) = self.store.product(id).await? else { return Ok(tally) };
+            let own = match known.take() {
+                Some(own) => own,
+                None => match self.store.product(id).await? {
+                    Some(own) => own,
+                    None => return Ok(tally),
+                },
+            };
             // An event's earlier delivery may have moved postings after the marker was set, and
             // so may this very run; a reconciliation that has written nothing yet trusts it.
             let is_settled = purpose != Purpose::Event && attempt == 0 && self.is_labelled(&own, &epochs);
@@ -81,8 +98,9 @@ impl Pipeline {
                 (true, false) => self.retract(task, &mut tally).await?,
                 (false, _) => self.label_state(task, &mut scored, &mut tally).await?,
             };
-            if step == Step::Done {
-                return Ok(tally);
+            match step {
+                Step::Done => return Ok(tally),
+                Step::Conflict(newer) => known = newer.map(|newer| *newer),
             }
             written.extend(epochs.posting_keys(&own.text));
         }
@@ -91,129 +109,135 @@ impl Pipeline {
 
     /// Steps 2 to 6 for a product that is in the catalog.
     async fn label_state(&self, task: Task<'_>, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
-        let own = task.own;
+        let Task { own, epochs, purpose, .. } = task;
         let model = self.scorer.model_id();
-        if !task.is_settled {
-            self.store.put_postings(&task.epochs.postings(&own.id, &own.text)).await?;
-        }
+        self.move_postings(task).await?;
 
-        let candidates = self.candidates(own, task.epochs).await?;
-        let item = self.store.label_item(&own.id, model).await?;
-        let partners = self.partners(item.as_ref()).await?;
-        let mut plan = plan(own, candidates.clone(), item.as_ref(), &partners);
+        let (candidates, item) =
+            candidates_and_label_item(&self.store, epochs.active(), &self.limits, own, model).await?;
+        let partners = match purpose {
+            // Entries of both sides come and go together.
+            Purpose::Event => None,
+            // But where an item was too full for one of them.
+            Purpose::Prune | Purpose::Refill => Some(self.partners(item.as_ref()).await?),
+        };
+        let mut plan = plan(own, candidates.clone(), item.as_ref(), partners.as_deref());
+        let mut sides = Sides::new(&self.store, model);
         let has_overflowed = item.as_ref().is_some_and(|item| item.overflow);
         tally.overflows += u64::from(has_overflowed);
         // Where an item may have dropped a pair, or it was found from the other side alone,
         // what the candidates hold saves the scoring.
-        if has_overflowed || task.purpose != Purpose::Event {
-            plan.adopt(own, &self.items_of(&plan.to_score).await?);
+        if has_overflowed || purpose != Purpose::Event {
+            let known = plan.known.iter().map(|label| &label.other);
+            let to_score = plan.to_score.iter().map(|candidate| &candidate.id);
+            sides.read(to_score.chain(known).chain(&plan.dropped).collect()).await?;
+            plan.adopt(own, sides.items());
         }
-        if task.purpose == Purpose::Prune && self.prune(task, &mut plan, &partners, tally).await? == Step::Conflict {
-            return Ok(Step::Conflict);
+        let mut gone = Vec::new();
+        if purpose == Purpose::Prune {
+            gone = self.prune(task, &mut plan, partners.as_deref().unwrap_or_default()).await?;
         }
         tally.pairs_skipped += (plan.known.len() + plan.known_distinct.len()) as u64;
-        let mut labels = plan.known;
+        let mut labels = std::mem::take(&mut plan.known);
         let (fresh, unscorable) = self.score(own, &plan.to_score, scored, tally).await?;
         labels.extend(fresh);
 
-        let stays = |id: &ProductId| labels.iter().any(|l| l.other == *id && l.verdict != Verdict::Distinct);
-        for partner in plan.dropped.iter().filter(|partner| !stays(partner)) {
-            if self.remove_entry(partner, own, Some(own.text_hash), tally).await? == Step::Conflict {
-                return Ok(Step::Conflict);
-            }
-        }
         let owner = Owner::of(own, model);
-        let merged = match task.purpose {
+        let merged = match purpose {
             Purpose::Prune => merge::anew(item.as_ref(), &owner, &labels, &plan.carried, &plan.known_distinct),
             Purpose::Event | Purpose::Refill => merge::own(item.as_ref(), &owner, &labels, &plan.carried),
         };
-        match merged {
-            Merged::Write(item) if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict => {
-                return Ok(Step::Conflict);
-            }
-            Merged::Write(_) => tally.items_written += 1,
-            Merged::Unchanged => {}
-            Merged::Stale => return Ok(Step::Conflict),
+        labels.retain(|label| label.verdict != Verdict::Distinct);
+        plan.dropped.retain(|partner| labels.iter().all(|label| label.other != *partner));
+        let mut changes = Changes::of(merged);
+        sides.read(plan.dropped.iter().chain(&gone).chain(labels.iter().map(|label| &label.other)).collect()).await?;
+        changes.remove(&sides, own, &plan.dropped, Some(own.text_hash));
+        changes.remove(&sides, own, &gone, None);
+        let mut others = Vec::new();
+        for label in &labels {
+            let other = candidates.iter().find(|candidate| candidate.id == label.other);
+            others.extend(other.map(|other| (other, label)));
         }
-        for label in labels.iter().filter(|label| label.verdict != Verdict::Distinct) {
-            let Some(other) = candidates.iter().find(|c| c.id == label.other) else { continue };
-            if self.add_entry(own, other, label, tally).await? == Step::Conflict {
-                return Ok(Step::Conflict);
-            }
+        if self.release(&sides, &others, tally).await? {
+            return Ok(Step::Conflict(None));
         }
-        // All the same is labelled; without the marker, a repetition tries these again.
+        for (other, label) in others {
+            changes.add(&sides, own, other, label);
+        }
+        // All that can be scored is labelled; without the marker, a repetition tries the rest again.
+        let sets_marker = !task.is_settled && unscorable.is_none();
+        let step = self.write(task, changes, sets_marker, tally).await?;
         match unscorable {
-            Some(error) => Err(error),
-            None if task.is_settled => Ok(Step::Done),
-            None => self.finish(task).await,
+            Some(error) if step == Step::Done => Err(error),
+            _ => Ok(step),
         }
     }
 
-    /// Takes pairs that neither product's look-up proposes out of the plan and out of the
-    /// partner's item; the own item's merge does the rest. Pairs that were asked for by name
-    /// are among them.
+    /// Step 2. Postings of the state's text are put, and those that only earlier texts had go.
+    /// A state that has moved on meanwhile is planned again, and gets its own back.
+    async fn move_postings(&self, task: Task<'_>) -> Result<(), FlowError> {
+        let Task { own, epochs, .. } = task;
+        if task.is_settled {
+            return Ok(());
+        }
+        // A tombstone has no text, so it wants no key.
+        let postings = epochs.postings(&own.id, &own.text);
+        let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| epochs.posting_keys(text)).collect();
+        obsolete.extend_from_slice(task.written);
+        obsolete.retain(|key| postings.iter().all(|posting| posting.key != *key));
+        Ok(self.store.replace_postings(&own.id, &postings, &obsolete).await?)
+    }
+
+    /// Takes pairs that neither product's look-up proposes out of the plan, and gives the
+    /// partners whose items have to lose them as well; the own item's merge does the rest. Pairs
+    /// that were asked for by name are among them.
     async fn prune(
         &self,
         task: Task<'_>,
         plan: &mut Plan,
         partners: &[ProductItem],
-        tally: &mut Tally,
-    ) -> Result<Step, FlowError> {
-        let own = task.own;
+    ) -> Result<Vec<ProductId>, FlowError> {
+        let mut gone = Vec::new();
         for id in std::mem::take(&mut plan.carried) {
             let Some(partner) = partners.iter().find(|partner| partner.id == id) else { continue };
-            if self.candidates(partner, task.epochs).await?.iter().any(|candidate| candidate.id == own.id) {
+            let proposed = candidates(&self.store, task.epochs.active(), &self.limits, partner).await?;
+            if proposed.iter().any(|candidate| candidate.id == task.own.id) {
                 plan.carried.push(id);
-            } else if self.remove_entry(&id, own, None, tally).await? == Step::Conflict {
-                return Ok(Step::Conflict);
+            } else {
+                gone.push(id);
             }
         }
-        Ok(Step::Done)
+        Ok(gone)
     }
 
     /// The same for a deleted product: nothing of it may be left that a reader returns.
     async fn retract(&self, task: Task<'_>, tally: &mut Tally) -> Result<Step, FlowError> {
         let own = task.own;
+        let model = self.scorer.model_id();
+        self.move_postings(task).await?;
         let expires_at = own.expires_at.unwrap_or_else(|| self.expiry(self.tombstone_ttl));
-        let mut slots = self.store.label_slots(&own.id).await?;
-        if slots.iter().all(|slot| slot.model != *self.scorer.model_id()) {
-            // A tombstone where no labels are yet: a late worker may still bring some.
-            let owner = Owner::of(own, self.scorer.model_id());
-            if let Merged::Write(item) = merge::tombstone(None, &owner, expires_at) {
-                if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict {
-                    return Ok(Step::Conflict);
-                }
-                tally.items_written += 1;
+        let slots = self.store.label_slots(&own.id).await?;
+        // A tombstone where no labels are yet, too: a late worker may still bring some.
+        let is_missing = slots.iter().all(|slot| slot.model != *model);
+        let slots = slots.iter().map(Some).chain(is_missing.then_some(None));
+        for slot in slots {
+            let model = slot.map_or(model, |slot| &slot.model);
+            let partners: Vec<ProductId> = slot.into_iter().flat_map(|slot| slot.pairs.keys().cloned()).collect();
+            let mut sides = Sides::new(&self.store, model);
+            sides.read(partners.iter().collect()).await?;
+            let mut changes = Changes::of(merge::tombstone(slot, &Owner::of(own, model), expires_at));
+            changes.remove(&sides, own, &partners, None);
+            let step = self.write(task, changes, false, tally).await?;
+            if step != Step::Done {
+                return Ok(step);
             }
         }
-        for slot in slots.drain(..) {
-            for partner in slot.pairs.keys() {
-                self.remove_deleted(partner, own, &slot, tally).await?;
-            }
-            match merge::tombstone(Some(&slot), &Owner::of(own, &slot.model), expires_at) {
-                Merged::Write(item) if self.store.put_label_item(&item, &[]).await? == WriteOutcome::Conflict => {
-                    return Ok(Step::Conflict);
-                }
-                Merged::Write(_) => tally.items_written += 1,
-                Merged::Unchanged | Merged::Stale => {}
-            }
-        }
-        self.finish(task).await
-    }
-
-    async fn candidates(&self, own: &ProductItem, epochs: &KeyEpochs) -> Result<Vec<ProductItem>, FlowError> {
-        Ok(candidates(&self.store, epochs.active(), &self.limits, own).await?)
+        self.mark(task).await
     }
 
     async fn partners(&self, item: Option<&LabelItem>) -> Result<Vec<ProductItem>, FlowError> {
         let ids: Vec<ProductId> = item.iter().flat_map(|item| item.pairs.keys().cloned()).collect();
         Ok(self.store.products(&ids).await?)
-    }
-
-    async fn items_of(&self, products: &[ProductItem]) -> Result<Vec<LabelItem>, FlowError> {
-        let model = self.scorer.model_id();
-        let keys: Vec<_> = products.iter().map(|product| (product.id.clone(), model.clone())).collect();
-        Ok(self.store.label_items(&keys).await?)
     }
 
     /// Step 4. Labels of `to_score`, scored now or earlier in this run, and what is to be
@@ -245,100 +269,5 @@ impl Pipeline {
             }
         }
         Ok((labels, unscorable))
-    }
-
-    /// Step 5a, one partner: its entry about `own` goes, unless it is about the text `spared`.
-    async fn remove_entry(
-        &self,
-        partner: &ProductId,
-        own: &ProductItem,
-        spared: Option<TextHash>,
-        tally: &mut Tally,
-    ) -> Result<Step, FlowError> {
-        let current = self.store.label_item(partner, self.scorer.model_id()).await?;
-        let Merged::Write(item) = merge::without(current.as_ref(), &own.id, own.version, spared) else {
-            return Ok(Step::Done);
-        };
-        Ok(counted(self.store.put_label_item(&item, &[StateCheck::exact(own)]).await?, tally))
-    }
-
-    /// Step 5a for a deleted product, in the slot that named the partner.
-    async fn remove_deleted(
-        &self,
-        partner: &ProductId,
-        own: &ProductItem,
-        slot: &LabelItem,
-        tally: &mut Tally,
-    ) -> Result<(), FlowError> {
-        for _ in 0..ATTEMPTS_MAX {
-            let current = self.store.label_item(partner, &slot.model).await?;
-            let Merged::Write(item) = merge::without(current.as_ref(), &own.id, own.version, None) else {
-                return Ok(());
-            };
-            if counted(self.store.put_label_item(&item, &[]).await?, tally) == Step::Done {
-                return Ok(());
-            }
-        }
-        Err(FlowError::Contended { id: partner.clone() })
-    }
-
-    /// Step 5c, one pair: the other product's item gets the mirrored label, if both
-    /// products still have the texts that were scored.
-    pub(super) async fn add_entry(
-        &self,
-        own: &ProductItem,
-        other: &ProductItem,
-        label: &PairLabel,
-        tally: &mut Tally,
-    ) -> Result<Step, FlowError> {
-        let mirrored =
-            PairLabel { other: own.id.clone(), other_hash: own.text_hash, other_version: own.version, ..label.clone() };
-        let owner = Owner::of(other, self.scorer.model_id());
-        let current = self.store.label_item(&other.id, self.scorer.model_id()).await?;
-        // The merge below replaces labels of an earlier text, which are all that says who has
-        // an entry about that text: they go first, as the other product's own worker would
-        // have seen to.
-        for partner in current.iter().filter(|item| item.text_hash != other.text_hash).flat_map(|i| i.pairs.keys()) {
-            if self.remove_entry(partner, other, Some(other.text_hash), tally).await? == Step::Conflict {
-                return Ok(Step::Conflict);
-            }
-        }
-        match merge::other_side(current.as_ref(), &owner, &mirrored) {
-            Merged::Write(item) => {
-                let checks = [StateCheck::exact(own), StateCheck::text(other)];
-                Ok(counted(self.store.put_label_item(&item, &checks).await?, tally))
-            }
-            Merged::Unchanged => Ok(Step::Done),
-            Merged::Stale => Ok(Step::Conflict),
-        }
-    }
-
-    /// Step 6: postings that only earlier texts had go, then the marker is set. A state
-    /// that moved on meanwhile is planned again, since it may have wanted those postings.
-    async fn finish(&self, task: Task<'_>) -> Result<Step, FlowError> {
-        let Task { own, epochs, .. } = task;
-        // A tombstone has no text, so it wants no key.
-        let keys = epochs.posting_keys(&own.text);
-        let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| epochs.posting_keys(text)).collect();
-        obsolete.extend_from_slice(task.written);
-        obsolete.retain(|key| !keys.contains(key));
-        obsolete.sort();
-        obsolete.dedup();
-        self.store.delete_postings(&own.id, &obsolete).await?;
-        let marker = state::marker(own, epochs);
-        Ok(match self.store.mark_labelled(own, self.scorer.model_id(), &marker).await? {
-            WriteOutcome::Written => Step::Done,
-            WriteOutcome::Conflict => Step::Conflict,
-        })
-    }
-}
-
-fn counted(outcome: WriteOutcome, tally: &mut Tally) -> Step {
-    match outcome {
-        WriteOutcome::Written => {
-            tally.items_written += 1;
-            Step::Done
-        }
-        WriteOutcome::Conflict => Step::Conflict,
     }
 }

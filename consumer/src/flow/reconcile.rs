@@ -87,7 +87,7 @@ impl Pipeline {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.label_product(id, "", purpose).await {
+            let error = match self.label_product(id, None, "", purpose).await {
                 Ok(tally) => return Ok(Ok(tally)),
                 Err(error) => error,
             };

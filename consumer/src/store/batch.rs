@@ -48,57 +48,74 @@ impl Store {
         table: &Table,
         keys: Vec<Item>,
     ) -> Result<Vec<T>, StoreError> {
-        let chunks: Vec<Vec<Item>> = keys.chunks(GET_KEYS_MAX).map(<[Item]>::to_vec).collect();
-        let items: Vec<Vec<T>> = stream::iter(chunks)
-            .map(|keys| self.batch_get_chunk(table, keys))
+        let call = self.call("BatchGetItem", table);
+        let found = self.batch_get_any(&call, keys.into_iter().map(|key| (*table, key)).collect()).await?;
+        found.into_iter().map(|(_, item)| decode(&call, item)).collect()
+    }
+
+    /// The same for keys of several tables. `call` names the request in errors.
+    pub(super) async fn batch_get_any(
+        &self,
+        call: &Call,
+        keys: Vec<(Table, Item)>,
+    ) -> Result<Vec<(Table, Item)>, StoreError> {
+        let chunks: Vec<Vec<(Table, Item)>> = keys.chunks(GET_KEYS_MAX).map(<[_]>::to_vec).collect();
+        let items: Vec<Vec<(Table, Item)>> = stream::iter(chunks)
+            .map(|keys| self.batch_get_chunk(call, keys))
             .buffer_unordered(CONCURRENT_BATCHES)
             .try_collect()
             .await?;
         Ok(items.into_iter().flatten().collect())
     }
 
-    async fn batch_get_chunk<T: DeserializeOwned>(
+    async fn batch_get_chunk(
         &self,
-        table: &Table,
-        mut keys: Vec<Item>,
-    ) -> Result<Vec<T>, StoreError> {
-        let call = self.call("BatchGetItem", table);
+        call: &Call,
+        mut keys: Vec<(Table, Item)>,
+    ) -> Result<Vec<(Table, Item)>, StoreError> {
         let mut items = Vec::with_capacity(keys.len());
-        let mut rounds = Rounds::new(&call, keys.len());
+        let mut rounds = Rounds::new(call, keys.len());
         while !keys.is_empty() {
             rounds.before_next(keys.len()).await?;
-            let (found, left) = self.batch_get_round(&call, table, keys).await?;
-            for item in found {
-                items.push(decode(&call, item)?);
-            }
+            let (found, left) = self.batch_get_round(call, keys).await?;
+            items.extend(found);
             keys = left;
         }
         Ok(items)
     }
 
-    /// One request: the items found and the keys left undone.
+    /// One request: the items found and the keys left undone. It counts for the first
+    /// table of `keys`, what it read for the table that it was read from.
     async fn batch_get_round(
         &self,
         call: &Call,
-        table: &Table,
-        keys: Vec<Item>,
-    ) -> Result<(Vec<Item>, Vec<Item>), StoreError> {
-        let wanted = KeysAndAttributes::builder().set_keys(Some(keys)).consistent_read(true).build();
-        let wanted = wanted.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
-        self.meter.read_request(table);
-        let answer = self
-            .client
-            .batch_get_item()
-            .request_items(&call.table, wanted)
-            .return_consumed_capacity(ReturnConsumedCapacity::Total)
-            .send()
-            .await
-            .map_err(|error| StoreError::of(call.clone(), "", error))?;
-        let capacity = answer.consumed_capacity().first();
-        let found = answer.responses.as_ref().and_then(|tables| tables.get(&call.table)).cloned().unwrap_or_default();
-        self.meter.read(table, found.len(), capacity);
-        let left = answer.unprocessed_keys.and_then(|mut tables| tables.remove(&call.table));
-        Ok((found, left.map(|left| left.keys).unwrap_or_default()))
+        keys: Vec<(Table, Item)>,
+    ) -> Result<(Vec<(Table, Item)>, Vec<(Table, Item)>), StoreError> {
+        let mut tables: Vec<Table> = Vec::new();
+        let mut request = self.client.batch_get_item().return_consumed_capacity(ReturnConsumedCapacity::Total);
+        for (table, _) in &keys {
+            if tables.contains(table) {
+                continue;
+            }
+            tables.push(*table);
+            let of_table = keys.iter().filter(|(of, _)| of == table).map(|(_, key)| key.clone());
+            let wanted = KeysAndAttributes::builder().set_keys(Some(of_table.collect())).consistent_read(true).build();
+            let wanted = wanted.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
+            request = request.request_items(self.name(table), wanted);
+        }
+        tables.first().into_iter().for_each(|table| self.meter.read_request(table));
+        let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), "", error))?;
+        let (mut found, mut left) = (Vec::new(), Vec::new());
+        for table in tables {
+            let name = self.name(&table);
+            let items = answer.responses().and_then(|tables| tables.get(&name)).cloned().unwrap_or_default();
+            let capacity = answer.consumed_capacity().iter().find(|capacity| capacity.table_name() == Some(&name));
+            self.meter.read(&table, items.len(), capacity);
+            found.extend(items.into_iter().map(|item| (table, item)));
+            let undone = answer.unprocessed_keys().and_then(|tables| tables.get(&name));
+            left.extend(undone.into_iter().flat_map(|undone| undone.keys()).map(|key| (table, key.clone())));
+        }
+        Ok((found, left))
     }
 
     /// Puts and deletes items without conditions. No two requests may name one item.

@@ -7,6 +7,7 @@
 mod audit;
 mod batch;
 mod codec;
+mod commit;
 pub mod embedded;
 mod error;
 mod intents;
@@ -23,11 +24,12 @@ mod tables;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
+use shared::item::ProductItem;
 use shared::table::Table;
 
+pub use commit::{LabelWrite, StateCheck};
 pub use embedded::{Embedded, EmbeddedError};
 pub use error::{Call, StoreError};
-pub use labels::StateCheck;
 pub use meter::{Meter, MeterSnapshot, Usage};
 pub use objects::ObjectProgress;
 pub use scan::Page;
@@ -39,6 +41,15 @@ pub enum WriteOutcome {
     Written,
     /// Somebody else wrote in between, or a checked state has moved on.
     Conflict,
+}
+
+/// How a write went that depends on a product's state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StateOutcome {
+    Written,
+    /// The product has another state, which is the one named where the table did name it, or
+    /// none; or somebody else wrote in between.
+    Conflict(Option<Box<ProductItem>>),
 }
 
 /// How a conditional write went, where losing means that the table already knows better.

@@ -21,24 +21,25 @@ impl Store {
     /// some may have been written, and putting them again is harmless.
     pub async fn put_postings(&self, postings: &[Posting]) -> Result<(), StoreError> {
         let call = self.call("BatchWriteItem", &POSTINGS);
-        // A batch that names an item twice is refused as a whole; the last one wins.
-        let distinct: HashMap<_, _> = postings.iter().map(|posting| ((&posting.key, &posting.id), posting)).collect();
-        let mut requests = Vec::with_capacity(distinct.len());
-        for posting in distinct.into_values() {
-            check_key(&call, &posting.key)?;
-            check_sketch(&call, posting)?;
-            let put = PutRequest::builder().set_item(Some(encode(&call, posting)?)).build();
-            let put = put.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
-            requests.push(WriteRequest::builder().put_request(put).build());
-        }
-        self.batch_write(&POSTINGS, requests).await
+        self.batch_write(&POSTINGS, puts(&call, postings)?).await
     }
 
     /// Deletes a product's postings under these keys; those that do not exist are no error.
     pub async fn delete_postings(&self, id: &ProductId, keys: &[String]) -> Result<(), StoreError> {
+        self.replace_postings(id, &[], keys).await
+    }
+
+    /// Puts a product's postings and deletes those under the keys `gone`, which none of them has,
+    /// in one request where there are up to 25 of both.
+    pub async fn replace_postings(
+        &self,
+        id: &ProductId,
+        postings: &[Posting],
+        gone: &[String],
+    ) -> Result<(), StoreError> {
         let call = self.call("BatchWriteItem", &POSTINGS);
-        let distinct: HashSet<&String> = keys.iter().collect();
-        let mut requests = Vec::with_capacity(distinct.len());
+        let mut requests = puts(&call, postings)?;
+        let distinct: HashSet<&String> = gone.iter().collect();
         for key in distinct {
             check_key(&call, key)?;
             let delete = DeleteRequest::builder().key("key", string(key)).key("id", string(id)).build();
@@ -94,6 +95,20 @@ impl Store {
         }
         Ok(postings)
     }
+}
+
+fn puts(call: &Call, postings: &[Posting]) -> Result<Vec<WriteRequest>, StoreError> {
+    // A batch that names an item twice is refused as a whole; the last one wins.
+    let distinct: HashMap<_, _> = postings.iter().map(|posting| ((&posting.key, &posting.id), posting)).collect();
+    let mut requests = Vec::with_capacity(distinct.len());
+    for posting in distinct.into_values() {
+        check_key(call, &posting.key)?;
+        check_sketch(call, posting)?;
+        let put = PutRequest::builder().set_item(Some(encode(call, posting)?)).build();
+        let put = put.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
+        requests.push(WriteRequest::builder().put_request(put).build());
+    }
+    Ok(requests)
 }
 
 fn check_key(call: &Call, key: &str) -> Result<(), StoreError> {

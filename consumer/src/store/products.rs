@@ -2,17 +2,22 @@
 
 use std::collections::{HashMap, HashSet};
 
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
-use shared::item::{LabelledMarker, ProductItem};
-use shared::table::PRODUCTS;
+use aws_sdk_dynamodb::types::{ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure};
+use shared::item::{LabelItem, LabelledMarker, ProductItem};
+use shared::table::{LABELS, PRODUCTS};
 use shared::{ModelId, ProductId};
 
-use super::codec::{Item, encode_value, number, string};
-use super::{Store, StoreError, WriteOutcome};
+use super::codec::{Item, decode, encode_value, number, string};
+use super::labels::label_key;
+use super::put::Put;
+use super::{Call, StateOutcome, Store, StoreError};
 
+/// Sets one model's marker.
+pub(super) const SET_MARKER: &str = "SET #labelled.#model = :labelled REMOVE #previous_texts";
 /// Holds while the product still has the state of this version and content.
-const SAME_STATE: &str = "#version = :version AND #content_hash = :content_hash";
+pub(super) const SAME_STATE: &str = "#version = :version AND #content_hash = :content_hash";
 
 impl Store {
     /// Replaces the state `known` (none: no state yet) by `state`, if it is still there.
@@ -22,17 +27,26 @@ impl Store {
         &self,
         state: &ProductItem,
         known: Option<&ProductItem>,
-    ) -> Result<WriteOutcome, StoreError> {
-        self.put_if(&PRODUCTS, state, &state.id, |put| match known {
-            None => put.condition_expression("attribute_not_exists(#id)").expression_attribute_names("#id", "id"),
-            Some(known) => put
+    ) -> Result<StateOutcome, StoreError> {
+        let put = self.put_or_old(&PRODUCTS, state, &state.id, |put| match known {
+            None => old(put).condition_expression("attribute_not_exists(#id)").expression_attribute_names("#id", "id"),
+            Some(known) => old(put)
                 .condition_expression(SAME_STATE)
                 .expression_attribute_names("#version", "version")
                 .expression_attribute_names("#content_hash", "content_hash")
                 .expression_attribute_values(":version", number(known.version))
                 .expression_attribute_values(":content_hash", string(known.content_hash)),
-        })
-        .await
+        });
+        match put.await? {
+            Put::Written => Ok(StateOutcome::Written),
+            Put::Conflict(old) => self.conflict(&self.call("PutItem", &PRODUCTS), old),
+        }
+    }
+
+    /// With the state that is there instead of the expected one.
+    pub(super) fn conflict(&self, call: &Call, old: Option<Item>) -> Result<StateOutcome, StoreError> {
+        let old = old.filter(|item| !item.is_empty()).map(|item| decode(call, item)).transpose()?;
+        Ok(StateOutcome::Conflict(old.map(Box::new)))
     }
 
     /// The state of one product, read consistently; tombstones included.
@@ -51,6 +65,31 @@ impl Store {
         Ok(ids.into_iter().filter_map(|id| by_id.remove(id)).collect())
     }
 
+    /// The states of many products, as [`Store::products`] has them, and one product's label
+    /// item, in one request.
+    pub async fn products_and_label_item(
+        &self,
+        ids: &[ProductId],
+        own: &ProductId,
+        model: &ModelId,
+    ) -> Result<(Vec<ProductItem>, Option<LabelItem>), StoreError> {
+        let call = self.call("BatchGetItem", &PRODUCTS);
+        let mut seen = HashSet::new();
+        let ids: Vec<&ProductId> = ids.iter().filter(|id| seen.insert(*id)).collect();
+        let states = ids.iter().map(|id| (PRODUCTS, Item::from([("id".to_owned(), string(id))])));
+        let keys = states.chain([(LABELS, label_key(own, model))]).collect();
+        let (mut by_id, mut label_item) = (HashMap::new(), None);
+        for (table, item) in self.batch_get_any(&call, keys).await? {
+            if table == LABELS {
+                label_item = Some(decode(&call, item)?);
+            } else {
+                let state: ProductItem = decode(&call, item)?;
+                by_id.insert(state.id.clone(), state);
+            }
+        }
+        Ok((ids.into_iter().filter_map(|id| by_id.remove(id)).collect(), label_item))
+    }
+
     /// Sets the model's `labelled` marker on `state` and forgets its earlier texts, whose postings
     /// are gone by then. A conflict means that the product has another state by now.
     pub async fn mark_labelled(
@@ -58,35 +97,53 @@ impl Store {
         state: &ProductItem,
         model: &ModelId,
         marker: &LabelledMarker,
-    ) -> Result<WriteOutcome, StoreError> {
+    ) -> Result<StateOutcome, StoreError> {
         let call = self.call("UpdateItem", &PRODUCTS);
         let request = self
             .client
             .update_item()
             .table_name(&call.table)
             .key("id", string(&state.id))
-            .update_expression("SET #labelled.#model = :labelled REMOVE #previous_texts")
+            .update_expression(SET_MARKER)
             .condition_expression(SAME_STATE)
-            .expression_attribute_names("#labelled", "labelled")
-            .expression_attribute_names("#model", &model.0)
-            .expression_attribute_names("#previous_texts", "previous_texts")
-            .expression_attribute_names("#version", "version")
-            .expression_attribute_names("#content_hash", "content_hash")
-            .expression_attribute_values(":labelled", encode_value(&call, marker)?)
-            .expression_attribute_values(":version", number(state.version))
-            .expression_attribute_values(":content_hash", string(state.content_hash))
+            .set_expression_attribute_names(Some(marker_names(model)))
+            .set_expression_attribute_values(Some(marker_values(&call, state, marker)?))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .return_consumed_capacity(ReturnConsumedCapacity::Total);
 
         self.meter.write_request(&PRODUCTS);
         match request.send().await {
             Ok(answer) => {
                 self.meter.wrote(&PRODUCTS, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
+                Ok(StateOutcome::Written)
             }
             Err(error) => match error.as_service_error() {
-                Some(UpdateItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
+                Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
+                    self.conflict(&call, failed.item.clone())
+                }
                 _ => Err(StoreError::of(call, &state.id, error)),
             },
         }
     }
+}
+
+/// Names of [`SET_MARKER`] and [`SAME_STATE`]. All are written with `#`: several are words that
+/// DynamoDB reserves, and it may reserve more.
+pub(super) fn marker_names(model: &ModelId) -> HashMap<String, String> {
+    let fields = ["labelled", "previous_texts", "version", "content_hash"];
+    let names = fields.into_iter().map(|field| (format!("#{field}"), field.to_owned()));
+    names.chain([("#model".to_owned(), model.0.clone())]).collect()
+}
+
+/// Values of [`SET_MARKER`] and [`SAME_STATE`].
+pub(super) fn marker_values(call: &Call, state: &ProductItem, marker: &LabelledMarker) -> Result<Item, StoreError> {
+    Ok(Item::from([
+        (":labelled".to_owned(), encode_value(call, marker)?),
+        (":version".to_owned(), number(state.version)),
+        (":content_hash".to_owned(), string(state.content_hash)),
+    ]))
+}
+
+fn old(put: PutItemFluentBuilder) -> PutItemFluentBuilder {
+    put.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
 }

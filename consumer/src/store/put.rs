@@ -11,6 +11,14 @@ use shared::table::Table;
 use super::codec::{Item, encode, number};
 use super::{Store, StoreError, WriteOutcome};
 
+/// How a conditional put went; a conflict has the item that is there instead, if the put asked
+/// for it and the engine tells.
+#[derive(Debug)]
+pub(super) enum Put {
+    Written,
+    Conflict(Option<Item>),
+}
+
 impl Store {
     /// Writes `item` if the condition that `with_condition` adds holds. `key` names it in
     /// errors.
@@ -21,6 +29,20 @@ impl Store {
         key: impl Display,
         with_condition: impl FnOnce(PutItemFluentBuilder) -> PutItemFluentBuilder,
     ) -> Result<WriteOutcome, StoreError> {
+        Ok(match self.put_or_old(table, item, key, with_condition).await? {
+            Put::Written => WriteOutcome::Written,
+            Put::Conflict(_) => WriteOutcome::Conflict,
+        })
+    }
+
+    /// The same for those who want to know what is there instead.
+    pub(super) async fn put_or_old(
+        &self,
+        table: &Table,
+        item: &impl Serialize,
+        key: impl Display,
+        with_condition: impl FnOnce(PutItemFluentBuilder) -> PutItemFluentBuilder,
+    ) -> Result<Put, StoreError> {
         let call = self.call("PutItem", table);
         let put = self.client.put_item().table_name(&call.table).set_item(Some(encode(&call, item)?));
         let put = with_condition(put).return_consumed_capacity(ReturnConsumedCapacity::Total);
@@ -28,10 +50,10 @@ impl Store {
         match put.send().await {
             Ok(answer) => {
                 self.meter.wrote(table, answer.consumed_capacity());
-                Ok(WriteOutcome::Written)
+                Ok(Put::Written)
             }
             Err(error) => match error.as_service_error() {
-                Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(WriteOutcome::Conflict),
+                Some(PutItemError::ConditionalCheckFailedException(failed)) => Ok(Put::Conflict(failed.item.clone())),
                 _ => Err(StoreError::of(call, key, error)),
             },
         }

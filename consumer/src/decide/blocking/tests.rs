@@ -65,7 +65,7 @@ fn the_limits_bound_the_worst_case() {
         assert!(keys * limits.limit_per_key(keys) + limits.candidates_max <= limits.items_max);
     }
     assert_eq!(limits.limit_per_key(0), 0);
-    assert_eq!(Limits { requests_max: 1, ..limits }.keys_max(), 0);
+    assert_eq!(Limits { requests_max: 6, ..limits }.keys_max(), 0);
     assert_eq!(Limits { items_max: 5, ..limits }.limit_per_key(3), 0);
 }
 
@@ -128,7 +128,7 @@ proptest! {
     #[test]
     fn keys_are_bounded_distinct_and_repeatable(text in any_text()) {
         let keys = posting_keys(&text, epoch());
-        prop_assert!(keys.len() <= POSTING_KEYS_MAX);
+        prop_assert!(keys.len() <= KEYS_MAX);
         prop_assert_eq!(&keys, &posting_keys(&text, epoch()));
         let mut distinct = keys.clone();
         distinct.sort_unstable();
@@ -137,7 +137,7 @@ proptest! {
         // DynamoDB's limit for a partition key.
         prop_assert!(keys.iter().all(|key| key.starts_with("0:") && key.len() <= 2_048));
         let queried = query_keys(&text, epoch(), &Limits::default());
-        prop_assert!(queried.len() <= QUERY_KEYS_MAX);
+        prop_assert!(queried.len() <= KEYS_MAX);
         prop_assert_eq!(&queried[..], &keys[..queried.len()]);
         prop_assert!(sketch(&text, epoch()).len() <= SKETCH_BYTES_MAX);
     }
