@@ -43,9 +43,9 @@ bench-queue: build test-env ## the worker without scoring, beside a bare receive
 
 # A gzipped CSV whose second column is a title.
 TITLES ?= ../shared/data/load/pricerunner_aggregate.csv.gz
-bench-store: libtorch ## what one event reads and writes at 10,000 and 100,000 products
+bench-store: libtorch ## what one event reads and writes at 10,000, 100,000 and a million products (16 GB of memory)
 	cargo build --release --locked --workspace --example flat_cost
-	$(TARGET_DIR)/release/examples/flat_cost $(TITLES) 10000 100000
+	$(TARGET_DIR)/release/examples/flat_cost $(TITLES) 10000 100000 1000000
 
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo build --release --locked --workspace --example bench_serve

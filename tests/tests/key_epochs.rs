@@ -24,7 +24,7 @@ const CODES: [&str; 2] = ["qx4471z", "mv8835k"];
 /// An epoch to which "kettle" is common and the codes are rare.
 fn built(number: u32) -> Arc<KeyEpoch> {
     let texts: Vec<String> = (0..64).map(|n| format!("kettle steel item{n}")).collect();
-    Arc::new(KeyEpoch::build(number, &texts))
+    Arc::new(KeyEpoch::build(number, &texts, texts.len()))
 }
 
 /// A worker that knows of these epochs.

@@ -71,11 +71,16 @@ struct BuildArgs {
     /// Most products to count; a million say as much as all
     #[arg(long, default_value_t = 1_000_000)]
     sample: usize,
+    /// How many products the catalog has; unless given, those that are counted, and with
+    /// `--from-tables` at least what DynamoDB says of the table, which counts every six hours
+    #[arg(long)]
+    products: Option<usize>,
 }
 
 pub fn run(args: Args) -> CommandResult {
-    if let Action::Build(BuildArgs { number, from_tables: false, .. }) = args.action {
-        write!(stdout().lock(), "{}", KeyEpoch::build(number, &read_texts()?))?;
+    if let Action::Build(BuildArgs { number, from_tables: false, products, .. }) = args.action {
+        let texts = read_texts()?;
+        write!(stdout().lock(), "{}", KeyEpoch::build(number, &texts, products.unwrap_or(texts.len())))?;
         return Ok(ExitCode::SUCCESS);
     }
     tokio::runtime::Runtime::new()?.block_on(act(&args))
@@ -101,7 +106,14 @@ async fn act(args: &Args) -> CommandResult {
 async fn act_on(store: &Store, action: &Action) -> Result<String, BoxError> {
     let now = Timestamp::now();
     match action {
-        Action::Build(args) => Ok(KeyEpoch::build(args.number, &texts_of(store, args.sample).await?).to_string()),
+        Action::Build(args) => {
+            let texts = texts_of(store, args.sample).await?;
+            let products = match args.products {
+                Some(products) => products,
+                None => texts.len().max(usize::try_from(store.item_count(&PRODUCTS).await?)?),
+            };
+            Ok(KeyEpoch::build(args.number, &texts, products).to_string())
+        }
         Action::Publish { file } => publish(store, file).await,
         Action::Begin { number } => {
             // A worker that cannot load the epoch would stop.

@@ -17,7 +17,7 @@ use std::collections::HashMap;
 
 use shared::ProductId;
 
-pub use epoch::{COOL_BITS, EpochError, KeyEpoch};
+pub use epoch::{EpochError, KeyEpoch};
 pub use epochs::KeyEpochs;
 pub use sketch::{SKETCH_BYTES_MAX, sketch};
 
@@ -38,8 +38,8 @@ const KEYS_MIN: usize = 4;
 
 /// Rarest words that become keys by themselves.
 const RARE_WORDS_MAX: usize = 5;
-/// Rarity that makes a word a key by itself, in bits.
-const RARE_BITS: f32 = COOL_BITS + 0.5;
+/// How much rarer than a group a word has to be to be a key by itself, in bits.
+const RARE_MARGIN_BITS: f32 = 0.5;
 /// What a word of prose must be rarer by, in bits, to be taken before others.
 const DETAIL_PENALTY_BITS: f32 = 4.0;
 /// Tokens looked at for code cores, rarest first, and their least rarity in bits.
@@ -88,7 +88,7 @@ impl Limits {
 pub fn posting_keys(text: &str, epoch: &KeyEpoch) -> Vec<String> {
     let words = Words::of(text, epoch);
     let mut keys = Keys { epoch: epoch.number, keys: Vec::with_capacity(KEYS_MAX) };
-    let rare: Vec<&Word> = words.0.iter().filter(|word| word.is_rare()).take(RARE_WORDS_MAX).collect();
+    let rare: Vec<&Word> = words.0.iter().filter(|word| word.is_rare(epoch)).take(RARE_WORDS_MAX).collect();
     for word in &rare {
         keys.push('w', &word.token.text);
     }
@@ -167,8 +167,8 @@ struct Word {
 }
 
 impl Word {
-    fn is_rare(&self) -> bool {
-        self.bits >= RARE_BITS && self.token.text.chars().count() > 2
+    fn is_rare(&self, epoch: &KeyEpoch) -> bool {
+        self.bits >= epoch.cool_bits() + RARE_MARGIN_BITS && self.token.text.chars().count() > 2
     }
 }
 
@@ -198,7 +198,7 @@ impl Words {
         let mut cores: Vec<String> = Vec::new();
         for core in codes.flat_map(|word| cores_of(&word.token.text)) {
             let is_key = rare.iter().any(|word| word.token.text == core);
-            if epoch.word_bits(&core) >= RARE_BITS && !is_key && !cores.contains(&core) {
+            if epoch.word_bits(&core) >= epoch.cool_bits() + RARE_MARGIN_BITS && !is_key && !cores.contains(&core) {
                 cores.push(core);
             }
         }
@@ -262,6 +262,8 @@ struct Groups<'a> {
     words: &'a [&'a Word],
     /// Estimated rarity of each group in bits, by mask.
     bits: Vec<f32>,
+    /// From which a group is a key.
+    cool_bits: f32,
 }
 
 impl<'a> Groups<'a> {
@@ -281,7 +283,7 @@ impl<'a> Groups<'a> {
             });
             bits[mask] = estimate.reduce(f32::min).unwrap_or(0.0);
         }
-        Self { words, bits }
+        Self { words, bits, cool_bits: epoch.cool_bits() }
     }
 
     /// Smallest groups that are rare enough: none holds another one. In the order in
@@ -293,7 +295,7 @@ impl<'a> Groups<'a> {
         for mask in 1..self.bits.len() {
             let held = members(mask).any(|word| covered[mask & !(1 << word)]);
             let size = mask.count_ones();
-            let is_rare = !held && (2..=GROUP_WORDS_MAX).contains(&size) && self.bits[mask] >= COOL_BITS;
+            let is_rare = !held && (2..=GROUP_WORDS_MAX).contains(&size) && self.bits[mask] >= self.cool_bits;
             covered[mask] = held || is_rare;
             if is_rare {
                 rare.push(mask);

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_marker_is_about_every_key_epoch_in_use() {
-        let [old, new] = [0, 1].map(|number| Arc::new(KeyEpoch::build::<&str>(number, &[])));
+        let [old, new] = [0, 1].map(|number| Arc::new(KeyEpoch::build::<&str>(number, &[], 0)));
         let model = ModelId("m".to_owned());
         let labelled = |epochs: &KeyEpochs| {
             let state = written(None, &change(1, "kettle", None));

@@ -71,6 +71,10 @@ impl Pipeline {
     }
 }
 
+/// Of a distinct pair only the side that scored it knows.
 fn is_known(sides: &Sides<'_>, left: &ProductItem, right: &ProductItem) -> bool {
-    plan::plan(left, vec![right.clone()], sides.get(&left.id), None).to_score.is_empty()
+    let knows = |own: &ProductItem, other: &ProductItem| {
+        plan::plan(own, vec![other.clone()], sides.get(&own.id), None).to_score.is_empty()
+    };
+    knows(left, right) || knows(right, left)
 }

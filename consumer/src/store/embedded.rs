@@ -68,6 +68,11 @@ impl Embedded {
             .and_then(Self::serve)
     }
 
+    /// The tables in `database`, of which the caller may keep a clone.
+    pub fn of(database: Database) -> Result<Self, EmbeddedError> {
+        Self::serve(database)
+    }
+
     /// Where a DynamoDB client finds the engine; only this machine can reach it, and any
     /// credentials will do.
     pub fn endpoint_url(&self) -> &str {

@@ -8,9 +8,14 @@ use super::tokens::{has_digit, tokens};
 
 /// Words in fewer documents than this are left out of an epoch and count as unseen.
 const WORD_DOCUMENTS_MIN: u32 = 4;
-/// Rarity in bits (minus log2 of the share of documents) from which words and word
-/// groups are good keys: one product in about 1,000 has them.
-pub const COOL_BITS: f32 = 10.0;
+/// Products that a good key has, about: from the rarity on that gives this many in the whole
+/// catalog, words and word groups are keys. Below what a look-up reads of one key, so that it
+/// reads the whole of most, and what it reads does not grow with the catalog.
+const KEY_PRODUCTS: f64 = 16.0;
+/// The least such rarity, in half bits: catalogs of 4,000 products and fewer.
+const COOL_CLASS_MIN: u8 = 16;
+/// That of epochs whose file does not say: one text in 1,000.
+const COOL_CLASS_DEFAULT: u8 = 20;
 /// Unseen words with a digit are codes, which are rarer than unseen words.
 const CODE_BONUS_BITS: f32 = 1.5;
 /// Words below this rarity say nothing and still count for something.
@@ -30,8 +35,11 @@ pub struct KeyEpoch {
     pub number: u32,
     /// How many texts were counted.
     documents: u32,
+    /// Rarity, as minus log2 of the share of documents, from which words and word groups are
+    /// good keys.
+    cool: u8,
     words: HashMap<String, u8>,
-    /// Pairs that are commoner than [`COOL_BITS`], so not keys by themselves; by their
+    /// Pairs that are too common to be keys by themselves; by their
     /// two words in alphabetical order, with a space between.
     pairs: HashMap<String, u8>,
 }
@@ -52,8 +60,9 @@ impl KeyEpoch {
         &SHIPPED
     }
 
-    /// Counts words and pairs of words in `texts`, one document each.
-    pub fn build<S: AsRef<str>>(number: u32, texts: &[S]) -> Self {
+    /// Counts words and pairs of words in `texts`, one document each, for a catalog of
+    /// `products` products.
+    pub fn build<S: AsRef<str>>(number: u32, texts: &[S], products: usize) -> Self {
         let documents = u32::try_from(texts.len()).unwrap_or(u32::MAX);
         let mut counts: HashMap<String, u32> = HashMap::new();
         for text in texts {
@@ -63,7 +72,7 @@ impl KeyEpoch {
         }
         counts.retain(|_, count| *count >= WORD_DOCUMENTS_MIN);
         let words = counts.into_iter().map(|(word, count)| (word, class(count, documents))).collect();
-        let mut epoch = Self { number, documents, words, pairs: HashMap::new() };
+        let mut epoch = Self { number, documents, cool: cool_class(products), words, pairs: HashMap::new() };
         epoch.pairs = epoch.common_pairs(texts);
         epoch
     }
@@ -74,7 +83,7 @@ impl KeyEpoch {
         for text in texts {
             let words: Vec<String> = tokens(text.as_ref())
                 .into_iter()
-                .filter(|token| !token.detail && self.words.get(&token.text).is_some_and(|c| half(*c) <= COOL_BITS))
+                .filter(|token| !token.detail && self.words.get(&token.text).is_some_and(|c| *c <= self.cool))
                 .map(|token| token.text)
                 .collect();
             for (i, first) in words.iter().enumerate() {
@@ -84,7 +93,12 @@ impl KeyEpoch {
             }
         }
         let classes = counts.into_iter().map(|(pair, count)| (pair, class(count, self.documents)));
-        classes.filter(|(_, class)| half(*class) < COOL_BITS).collect()
+        classes.filter(|(_, class)| *class < self.cool).collect()
+    }
+
+    /// Rarity in bits from which words and word groups are good keys.
+    pub fn cool_bits(&self) -> f32 {
+        half(self.cool)
     }
 
     /// Rarity of a word in bits.
@@ -97,22 +111,22 @@ impl KeyEpoch {
     }
 
     /// Rarity in bits of two words in one text. Of pairs that are not in the epoch it is
-    /// only known that they are rarer than [`COOL_BITS`].
+    /// only known that they are rarer than [`KeyEpoch::cool_bits`].
     pub(super) fn pair_bits(&self, first: &str, second: &str) -> f32 {
         match self.pairs.get(&pair(first, second)) {
             Some(class) => half(*class),
-            None => (self.word_bits(first) + self.word_bits(second)).max(COOL_BITS),
+            None => (self.word_bits(first) + self.word_bits(second)).max(self.cool_bits()),
         }
     }
 
     /// As rare as a word that half the documents needed for a place would have.
     fn unseen_bits(&self) -> f32 {
-        (self.documents.max(2) as f32 / (WORD_DOCUMENTS_MIN as f32 / 2.0)).log2().max(COOL_BITS)
+        (self.documents.max(2) as f32 / (WORD_DOCUMENTS_MIN as f32 / 2.0)).log2().max(self.cool_bits())
     }
 
     /// Reads what `Display` writes.
     pub fn parse(file: &str) -> Result<Self, EpochError> {
-        let (mut number, mut documents) = (None, None);
+        let (mut number, mut documents, mut cool) = (None, None, COOL_CLASS_DEFAULT);
         let (mut words, mut pairs) = (HashMap::new(), HashMap::new());
         for (index, content) in file.lines().enumerate() {
             let bad = |reason| EpochError::Line { line: index + 1, reason };
@@ -122,18 +136,19 @@ impl KeyEpoch {
                 "" | "#" => {}
                 "epoch" => number = Some(count()?),
                 "documents" => documents = Some(count()?),
+                "cool" => cool = u8::try_from(count()?).map_err(|_| bad("the class is not 0 to 255"))?,
                 "words" | "pairs" => {
                     let (class, members) = rest.split_once(' ').ok_or_else(|| bad("has no members"))?;
                     let class: u8 = class.parse().map_err(|_| bad("the class is not 0 to 255"))?;
                     let into = if kind == "words" { &mut words } else { &mut pairs };
                     into.extend(members.split_whitespace().map(|member| (member.replace('+', " "), class)));
                 }
-                _ => return Err(bad("starts with none of #, epoch, documents, words, pairs")),
+                _ => return Err(bad("starts with none of #, epoch, documents, cool, words, pairs")),
             }
         }
         let number = number.ok_or(EpochError::Missing { field: "epoch" })?;
         let documents = documents.ok_or(EpochError::Missing { field: "documents" })?;
-        Ok(Self { number, documents, words, pairs })
+        Ok(Self { number, documents, cool, words, pairs })
     }
 }
 
@@ -142,6 +157,7 @@ impl fmt::Display for KeyEpoch {
         writeln!(f, "# Rarity of words and of pairs of words, in half bits: class 20 is one text in 2^10.")?;
         writeln!(f, "epoch {}", self.number)?;
         writeln!(f, "documents {}", self.documents)?;
+        writeln!(f, "cool {}", self.cool)?;
         for (kind, members) in [("words", &self.words), ("pairs", &self.pairs)] {
             let mut classes: BTreeMap<u8, Vec<&str>> = BTreeMap::new();
             for (member, class) in members {
@@ -158,6 +174,13 @@ impl fmt::Display for KeyEpoch {
         }
         Ok(())
     }
+}
+
+/// Rarity, in half bits, of what [`KEY_PRODUCTS`] of `products` products have.
+fn cool_class(products: usize) -> u8 {
+    // At most 2 * 60, whatever the catalog.
+    let class = (2.0 * (products.max(1) as f64 / KEY_PRODUCTS).log2()).round().max(0.0) as u8;
+    class.max(COOL_CLASS_MIN)
 }
 
 /// Half bits of rarity of something that `count` of `documents` texts have.

@@ -33,7 +33,7 @@ fn two_spellings_of_a_product_share_a_key() {
 
 #[test]
 fn a_common_pair_is_a_key_only_with_a_third_word() {
-    assert!(epoch().pair_bits("freezer", "fridge") < COOL_BITS);
+    assert!(epoch().pair_bits("freezer", "fridge") < epoch().cool_bits());
     let keys = posting_keys("fridge freezer | fenwick | upright white tall steel", epoch());
     assert!(keys.iter().all(|key| key != "0:g:freezer fridge"), "{keys:?}");
     assert!(keys.iter().any(|key| key.contains("freezer") && key.contains("fridge")), "{keys:?}");
@@ -109,13 +109,26 @@ fn a_broken_epoch_file_is_refused_by_line() {
 fn an_epoch_counts_texts() {
     let texts: Vec<String> =
         (0..64).map(|i| format!("kettle steel item{i}{}", if i < 4 { " rare" } else { "" })).collect();
-    let built = KeyEpoch::build(3, &texts);
+    let built = KeyEpoch::build(3, &texts, texts.len());
     assert_eq!(built.word_bits("rare"), 4.0);
     assert_eq!(built.pair_bits("steel", "kettle"), 0.0);
     assert_eq!(built.pair_bits("rare", "kettle"), 4.0);
-    assert!(built.word_bits("item7") > COOL_BITS, "a word of one text is unseen");
+    assert!(built.word_bits("item7") >= built.cool_bits(), "a word of one text is unseen");
     assert_eq!(KeyEpoch::parse(&built.to_string()).as_ref(), Ok(&built));
     assert!(posting_keys("kettle x99", &built).iter().all(|key| key.starts_with("3:")));
+}
+
+/// The share of products that makes a key too common falls as the catalog grows.
+#[test]
+fn a_key_has_about_as_many_products_in_a_catalog_of_any_size() {
+    let texts = ["kettle", "lamp"];
+    for (products, bits) in [(10_000, 9.5), (100_000, 12.5), (1_000_000, 16.0)] {
+        let built = KeyEpoch::build(1, &texts, products);
+        assert_eq!(built.cool_bits(), bits);
+        assert!((11.0..23.0).contains(&(products as f32 / f32::exp2(bits))), "{products}");
+        assert_eq!(KeyEpoch::parse(&built.to_string()).as_ref(), Ok(&built));
+    }
+    assert_eq!(KeyEpoch::parse("epoch 1\ndocuments 9").expect("an old file").cool_bits(), 10.0);
 }
 
 /// Texts of every kind: any Unicode, and words that look like a product's.
