@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use consumer::aws::{AwsOptions, create_queue_with_dead_letter, sdk_config, sqs_client};
 use consumer::source::envelope::{self, Contents};
 use consumer::source::{
-    Counts, Delivery, Disposition, InProcessOptions, InProcessQueue, Outgoing, Queue, Receipt, Settlement, Shutdown,
-    Source, SourceOptions, Sources,
+    Counts, Delivery, Disposition, InProcessOptions, InProcessQueue, Message, Outcome, Outgoing, Queue, QueueError,
+    Receipt, Settlement, Shutdown, Source, SourceOptions, Sources, VisibilityChange,
 };
 use jiff::Timestamp;
 use shared::Event;
@@ -25,20 +26,19 @@ use tokio::task::JoinSet;
 
 /// Receives at once, in both loops.
 const RECEIVES: usize = 8;
-/// Messages in the process: those of as many requests as the bare loops have at once, and
-/// the batch that fills meanwhile. With more, the worker would have received all there is
-/// long before the last delete, which a real backlog never lets it.
-const SQS_PERMITS: u32 = (RECEIVES as u32 + 1) * 10;
+/// Messages in the process: as many as the bare loops have.
+const SQS_PERMITS: u32 = RECEIVES as u32 * 10;
 const IN_PROCESS_PERMITS: u32 = 512;
 const IN_PROCESS_ROUNDS: usize = 7;
-const SQS_ROUNDS: usize = 25;
+const SQS_ROUNDS: usize = 60;
 /// ministack slows down with deeper backlogs.
 const SQS_MESSAGES: usize = 900;
 const IN_PROCESS_MESSAGES: usize = 200_000;
 const VISIBILITY: Duration = Duration::from_secs(60);
-/// Messages at the start, and as many at the end, that are not timed: see [`Stopwatch`].
+/// Messages at the start, and as many at the end, that are not timed: see [`Timed`].
 const UNTIMED: usize = 100;
-const WAIT: Duration = Duration::from_millis(500);
+/// Nobody waits for messages that do not come: what is timed has a backlog.
+const WAIT: Duration = Duration::ZERO;
 
 fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
@@ -113,39 +113,80 @@ async fn fill(queue: &dyn Queue, bodies: &[String]) {
     }
 }
 
-/// Times the deletes that a queue confirms, but for the first and the last: how a worker
-/// finds out that there is much to do, and how it waits for messages that do not come, is
-/// not what is asked.
-struct Stopwatch {
-    confirmed: AtomicUsize,
-    count: usize,
+/// A queue that times what goes through it: messages received and messages deleted, but for
+/// the first and the last. How a worker finds out that there is much to do, and how it waits
+/// for messages that do not come, is not what is asked. Receives count as deletes do: each is
+/// one of the two requests that a batch of messages costs.
+#[derive(Debug)]
+struct Timed {
+    inner: Arc<dyn Queue>,
+    done: AtomicUsize,
+    messages: usize,
     began_at: OnceLock<Instant>,
     ended_at: OnceLock<Instant>,
     ended: Notify,
 }
 
-impl Stopwatch {
-    fn of(count: usize) -> Arc<Self> {
+impl Timed {
+    fn new(inner: Arc<dyn Queue>, messages: usize) -> Arc<Self> {
         let (began_at, ended_at) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { confirmed: AtomicUsize::new(0), count, began_at, ended_at, ended: Notify::new() })
+        Arc::new(Self { inner, done: AtomicUsize::new(0), messages, began_at, ended_at, ended: Notify::new() })
     }
 
-    fn confirm(&self, count: usize) {
-        let confirmed = self.confirmed.fetch_add(count, Ordering::Relaxed) + count;
-        if confirmed >= UNTIMED {
+    fn count(&self, messages: usize) {
+        let done = self.done.fetch_add(messages, Ordering::Relaxed) + messages;
+        if done >= 2 * UNTIMED {
             self.began_at.get_or_init(Instant::now);
         }
-        if confirmed >= self.count - UNTIMED && self.ended_at.set(Instant::now()).is_ok() {
+        if done >= 2 * (self.messages - UNTIMED) && self.ended_at.set(Instant::now()).is_ok() {
             self.ended.notify_one();
         }
     }
 
-    /// Messages a second, once there are enough.
+    /// Messages received and deleted a second, once there are enough.
     async fn rate(&self) -> f64 {
         self.ended.notified().await;
         let (began_at, ended_at) = (self.began_at.get(), self.ended_at.get());
         let took = ended_at.zip(began_at).map(|(ended_at, began_at)| ended_at.duration_since(*began_at));
-        (self.count - 2 * UNTIMED) as f64 / took.expect("what has ended has begun").as_secs_f64()
+        (self.messages - 2 * UNTIMED) as f64 / took.expect("what has ended has begun").as_secs_f64()
+    }
+}
+
+#[async_trait]
+impl Queue for Timed {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn visibility_timeout(&self) -> Duration {
+        self.inner.visibility_timeout()
+    }
+
+    fn receive_is_cancel_safe(&self) -> bool {
+        self.inner.receive_is_cancel_safe()
+    }
+
+    async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
+        let messages = self.inner.receive(max, wait).await?;
+        self.count(messages.len());
+        Ok(messages)
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
+        let results = self.inner.delete(receipts).await?;
+        self.count(receipts.len());
+        Ok(results)
+    }
+
+    async fn change_visibility(
+        &self,
+        changes: &[VisibilityChange],
+    ) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
+        self.inner.change_visibility(changes).await
+    }
+
+    async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Result<String, QueueError>>, QueueError> {
+        self.inner.send(messages).await
     }
 }
 
@@ -153,39 +194,37 @@ impl Stopwatch {
 async fn work(queue: Arc<dyn Queue>, count: usize, permits: u32) -> f64 {
     let dead_letters = Arc::new(InProcessQueue::new(InProcessOptions::new("dead")));
     let options = SourceOptions { permits, receives_max: RECEIVES, wait: WAIT, ..SourceOptions::default() };
-    let stopwatch = Stopwatch::of(count);
-    let mut sources = Sources::one(Source::start(queue, dead_letters, options, Shutdown::new()));
-    let confirm = stopwatch.clone();
+    let timed = Timed::new(queue, count);
+    let mut sources = Sources::one(Source::start(timed.clone(), dead_letters, options, Shutdown::new()));
     let working = tokio::spawn(async move {
         let mut in_work = JoinSet::new();
         for _ in 0..count {
             let delivery = sources.next().await.expect("no shutdown yet");
-            in_work.spawn(label_nothing(delivery, confirm.clone()));
+            in_work.spawn(label_nothing(delivery));
             while in_work.try_join_next().is_some() {}
         }
         in_work.join_all().await;
         sources.drain(VISIBILITY).await;
     });
-    let rate = stopwatch.rate().await;
+    let rate = timed.rate().await;
     working.await.expect("the worker does not panic");
     rate
 }
 
-async fn label_nothing(delivery: Delivery, stopwatch: Arc<Stopwatch>) {
+async fn label_nothing(delivery: Delivery) {
     let opened = envelope::open(delivery.message.body.as_bytes());
     let Ok(Contents::Event(event)) = opened else { panic!("the history has plain events only") };
     Event::from_value(event, Timestamp::now()).expect("the history has no poison");
     assert_eq!(delivery.settle(Disposition::Delete).await, Settlement::Deleted);
-    stopwatch.confirm(1);
 }
 
 /// Messages a second of loops that receive and delete, and do nothing else.
 async fn bare(queue: Arc<dyn Queue>, count: usize) -> f64 {
-    let stopwatch = Stopwatch::of(count);
+    let timed = Timed::new(queue, count);
     let left = Arc::new(AtomicUsize::new(count));
     let mut loops = JoinSet::new();
     for _ in 0..RECEIVES {
-        let (queue, left, stopwatch) = (queue.clone(), left.clone(), stopwatch.clone());
+        let (queue, left) = (timed.clone(), left.clone());
         loops.spawn(async move {
             while left.load(Ordering::Relaxed) > 0 {
                 let messages = queue.receive(10, WAIT).await.expect("it answers");
@@ -195,11 +234,10 @@ async fn bare(queue: Arc<dyn Queue>, count: usize) -> f64 {
                 let receipts: Vec<Receipt> = messages.into_iter().map(|message| message.receipt).collect();
                 queue.delete(&receipts).await.expect("it answers");
                 left.fetch_sub(receipts.len(), Ordering::Relaxed);
-                stopwatch.confirm(receipts.len());
             }
         });
     }
-    let rate = stopwatch.rate().await;
+    let rate = timed.rate().await;
     loops.join_all().await;
     rate
 }
