@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use consumer::aws::{AwsOptions, CreatedQueue, create_queue_with_dead_letter, sdk_config, sqs_client};
-use consumer::source::{Outgoing, Queue};
+use consumer::source::{BATCH_MAX, Outgoing, Queue};
 use consumer::store::Embedded;
 
 use crate::fleet::{FORETOLD, TextModel};
@@ -74,13 +74,16 @@ impl Fleet {
         self.workers.push(worker);
     }
 
-    /// Nothing is in flight in any of them, and each ends in order.
+    /// Nothing is in flight in any of them, and each ends in order: with success, which a
+    /// worker reports only once all of its permits are home.
     async fn stop(self) {
         for worker in self.workers {
             let page = worker.metrics().await;
             for gauge in [consumer::metric::EVENTS_IN_WORK, consumer::metric::LEASES_HELD] {
                 assert_eq!(page::sum(&page, gauge.name), 0.0, "{} of an idle worker", gauge.name);
             }
+            let permits = page::sum(&page, consumer::metric::PERMITS_TAKEN.name);
+            assert!(permits <= BATCH_MAX as f64, "{permits} permits out, more than the room of the one idle poll");
             assert!(worker.stop().await.success());
         }
     }

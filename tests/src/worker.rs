@@ -115,14 +115,15 @@ impl Worker {
 
     /// Sends SIGTERM and waits for the end.
     pub async fn stop(self) -> ExitStatus {
-        self.terminate().await;
+        self.signal("TERM").await;
         self.ended().await
     }
 
-    /// Sends SIGTERM.
-    pub async fn terminate(&self) {
+    /// Sends a signal, by its name without `SIG`.
+    pub async fn signal(&self, name: &str) {
         let pid = self.child.id().expect("the worker runs");
-        let sent = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.expect("kill runs");
+        let sent =
+            Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().await.expect("kill runs");
         assert!(sent.success());
     }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consumer::aws::{AwsOptions, CreatedQueue, create_queue_with_dead_letter, sdk_config, sqs_client};
-use consumer::source::{Outgoing, Queue};
+use consumer::source::{Outgoing, Parked, Queue};
 use consumer::store::Embedded;
 use tests::history::History;
 use tests::http_server::{Reply, Request, Response, Server};
@@ -184,9 +184,47 @@ async fn a_second_signal_ends_at_once() {
     // The work hangs for longer than the test waits.
     let worker = machine.launch(proxy.url(), &["--drain", "1h"]).await;
     machine.taken().await;
-    worker.terminate().await;
+    worker.signal("TERM").await;
     worker.stopping().await;
-    worker.terminate().await;
+    worker.signal("INT").await;
     let status = worker.ended().await;
-    assert_eq!(status.code(), Some(128 + 15), "{status}");
+    assert_eq!(status.code(), Some(128 + 2), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupt_drains_the_worker() {
+    let machine = Machine::new().await;
+    let proxy = machine.proxy(Upset::Slow(Duration::from_millis(300))).await;
+    let worker = machine.launch(proxy.url(), &["--concurrency", "4"]).await;
+    machine.taken().await;
+    worker.signal("INT").await;
+    assert!(worker.ended().await.success());
+    assert_eq!(machine.counts().await.1, 0, "nothing is left to wait out ten minutes");
+}
+
+/// The tables deny access from some moment on: every event would fail, and with enough
+/// receives all of them would be dead letters.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fatal_fault_ends_the_worker_and_leaves_its_messages_where_they_are() {
+    let machine = Machine::new().await;
+    let denied = Arc::new(AtomicBool::new(false));
+    let is_denied = denied.clone();
+    let upset = move |call: tests::proxy::Call<'_>| match call.operation {
+        "Query" if is_denied.load(Ordering::SeqCst) => Some(Upset::Refuse(400, "AccessDeniedException")),
+        "Query" => Some(Upset::Slow(Duration::from_millis(300))),
+        _ => None,
+    };
+    let proxy = Proxy::start(&machine.sqs.endpoint_url(), machine.tables.endpoint_url(), upset).await;
+    let worker = machine.launch(proxy.url(), &["--concurrency", "1"]).await;
+    machine.taken().await;
+    denied.store(true, Ordering::SeqCst);
+    let status = worker.ended().await;
+    assert_eq!(status.code(), Some(1), "{status}");
+    let (visible, in_flight) = machine.counts().await;
+    assert!(visible > 0 && in_flight == 0, "{visible} visible, {in_flight} in flight");
+    let parked = machine.created.dead_letters.receive(10, Duration::from_secs(1)).await.expect("it answers");
+    for message in parked {
+        let (parked, _) = Parked::unwrap(&message.body).expect("what was parked reads back");
+        assert_eq!(parked.stage, "parse", "only what nobody can read is parked: {}", parked.reason);
+    }
 }

@@ -1,13 +1,23 @@
 //! The real worker binary, a real SQS- and DynamoDB-compatible engine, the real model,
 //! and labels read back through the crate that search uses.
 
+use std::time::Duration;
+
+use consumer::aws::{AwsOptions, create_queue_with_dead_letter, sdk_config, sqs_client};
+use consumer::metric::EVENT_FRESHNESS;
+use consumer::source::{Outgoing, Queue};
 use shared::{Intent, ProductId, Verdict};
 use tests::events::{delete, query, score_pairs, upsert};
-use tests::stage::Stage;
+use tests::ministack::Ministack;
+use tests::page;
+use tests::stage::{Stage, counts};
 
 fn ids(names: &[&str]) -> Vec<ProductId> {
     names.iter().map(|name| ProductId::new(*name).expect("a valid id")).collect()
 }
+
+/// Longer than any test takes.
+const LEASE: Duration = Duration::from_secs(60);
 
 const HEADPHONES: &str = "Soundmark Aria 300 wireless over-ear headphones black SM-A300";
 const HEADPHONES_AGAIN: &str = "Soundmark SM-A300 Aria 300 over ear headphones, wireless, black";
@@ -80,5 +90,44 @@ async fn a_kill_in_the_middle_loses_nothing() {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let page = stage.reader.labels_for_page(&ids(&names)).await.expect("the page is answered");
     assert_eq!(page.missing, []);
+    assert!(stage.stop().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_worker_serves_three_queues_and_each_lane_tells_how_fresh_its_labels_are() {
+    let engine = Ministack::start();
+    let options = AwsOptions { region: None, endpoint_url: Some(engine.endpoint_url()) };
+    let sqs = sqs_client(&sdk_config(&options).await);
+    let create = async |name| create_queue_with_dead_letter(&sqs, name, LEASE, 5).await.expect("the engine is fresh");
+    let (queries, bulk) = (create("queries").await.queue, create("bulk").await.queue);
+    let stage = Stage::on(engine, &["--query-queue-url", queries.url(), "--bulk-queue-url", bulk.url()]).await;
+    let hour_old = |mut event: serde_json::Value| {
+        event["occurred_at"] = serde_json::json!(jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1));
+        Outgoing::new(event.to_string())
+    };
+    for (queue, event) in [(&queries, query("kettle", 1)), (&bulk, upsert("B1", 1, KETTLE))] {
+        assert!(queue.send(&[hour_old(event)]).await.expect("it answers").iter().all(Result::is_ok));
+    }
+    stage.send([hour_old(upsert("C1", 1, DRILL)).body]).await;
+    stage.drained().await;
+    for queue in [&queries, &bulk] {
+        while counts(&sqs, queue.url()).await != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let page = stage.worker().metrics().await;
+    for lane in ["catalog", "queries", "bulk"] {
+        let of = |part: &str| page::sum_where(&page, &format!("{}_{part}", EVENT_FRESHNESS.name), lane);
+        assert_eq!(of("count"), 1.0, "{lane}");
+        assert!((3_600.0..7_200.0).contains(&of("sum")), "{lane}: {} s since the event", of("sum"));
+        // A histogram: nothing below an hour, everything below infinity.
+        let bucket = |bound: &str| {
+            let buckets = page::series(&page, &format!("{}_bucket", EVENT_FRESHNESS.name));
+            let labels = [format!("\"{lane}\""), format!("le=\"{bound}\"")];
+            let found = buckets.into_iter().find(|(name, _)| labels.iter().all(|label| name.contains(label)));
+            found.unwrap_or_else(|| panic!("no bucket {bound} of {lane} in\n{page}")).1
+        };
+        assert_eq!((bucket("60"), bucket("+Inf")), (0.0, 1.0), "{lane}");
+    }
     assert!(stage.stop().await.success());
 }

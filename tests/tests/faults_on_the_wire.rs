@@ -1,12 +1,13 @@
 //! Faults between the worker and real engines: the SDKs through a proxy that throttles,
 //! fails, resets, hangs and dawdles, in front of SQS (ministack) and DynamoDB (dynoxide).
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use consumer::aws::{AwsOptions, create_queue_with_dead_letter, dynamo, sdk_config, sqs_client};
-use consumer::source::{Brake, Outgoing, Queue, SourceOptions};
+use consumer::aws::{AwsOptions, SqsQueue, create_queue_with_dead_letter, dynamo, sdk_config, sqs_client};
+use consumer::source::{Brake, Disposition, Outgoing, Parked, Queue, Settlement, Shutdown, Source, SourceOptions};
 use consumer::store::{Embedded, Store};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tests::faulty_queue::{self, FaultyQueue, Operation};
@@ -62,7 +63,7 @@ async fn passes_with(seed: u64, upset: fn(Call<'_>) -> Option<Upset>, plan: Plan
     let proxy = Proxy::start(&sqs.endpoint_url(), tables.endpoint_url(), upset).await;
     let options = AwsOptions { region: None, endpoint_url: Some(proxy.url().to_owned()) };
     let sdk = sdk_config(&options).await;
-    let through = |url: &str| consumer::aws::SqsQueue::new(sqs_client(&sdk), url, VISIBILITY);
+    let through = |url: &str| SqsQueue::new(sqs_client(&sdk), url, VISIBILITY);
     let queue = FaultyQueue::new(through(created.queue.url()), plan);
     let dead_letters = through(created.dead_letters.url());
     let (brake, throttles) = (Brake::default(), Arc::new(AtomicUsize::new(0)));
@@ -154,6 +155,54 @@ async fn duplicates_disorder_and_receipts_that_expire_on_sqs() {
     })
     .await;
     assert!(passed.proxy.requests("ReceiveMessage") > 0 && passed.proxy.requests("DeleteMessageBatch") > 1);
+}
+
+/// SQS's own engine; the order of requests is that of the wire.
+#[tokio::test]
+async fn a_message_is_deleted_after_its_parking_is_confirmed_and_keeps_its_attributes() {
+    let sqs = Ministack::start();
+    let direct = AwsOptions { region: None, endpoint_url: Some(sqs.endpoint_url()) };
+    let direct = sqs_client(&sdk_config(&direct).await);
+    let created = create_queue_with_dead_letter(&direct, "q", VISIBILITY, RECEIVES_MAX).await;
+    let created = created.expect("the engine is fresh");
+    let attributes = BTreeMap::from([("tenant", "shop"), ("trace", "t-1")].map(|(k, v)| (k.to_owned(), v.to_owned())));
+    let sent = Outgoing { attributes: attributes.clone(), ..Outgoing::new("poison") };
+    assert!(created.queue.send(&[sent]).await.expect("it answers").iter().all(Result::is_ok));
+
+    let order: Arc<Mutex<Vec<String>>> = Arc::default();
+    let seen = order.clone();
+    let engine = sqs.endpoint_url();
+    let proxy = Proxy::start(&engine, &engine, move |call| {
+        seen.lock().expect("nobody panics with it").push(call.operation.to_owned());
+        let refused = call.operation == "SendMessageBatch" && call.number < 2;
+        refused.then_some(Upset::Refuse(500, "InternalServerError"))
+    });
+    let proxy = proxy.await;
+    let through = AwsOptions { region: None, endpoint_url: Some(proxy.url().to_owned()) };
+    let client = sqs_client(&sdk_config(&through).await);
+    let queue = |url: &str| Arc::new(SqsQueue::new(client.clone(), url, VISIBILITY));
+    let options = SourceOptions { wait: Duration::from_secs(1), ..SourceOptions::default() };
+    let (from, to) = (queue(created.queue.url()), queue(created.dead_letters.url()));
+    let mut source = Source::start(from, to, options, Shutdown::new());
+    let delivery = source.next().await.expect("no shutdown yet");
+    let park = Disposition::Park { reason: "as the test asked".to_owned(), stage: "parse" };
+    assert_eq!(delivery.settle(park).await, Settlement::Parked);
+    assert!(source.drain(VISIBILITY).await.is_clean());
+
+    let order = order.lock().expect("nobody panics with it").clone();
+    let place = |operation: &str| order.iter().rposition(|seen| seen == operation).expect("it was asked");
+    assert_eq!((proxy.requests("SendMessageBatch"), proxy.requests("DeleteMessageBatch")), (3, 1));
+    assert!(place("SendMessageBatch") < place("DeleteMessageBatch"), "{order:?}");
+    let parked = created.dead_letters.receive(10, Duration::from_secs(1)).await.expect("it answers");
+    let [parked] = &parked[..] else { panic!("one was parked, not {parked:?}") };
+    let (description, body) = Parked::unwrap(&parked.body).expect("what was parked reads back");
+    assert_eq!((description.attributes, body.as_str()), (attributes, "poison"));
+    let (reason, stage, build) = (description.reason, description.stage, description.build);
+    assert_eq!(
+        (reason.as_str(), stage.as_str(), build.as_str()),
+        ("as the test asked", "parse", env!("CARGO_PKG_VERSION"))
+    );
+    assert_eq!(counts(&direct, created.queue.url()).await, (0, 0));
 }
 
 fn is_table(call: Call<'_>) -> bool {

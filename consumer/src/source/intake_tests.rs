@@ -124,6 +124,28 @@ async fn failing_receives_back_off_and_the_first_success_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn permits_of_receives_that_fail_or_give_little_come_home() {
+    let queue = queue();
+    queue.once(Operation::Receive, Upset::Unavailable);
+    let mut source = start(&queue, SourceOptions { permits: 20, ..SourceOptions::default() });
+    let permits = source.permits().clone();
+    queue.fill(3).await;
+    let mut taken = Vec::new();
+    for _ in 0..3 {
+        taken.push(source.next().await.expect("a passing fault is not fatal"));
+    }
+    sleep(Duration::from_secs(60)).await;
+    // Three messages, and the room of the poll that waits.
+    assert_eq!(permits.taken(), 3 + BATCH_MAX);
+    drop(taken);
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(queue.inner.counts().in_flight, 3, "what is dropped is delayed");
+    assert_eq!(permits.taken(), BATCH_MAX);
+    assert!(source.drain(Duration::from_secs(1)).await.is_clean());
+    assert_eq!(permits.taken(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fatal_fault_stops_intake() {
     let queue = queue();
     queue.always(Operation::Receive, Upset::NoSuchQueue);
