@@ -86,7 +86,7 @@ fn title(titles: &Titles, number: usize) -> String {
     let word = |word: &str| {
         let is_code = word.bytes().filter(u8::is_ascii_digit).count() >= 3;
         let is_name = titles.counts.get(word).is_some_and(|count| *count <= NAME_TITLES_MAX);
-        let changes = is_code || is_name && (word.len() + round) % 2 == 0;
+        let changes = is_code || is_name && (word.len() + round).is_multiple_of(2);
         if round > 0 && changes { format!("{word}{}", suffix(round)) } else { word.to_owned() }
     };
     titles.titles[number % titles.titles.len()].split_whitespace().map(word).collect::<Vec<_>>().join(" ")
