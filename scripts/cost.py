@@ -58,7 +58,7 @@ GPU_PAIRS = Figure(730, "sequences/s of a g4dn.xlarge: BERT-base, 128 tokens",
                    "published by AWS as $0.20 a million at $0.526 an hour (Machine Learning Blog, BERT inference on G4); never run here")
 SHORT_ROWS = Figure(8, "queries for each sequence of 128 tokens on inf1 and g4dn",
                     "assumed: a bucket of 8 tokens has a sixteenth of the tokens, and half of that gain is counted")
-CORE_PAIRS = Figure(benchmark("`bf16` (packed", 1), "pairs/s of one core, the shipped network in bf16",
+CORE_PAIRS = Figure(benchmark("`bf16` (packed, see", 1), "pairs/s of one core, the shipped network in bf16",
                     f"docs/BENCHMARKS.md, the packed network on Amazon-Google; {MEASURED}")
 CORE_QUERIES = Figure(10, "queries for each pair, by CPU time",
                       "`time catalog-labels evaluate pairs` (300 of Abt-Buy: 17.5 s) and `evaluate queries` (1,000: 5.6 s), "
