@@ -152,16 +152,22 @@ fn first_entry(body: &mut Value) -> Option<LeftOut> {
 }
 
 fn first_write(body: &mut Value) -> Option<LeftOut> {
-    let (table, writes) = body["RequestItems"].as_object_mut()?.iter_mut().next()?;
+    let tables = body["RequestItems"].as_object_mut()?;
+    let (table, writes) = tables.iter_mut().next()?;
     let writes = writes.as_array_mut().filter(|writes| !writes.is_empty())?;
-    let write = writes.remove(0);
-    Some(LeftOut { is_all: writes.is_empty(), field: "UnprocessedItems", answer: json!({ table: [write] }) })
+    let answer = json!({ table: [writes.remove(0)] });
+    tables.retain(|_, writes| writes.as_array().is_some_and(|writes| !writes.is_empty()));
+    Some(LeftOut { is_all: tables.is_empty(), field: "UnprocessedItems", answer })
 }
 
+/// Of the first table; a table of which no key is left is no longer asked, others are.
 fn first_key(body: &mut Value) -> Option<LeftOut> {
-    let (table, wanted) = body["RequestItems"].as_object_mut()?.iter_mut().next()?;
+    let tables = body["RequestItems"].as_object_mut()?;
+    let (table, wanted) = tables.iter_mut().next()?;
     let mut left = wanted.clone();
     let keys = wanted["Keys"].as_array_mut().filter(|keys| !keys.is_empty())?;
     left["Keys"] = json!([keys.remove(0)]);
-    Some(LeftOut { is_all: keys.is_empty(), field: "UnprocessedKeys", answer: json!({ table: left }) })
+    let answer = json!({ table: left });
+    tables.retain(|_, wanted| wanted["Keys"].as_array().is_some_and(|keys| !keys.is_empty()));
+    Some(LeftOut { is_all: tables.is_empty(), field: "UnprocessedKeys", answer })
 }
