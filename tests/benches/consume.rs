@@ -21,6 +21,7 @@ use jiff::Timestamp;
 use shared::Event;
 use tests::history::History;
 use tests::ministack::Ministack;
+use tests::report::cpu_s;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
@@ -254,15 +255,6 @@ fn bodies(count: usize) -> Vec<String> {
 fn spread(figures: &mut [f64]) -> String {
     figures.sort_by(f64::total_cmp);
     format!("{:.0} ({:.0} to {:.0})", figures[figures.len() / 2], figures[0], figures[figures.len() - 1])
-}
-
-/// Seconds of CPU that this process has used, on all its threads.
-fn cpu_s() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has it");
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    // proc(5): utime and stime are fields 14 and 15; Linux counts them in hundredths.
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
-    ticks.sum::<f64>() / 100.0
 }
 
 /// The CPU's name, cores and load, without which no figure means anything.

@@ -16,7 +16,7 @@ use models::encode::Encoder;
 use models::{Artifact, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tests::report::{machine, write_section};
+use tests::report::{cpu_s, machine, write_section};
 use tests::worker::{artifact, repository};
 
 const ROUNDS: usize = 3;
@@ -156,20 +156,11 @@ fn score(pairs: Vec<TextPair>, numeric: &str) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let warm_up = pairs.iter().take(96).cloned().collect();
     runtime.block_on(scorer.score_pairs(warm_up)).expect("the pairs are scored");
-    let started = cpu_seconds();
+    let started = cpu_s();
     let scores = runtime.block_on(scorer.score_pairs(pairs)).expect("the pairs are scored");
-    let cpu_seconds = cpu_seconds() - started;
+    let cpu_seconds = cpu_s() - started;
     let probabilities = scores.iter().map(|score| f64::from(score.probability)).collect();
     println!("{}", json!(Answer { cpu_seconds, logits: Vec::new(), probabilities }));
-}
-
-/// CPU time of this process, all of its threads: user and system, in ticks of 10 ms.
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has it");
-    // The name before the last parenthesis may hold spaces; utime and stime are the 12th and 13th after it.
-    let after_name = stat.rsplit(')').next().expect("split gives one part at least");
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
-    ticks.sum::<f64>() / 100.0
 }
 
 fn report(contenders: &[Contender], pairs: usize, tokens: usize) -> String {

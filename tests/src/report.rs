@@ -1,4 +1,5 @@
-//! Sections of docs/BENCHMARKS.md, each written by the bench that measured it.
+//! What benches measure with, and sections of docs/BENCHMARKS.md, each written by the bench that
+//! measured it.
 
 use std::fs;
 
@@ -19,6 +20,19 @@ pub fn machine() -> String {
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     format!("{date}, {cores} cores of {} ({}), built in the {profile} profile", of("model name"), features.join(", "))
+}
+
+/// Seconds of CPU that this process has used, on all its threads.
+///
+/// # Panics
+/// Where there is no Linux.
+pub fn cpu_s() -> f64 {
+    let stat = fs::read_to_string("/proc/self/stat").expect("Linux has it");
+    // The name before the last parenthesis may hold spaces.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    // proc(5): utime and stime are fields 14 and 15; Linux counts them in hundredths.
+    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
+    ticks.sum::<f64>() / 100.0
 }
 
 /// Replaces the section between this name's markers, or adds it at the end.
