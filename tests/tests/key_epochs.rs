@@ -164,7 +164,10 @@ async fn the_command_builds_publishes_and_begins_and_refuses_steps_out_of_turn()
     assert!(command(&["switch"]).expect_err("nothing was begun").contains("begin"));
     assert!(command(&["begin", "5"]).expect("is published").contains("under 5 as well"));
     assert!(command(&["switch"]).expect_err("workers may not know").contains("wait until"));
-    let reconciled = run(folder.path(), &["reconcile", "--quiet", "--artifact", "none/is/needed/yet"]);
+    // The configuration takes it for an artifact; no model could be loaded from it.
+    std::fs::write(folder.path().join("manifest.json"), "{}").expect("written");
+    let artifact = folder.path().to_str().expect("UTF-8");
+    let reconciled = run(folder.path(), &["reconcile", "--quiet", "--artifact", artifact]);
     assert!(reconciled.expect_err("it would not complete the roll-out").contains("wait until"));
     assert!(command(&["drop", "5"]).expect_err("it is written").contains("is in use"));
 }
