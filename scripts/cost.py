@@ -75,10 +75,10 @@ NEW_WRITES = Figure(benchmark(CATALOG, 7), "write units of an event that brings 
                     f"docs/BENCHMARKS.md, `make bench-store`; {MEASURED}")
 NEW_READS = Figure(benchmark(CATALOG, 6), "read units of such an event", NEW_WRITES.source)
 CANDIDATES = Figure(benchmark(CATALOG, 3), "candidate pairs of such an event", NEW_WRITES.source)
-FEW_WRITES = Figure(17.2, "write units of an event in the sample catalog, where products have few look-alikes",
+FEW_WRITES = Figure(12.1, "write units of an event in the sample catalog, where products have few look-alikes",
                     f"`catalog-labels demo`, which prints it; {MEASURED}")
-FEW_READS = Figure(16.3, "read units of such an event", FEW_WRITES.source)
-FEW_CANDIDATES = Figure(696 / 356, "pairs scored for such an event", FEW_WRITES.source)
+FEW_READS = Figure(12.4, "read units of such an event", FEW_WRITES.source)
+FEW_CANDIDATES = Figure(661 / 356, "pairs scored for such an event", FEW_WRITES.source)
 KEPT_WRITES = Figure(2, "write units of an event that changes no text", "its state and its marker, an item under 1 KB each time")
 KEPT_READS = Figure(1, "read units of such an event", "one look at an item under 4 KB")
 QUERY_WRITES = Figure(1, "write units of a new query", "one intent item under 1 KB")
