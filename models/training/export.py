@@ -50,13 +50,14 @@ TRAINING_DATA = [
 ]
 
 
-def load_weights(path: Path, backbone: Path) -> CatalogLabels:
-    """The network with `path`'s weights (averaged.pt, or the average of a checkpoint),
-    rounded to bfloat16 and held in float32."""
-    saved = torch.load(path, map_location="cpu")
-    state = {**saved["model"], **saved["average"]} if "average" in saved else saved
+def load_weights(paths: list, backbone: Path) -> CatalogLabels:
+    """The network with the mean of the weights in `paths` (see `weights_of`), rounded to
+    bfloat16 and held in float32. Runs that start from one point lie in one basin, where
+    their mean judges about as well as all of them together (Wortsman et al. 2022)."""
+    states = [weights_of(path) for path in paths]
+    mean = {name: sum(state[name] for state in states) / len(states) for name in states[0]}
     model = CatalogLabels(json.loads((backbone / "config.json").read_text()))
-    model.load_state_dict({name: weight.bfloat16().float() for name, weight in state.items()})
+    model.load_state_dict({name: weight.bfloat16().float() for name, weight in mean.items()})
     return model.eval()
 
 

@@ -69,7 +69,18 @@ PHASES = {
         "epochs": [{**dict.fromkeys(TARGETS, 1), "wdc-products-medium": 0.3, "wdc-products-titles": 0.1,
                     "catalogue": 8000, "synthetic": 1000, "intent": 0.12}] * 3,
     },
+    # Many epochs of the table sets, as their labels are, with enough of the rest to keep it;
+    # `export.py` averages runs of several seeds.
+    "tables": {
+        "marks": True, "batch_tokens": 1536, "learning_rate": 8e-5, "average_decay": 0.998, "steps_max": None,
+        "label_smoothing": 0.05,
+        "epochs": [{"abt-buy": 1, "amazon-google": 1, "walmart-amazon": 1, "walmart-amazon-dirty": 0.5,
+                    "wdc-products-medium": 0.4, "catalogue": 2500, "intent": 0.08}] * 5,
+    },
 }
+LABEL_SMOOTHING = 0.03
+# Steps between two rows of the loss in the log.
+LOSS_EVERY = 25
 # A row is settled when the weights that a phase starts from give its label this much.
 SETTLED = 0.97
 # Sources of real shopping queries are drawn this much more often than the rest.
@@ -79,6 +90,11 @@ INTENT_HARD = {"magnetic": 4, "queryner": 3, "hint3-curekart": 4, "hint3-sofmatt
 def read(folder: Path, name: str) -> list:
     with open(folder / f"{name}.ndjson", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def append(path: Path, row: dict):
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def has_bf16() -> bool:
@@ -202,11 +218,11 @@ def tensors(encodings: list):
     return padded(ids), padded([[1] * len(row) for row in ids]), padded(types)
 
 
-def loss_of(model, rows, inputs) -> torch.Tensor:
+def loss_of(model, rows, inputs, label_smoothing: float) -> torch.Tensor:
     labels = torch.tensor([row["label"] for row in rows], device=inputs[0].device)
     pair, intent = model(*inputs)
     logits = intent if "text" in rows[0] else pair
-    return F.cross_entropy(logits, labels, label_smoothing=0.03)
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 @torch.no_grad()
@@ -244,6 +260,18 @@ def validate(model, sets: dict, tokens: Tokens, bf16: bool) -> dict:
     return {name: round(value, 4) for name, value in report.items()}
 
 
+def weights_of(path: Path) -> dict:
+    """The weights in a run's `averaged.pt`, in its `checkpoint.pt` (the average there), or in
+    an artifact's `model.ts`, as float32."""
+    if path.suffix == ".ts":
+        saved = torch.jit.load(str(path), map_location="cpu").state_dict()
+    else:
+        saved = torch.load(path, map_location="cpu")
+        if "average" in saved:
+            saved = {**saved["model"], **saved["average"]}
+    return {name: weight.float() for name, weight in saved.items()}
+
+
 def catalogue_valid(binary: str) -> list:
     """Pairs of product types that training does not draw."""
     return catalogue_rows(CATALOGUE_VALID_ROWS, "valid", binary, catalogue.TYPES_VALID)
@@ -255,6 +283,7 @@ def main():
     parser.add_argument("--run", type=Path, default=Path("models/training/runs/main"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--phase", choices=PHASES, default="intermediate")
+    parser.add_argument("--start", type=Path, help="weights to start from: `averaged.pt`, or `model.ts` of an artifact; the phase before without it")
     parser.add_argument("--binary", default="target/release/catalog-labels")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--checkpoint-minutes", type=float, default=4)
@@ -271,8 +300,8 @@ def main():
     model = load_backbone(backbone_folder())
     phases = list(PHASES)
     before = phases[:phases.index(args.phase)]
-    if before:
-        model.load_state_dict(torch.load(args.run / before[-1] / "averaged.pt"))
+    if args.start or before:
+        model.load_state_dict(weights_of(args.start or args.run / before[-1] / "averaged.pt"))
     folder.mkdir(parents=True, exist_ok=True)
 
     epochs = []
@@ -326,7 +355,7 @@ def main():
             if position <= step or position > (phase["steps_max"] or steps_total):
                 continue
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                loss = loss_of(model, rows, inputs)
+                loss = loss_of(model, rows, inputs, phase.get("label_smoothing", LABEL_SMOOTHING))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimizer.step()
@@ -338,6 +367,8 @@ def main():
                 for name, parameter in trained.items():
                     average[name].lerp_(parameter, 1 - decay)
             shown = 0.98 * shown + 0.02 * loss.item() if shown else loss.item()
+            if step % LOSS_EVERY == 0:
+                append(folder / "loss.ndjson", {"step": step, "loss": round(shown, 4)})
             bar.set_postfix(loss=f"{shown:.4f}")
             bar.update()
             if time.monotonic() - saved_at > 60 * args.checkpoint_minutes:
@@ -348,8 +379,7 @@ def main():
             model.load_state_dict(average, strict=False)
             report = {"step": step, "epoch": epoch, "loss": round(shown, 4), **validate(model, valid_sets, tokens, bf16)}
             model.load_state_dict(current, strict=False)
-            with open(folder / "log.ndjson", "a", encoding="utf-8") as log:
-                log.write(json.dumps(report) + "\n")
+            append(folder / "log.ndjson", report)
             bar.write(json.dumps(report))
             save()
     model.load_state_dict(average, strict=False)
