@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from model import INTENTS, MARKS, CatalogLabels
 from train import (EVALUATION_BATCH_TOKENS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder,
-                   batches, catalogue_valid, has_bf16, in_order, read, tensors)
+                   batches, catalogue_valid, has_bf16, in_order, read, tensors, weights_of)
 
 NAME = "minilm-l6-v3"
 SCHEMA_VERSION = 2
@@ -161,7 +161,7 @@ def model_id(weights: dict, chosen: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/catalogue/averaged.pt"))
+    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/tables/averaged.pt")], help="several are averaged")
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
     parser.add_argument("--out", type=Path, default=Path("models/artifacts") / NAME)

@@ -35,7 +35,7 @@ def calibration_error(rows: list) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, default=Path("models/training/runs/main/catalogue/averaged.pt"))
+    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/tables/averaged.pt")], help="several are averaged")
     parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v3"))
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
