@@ -15,6 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 from model import INTENTS
@@ -35,17 +36,30 @@ def to_label(raw, path: Path, line: int) -> int:
     return int(raw)
 
 
-def read_csv(path: Path, required: list) -> list:
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        for column in required:
-            if column not in (reader.fieldnames or []):
-                fail(path, 1, column, "missing from the header")
-        rows = list(reader)
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            fail(path, number, "*", "has more or fewer cells than the header")
-    return rows
+def lines(path: Path):
+    """The lines of a UTF-8 file, gzipped or not, with their numbers from 1 on."""
+    number = 0
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", newline="", encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line
+    except FileNotFoundError:
+        sys.exit(f"{path}: no such file; --data names a folder of the shape in docs/MODELS.md")
+    except (UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        fail(path, number + 1, "*", f"cannot be read: {error}")
+
+
+def read_csv(path: Path, required: list):
+    """The rows of a CSV file as dictionaries, each with the number of its last line."""
+    reader = csv.reader(line for _, line in lines(path))
+    header = next(reader, [])
+    for column in required:
+        if column not in header:
+            fail(path, 1, column, "missing from the header")
+    for cells in reader:
+        if len(cells) != len(header):
+            fail(path, reader.line_num, "*", f"{len(cells)} cells where the header has {len(header)}")
+        yield reader.line_num, dict(zip(header, cells))
 
 
 def table_pairs(folder: Path, split: str):
@@ -53,11 +67,13 @@ def table_pairs(folder: Path, split: str):
     sides = []
     for name in ("tableA.csv", "tableB.csv"):
         products = {}
-        for row in read_csv(folder / name, ["id"]):
+        for number, row in read_csv(folder / name, ["id"]):
+            if row["id"] in products:
+                fail(folder / name, number, "id", f"{row['id']!r} occurs twice")
             products[row["id"]] = {COLUMNS[c]: v for c, v in row.items() if c in COLUMNS and v}
         sides.append(products)
     path = folder / f"{split}.csv"
-    for number, row in enumerate(read_csv(path, ["ltable_id", "rtable_id", "label"]), start=2):
+    for number, row in read_csv(path, ["ltable_id", "rtable_id", "label"]):
         for column, side in (("ltable_id", sides[0]), ("rtable_id", sides[1])):
             if row[column] not in side:
                 fail(path, number, column, f"{row[column]!r} is in no table")
@@ -66,16 +82,21 @@ def table_pairs(folder: Path, split: str):
 
 def wdc_products(path: Path):
     """Offers with both records in one row."""
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
+    for number, line in lines(path):
+        try:
             row = json.loads(line)
-            sides = [{field: row[f"{field}_{side}"] for field in ("title", "brand", "description")
-                      if row.get(f"{field}_{side}")} for side in ("left", "right")]
-            yield sides[0], sides[1], to_label(row["label"], path, number)
+        except json.JSONDecodeError as error:
+            fail(path, number, "*", f"no JSON: {error}")
+        for column in ("title_left", "title_right", "label"):
+            if not isinstance(row, dict) or column not in row:
+                fail(path, number, column, "missing")
+        sides = [{field: row[f"{field}_{side}"] for field in ("title", "brand", "description")
+                  if row.get(f"{field}_{side}")} for side in ("left", "right")]
+        yield sides[0], sides[1], to_label(row["label"], path, number)
 
 
 def wdc_titles(path: Path):
-    for number, row in enumerate(read_csv(path, ["title_left", "title_right", "label"]), start=2):
+    for number, row in read_csv(path, ["title_left", "title_right", "label"]):
         yield {"title": row["title_left"]}, {"title": row["title_right"]}, to_label(row["label"], path, number)
 
 
@@ -86,28 +107,26 @@ def lspc(path: Path):
         text = re.sub(r'"?@[A-Za-z]{2}(-[A-Za-z]+)?\b', " ", text).replace('"Null"', " ").replace('"', " ")
         return {"title": text.strip() or "unknown"}
 
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            cells = line.rstrip("\n").split("\t")
-            if len(cells) != 3:
-                fail(path, number, "*", f"{len(cells)} cells where 3 are needed")
-            yield title(cells[0]), title(cells[1]), to_label(cells[2], path, number)
+    for number, line in lines(path):
+        cells = line.rstrip("\r\n").split("\t")
+        if len(cells) != 3:
+            fail(path, number, "*", f"{len(cells)} cells where 3 are needed")
+        yield title(cells[0]), title(cells[1]), to_label(cells[2], path, number)
 
 
 def queries(path: Path):
-    with open(path, encoding="utf-8") as file:
-        header = file.readline().rstrip("\n").split("\t")
-        for column in ("text", "label", "source"):
-            if column not in header:
-                fail(path, 1, column, "missing from the header")
-        for number, line in enumerate(file, start=2):
-            cells = line.rstrip("\n").split("\t")
-            if len(cells) != len(header):
-                fail(path, number, "*", f"{len(cells)} cells where {len(header)} are needed")
-            row = dict(zip(header, cells))
-            if row["label"] not in INTENTS:
-                fail(path, number, "label", f"{row['label']!r} is none of {', '.join(INTENTS)}")
-            yield {"text": row["text"], "label": INTENTS.index(row["label"]), "source": row["source"]}
+    rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in lines(path))
+    _, header = next(rows, (1, []))
+    for column in ("text", "label", "source"):
+        if column not in header:
+            fail(path, 1, column, "missing from the header")
+    for number, cells in rows:
+        if len(cells) != len(header):
+            fail(path, number, "*", f"{len(cells)} cells where {len(header)} are needed")
+        row = dict(zip(header, cells))
+        if row["label"] not in INTENTS:
+            fail(path, number, "label", f"{row['label']!r} is none of {', '.join(INTENTS)}")
+        yield {"text": row["text"], "label": INTENTS.index(row["label"]), "source": row["source"]}
 
 
 def serialise(products: list, command: list) -> list:
@@ -140,14 +159,14 @@ def main():
             sets[f"lspc-{category}.{split}"] = lspc(path)
     sets["wdc-products-titles.train"] = wdc_titles(pairs / "wdc-products-80cc" / "train_large_titles_only.csv")
 
-    written = {}
+    # Every file is read before the first text is made: bad data is known within seconds.
+    sets = {name: list(rows) for name, rows in sets.items()}
+    written = {f"intent.{split}": list(queries(args.data / "intent" / f"{split}.tsv")) for split in ("train", "valid")}
+    sides = [side for rows in sets.values() for a, b, _ in rows for side in (a, b)]
+    texts = iter(serialise(sides, [args.binary, "texts"]))
     for name, rows in sets.items():
-        rows = list(rows)
-        texts = serialise([side for a, b, _ in rows for side in (a, b)], [args.binary, "texts"])
-        written[name] = [{"a": a, "b": b, "label": label, "set": name.rsplit(".", 1)[0]}
-                         for a, b, (_, _, label) in zip(texts[::2], texts[1::2], rows)]
-    for split in ("train", "valid"):
-        written[f"intent.{split}"] = list(queries(args.data / "intent" / f"{split}.tsv"))
+        written[name] = [{"a": next(texts), "b": next(texts), "label": label, "set": name.rsplit(".", 1)[0]}
+                         for _, _, label in rows]
 
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in written.items():
