@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score bench-env real-input lint advisories models build libtorch test-env test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -21,7 +21,11 @@ demo: build ## label the sample catalog end to end on this machine
 test: build test-env ## run every test
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace
 	python3 scripts/cost.py --check
+	$(MAKE) test-training
 	$(MAKE) test-cdk
+
+test-training: build training-env ## check what prepares the data, and all up to the call of the Neuron compiler
+	cd models/training && CATALOG_LABELS_BINARY=$(abspath $(BINARY)) ../../.venv-training/bin/python -m unittest
 
 test-cdk: build test-env cdk-tools ## check the stacks, what they hand the worker, and what runs on a host
 	cd cdk && npm run --silent check && CATALOG_LABELS_BINARY=$(abspath $(BINARY)) npm test --silent
@@ -94,6 +98,9 @@ libtorch:
 
 cdk-tools: ## install node modules and linters of the CDK app, as pinned
 	@scripts/install-cdk-tools.sh
+
+training-env: ## make the virtual environment that trains and exports the model (2 GB of wheels)
+	@scripts/install-training.sh
 
 bench-env: ## make the virtual environment of the benches' peers, with the shipped weights
 	@scripts/install-bench.sh

@@ -39,6 +39,10 @@ pub struct Args {
     /// Seed of the random order of case b
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Write what case a proposed to this CSV, as `evaluate pairs --pairs` reads it: label is 1
+    /// for a known match
+    #[arg(long, value_name = "CSV")]
+    candidates: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -50,6 +54,8 @@ enum InputError {
     Dataset(#[from] DatasetError),
     #[error("{}, product {id:?}", path.display())]
     Id { path: PathBuf, id: String, source: BadProductId },
+    #[error("--candidates {} cannot be written", path.display())]
+    Candidates { path: PathBuf, source: csv::Error },
     #[error("no row of --matches has label 1, so there is nothing to measure")]
     NoMatches,
 }
@@ -89,8 +95,13 @@ pub fn run(args: Args) -> CommandResult {
     let matches = read_matches(&args)?;
     let planner =
         Planner { epoch: KeyEpoch::shipped(), limits: Limits { candidates_max: args.limit, ..Limits::default() } };
+    let case_a = right_indexed(&planner, &left, &right);
+    if let Some(path) = &args.candidates {
+        let failed = |source| InputError::Candidates { path: path.clone(), source };
+        case_a.write_candidates(&matches, path).map_err(failed)?;
+    }
     let report = Report {
-        right_indexed: right_indexed(&planner, &left, &right, &matches),
+        right_indexed: case_a.measured(&matches),
         one_catalog: one_catalog(&planner, &left, &right, &matches, args.seed),
         key_epoch: planner.epoch.number,
     };
@@ -105,7 +116,7 @@ pub fn run(args: Args) -> CommandResult {
 }
 
 /// Case a.
-fn right_indexed(planner: &Planner, left: &Texts, right: &Texts, matches: &HashSet<Pair>) -> Measured {
+fn right_indexed(planner: &Planner, left: &Texts, right: &Texts) -> Run {
     let mut run = Run::default();
     for (id, text) in right {
         run.index(planner, id, text);
@@ -113,7 +124,7 @@ fn right_indexed(planner: &Planner, left: &Texts, right: &Texts, matches: &HashS
     for (id, text) in left {
         run.look_up(planner, id, text);
     }
-    run.measured(matches)
+    run
 }
 
 /// Case b, in the order of the worker: a product's postings are there when it looks up.
@@ -172,6 +183,21 @@ impl Run {
         self.items.push(postings_read + candidates.len());
         self.candidates.push(candidates.len());
         self.proposed.extend(candidates.into_iter().map(|candidate| ordered(id.clone(), candidate)));
+    }
+
+    /// Every proposed pair of case a, in the order of its ids, without the tables' prefixes.
+    fn write_candidates(&self, matches: &HashSet<Pair>, path: &Path) -> Result<(), csv::Error> {
+        let mut proposed: Vec<&Pair> = self.proposed.iter().collect();
+        proposed.sort_unstable();
+        let mut file = csv::Writer::from_path(path)?;
+        file.write_record(["ltable_id", "rtable_id", "label"])?;
+        for pair in proposed {
+            let of_table = |id: &ProductId| id.as_str().split_once(':').map_or("", |(_, id)| id).to_owned();
+            let label = if matches.contains(pair) { "1" } else { "0" };
+            file.write_record([of_table(&pair.0), of_table(&pair.1), label.to_owned()])?;
+        }
+        file.flush()?;
+        Ok(())
     }
 
     fn measured(self, matches: &HashSet<Pair>) -> Measured {
@@ -289,7 +315,7 @@ mod tests {
         let right = texts("r:", &["kettle by fenwick fk-2714ss", "norvale desk organiser"]);
         let matches = matches(&[("l:000", "r:000"), ("l:001", "r:001")]);
         let planner = planner(Limits::default());
-        let a = right_indexed(&planner, &left, &right, &matches);
+        let a = right_indexed(&planner, &left, &right).measured(&matches);
         assert_eq!((a.pair_completeness, a.products, a.candidates_max), (0.5, 2, 1));
         for seed in 0..4 {
             let b = one_catalog(&planner, &left, &right, &matches, seed);
@@ -299,12 +325,23 @@ mod tests {
     }
 
     #[test]
+    fn proposed_pairs_are_written_with_their_labels() {
+        let left = texts("l:", &["fenwick kettle fk2714ss"]);
+        let right = texts("r:", &["kettle by fenwick fk-2714ss", "fenwick kettle fk2714ss in red"]);
+        let run = right_indexed(&planner(Limits::default()), &left, &right);
+        let file = tempfile::NamedTempFile::new().expect("a scratch file");
+        run.write_candidates(&matches(&[("l:000", "r:000")]), file.path()).expect("it can be written");
+        let written = std::fs::read_to_string(file.path()).expect("it was written");
+        assert_eq!(written, "ltable_id,rtable_id,label\n000,000,1\n000,001,0\n");
+    }
+
+    #[test]
     fn a_key_is_read_up_to_the_limit_in_the_order_of_ids() {
         let right = texts("r:", &["fk2714ss"; 40]);
         let limits = Limits { items_max: 20 + 12, ..Limits::default() };
         let run = |other: &str| {
             let matches = matches(&[("l:000", other)]);
-            right_indexed(&planner(limits), &texts("l:", &["fk2714ss"]), &right, &matches)
+            right_indexed(&planner(limits), &texts("l:", &["fk2714ss"]), &right).measured(&matches)
         };
         assert_eq!((run("r:000").pair_completeness, run("r:039").pair_completeness), (1.0, 0.0));
         assert!(run("r:000").items_read_max <= limits.items_max);
