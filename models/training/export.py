@@ -72,19 +72,20 @@ def pair_logits(model, rows: list, tokens: Tokens) -> torch.Tensor:
     return torch.stack([found[id(row)] for row in rows])
 
 
-def temperature_of(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The divisor of the logits with the least cross-entropy (Guo et al. 2017)."""
-    scale = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([scale], lr=0.1, max_iter=100)
+def platt(logits: torch.Tensor, labels: torch.Tensor) -> tuple:
+    """Temperature and shift of the logit of `duplicate` with the least cross-entropy (Platt 1999)."""
+    margins, labels = logits[:, 1] - logits[:, 0], labels.float()
+    fitted = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.LBFGS([fitted], lr=0.1, max_iter=200)
 
     def loss():
         optimizer.zero_grad()
-        value = F.cross_entropy(logits / scale.exp(), labels)
+        value = F.binary_cross_entropy_with_logits((margins + fitted[1]) / fitted[0].exp(), labels)
         value.backward()
         return value
 
     optimizer.step(loss)
-    return round(scale.exp().item(), 4)
+    return round(fitted[0].exp().item(), 4), round(fitted[1].item(), 4)
 
 
 def f_beta(scores: torch.Tensor, labels: torch.Tensor, threshold: float, beta: float) -> float:
