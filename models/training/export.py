@@ -2,8 +2,8 @@
 
 Writes TorchScript with bfloat16 weights (half the size; a worker casts them to the
 type it computes in), the tokenizer, golden inputs with their outputs, and last the
-manifest that names and hashes the rest. Thresholds and temperature are chosen here,
-on the validation pairs.
+manifest that names and hashes the rest. Probabilities are calibrated here, and thresholds
+chosen, on validation data.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from mine import SETS as MINED_SETS
 from model import INTENTS, MARKS, CatalogLabels
 from train import (EVALUATION_BATCH_TOKENS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder,
                    batches, catalogue_valid, has_bf16, in_order, read, tensors, weights_of)
@@ -72,20 +73,27 @@ def pair_logits(model, rows: list, tokens: Tokens) -> torch.Tensor:
     return torch.stack([found[id(row)] for row in rows])
 
 
-def platt(logits: torch.Tensor, labels: torch.Tensor) -> tuple:
-    """Temperature and shift of the logit of `duplicate` with the least cross-entropy (Platt 1999)."""
-    margins, labels = logits[:, 1] - logits[:, 0], labels.float()
+def platt(margins: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple:
+    """Temperature of the logits' margins, and what is added to them before, with the least
+    cross-entropy (Platt 1999)."""
     fitted = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.LBFGS([fitted], lr=0.1, max_iter=200)
 
     def loss():
         optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits((margins + fitted[1]) / fitted[0].exp(), labels)
+        value = F.binary_cross_entropy_with_logits((margins + fitted[1]) / fitted[0].exp(), labels.float(), weights)
         value.backward()
         return value
 
     optimizer.step(loss)
     return round(fitted[0].exp().item(), 4), round(fitted[1].item(), 4)
+
+
+@torch.no_grad()
+def shift_margin(model: CatalogLabels, shift: float):
+    """Adds `shift` to every margin of `duplicate` over `distinct`."""
+    bias = model.pair_out.bias
+    bias.copy_((bias + torch.tensor([-shift / 2, shift / 2])).bfloat16())
 
 
 def f_beta(scores: torch.Tensor, labels: torch.Tensor, threshold: float, beta: float) -> float:
@@ -105,25 +113,41 @@ def best_threshold(sets: list, beta: float, below: float) -> float:
     return max((t for t in THRESHOLDS if t < below), key=lambda t: sum(f_beta(s, y, t, beta) for s, y in sets))
 
 
-def calibrate(model, prepared: Path, tokens: Tokens, binary: str) -> dict:
-    """Temperature over all validation pairs of the table sets and of our own catalog.
-    `duplicate` is the least threshold that is precise enough on our own catalog, whose
+def calibrate(model, prepared: Path, tokens: Tokens) -> float:
+    """Shifts the model's margins so that probabilities hold for what production scores, the
+    candidates that blocking proposes for validation products (mine.py), each set weighted
+    alike; returns the temperature."""
+    margins, labels, weights = [], [], []
+    for name in MINED_SETS:
+        rows = read(prepared, f"candidates-{name}.valid")
+        logits = pair_logits(model, rows, tokens)
+        of_set = torch.tensor([row["weight"] for row in rows])
+        margins.append(logits[:, 1] - logits[:, 0])
+        labels.append(torch.tensor([row["label"] for row in rows]))
+        weights.append(of_set / of_set.sum())
+    temperature, shift = platt(torch.cat(margins), torch.cat(labels), torch.cat(weights))
+    shift_margin(model, shift)
+    print(f"temperature {temperature}, shift {shift}")
+    return temperature
+
+
+def choose_thresholds(model, temperature: float, prepared: Path, tokens: Tokens, binary: str) -> dict:
+    """`duplicate` is the least threshold that is precise enough on our own catalog, whose
     near misses are those that shoppers mind; `review` has the best mean F2 over all sets
     below it, so that recall counts four times."""
-    found = {}
     valid = {name: read(prepared, f"{name}.valid") for name in TARGETS}
     valid["catalogue"] = catalogue_valid(binary)
+    sets = {}
     for name, rows in valid.items():
-        found[name] = (pair_logits(model, rows, tokens), torch.tensor([row["label"] for row in rows]))
-    temperature = temperature_of(torch.cat([l for l, _ in found.values()]), torch.cat([y for _, y in found.values()]))
-    sets = {name: ((l / temperature).softmax(-1)[:, 1], y) for name, (l, y) in found.items()}
+        scores = (pair_logits(model, rows, tokens) / temperature).softmax(-1)[:, 1]
+        sets[name] = (scores, torch.tensor([row["label"] for row in rows]))
     duplicate = precise_threshold(*sets["catalogue"])
     review = best_threshold(list(sets.values()), beta=2.0, below=duplicate)
     for name, (scores, labels) in sets.items():
         print(f"{name:24} F1 {f_beta(scores, labels, duplicate, 1.0):.4f}  "
               f"recall with review {((scores >= review) & (labels == 1)).sum().item() / labels.sum().item():.4f}  "
               f"review {((scores >= review) & (scores < duplicate)).float().mean().item():.4f} of pairs")
-    return {"temperature": temperature, "thresholds": {"duplicate": duplicate, "review": review}}
+    return {"duplicate": duplicate, "review": review}
 
 
 @torch.no_grad()
@@ -174,7 +198,9 @@ def main():
     backbone = backbone_folder()
     model = load_weights(args.weights, backbone)
     tokens = Tokens(args.binary, backbone / "tokenizer.json")
-    chosen = calibrate(model, args.prepared, tokens, args.binary)
+    temperature = calibrate(model, args.prepared, tokens)
+    thresholds = choose_thresholds(model, temperature, args.prepared, tokens, args.binary)
+    chosen = {"temperature": temperature, "thresholds": thresholds}
     cases = goldens(model, tokens, texts)
 
     scripted = torch.jit.script(model)

@@ -1,6 +1,7 @@
 """Prints the model card's figures: precision, recall and F1 of each validation set of
-pairs at the manifest's threshold, expected calibration error, and intents by source,
-each with a 95% bootstrap interval over rows."""
+pairs at the manifest's threshold, with a 95% bootstrap interval over rows, and at the
+threshold that other folds choose; expected calibration error, also on what blocking
+proposes; intents by source."""
 
 import argparse
 import json
@@ -9,11 +10,14 @@ from pathlib import Path
 
 import torch
 
-from export import load_weights, pair_logits
+from export import NAME, THRESHOLDS, load_weights, pair_logits
+from mine import SETS as MINED_SETS
+from mine import labelled
 from train import TARGETS, Tokens, backbone_folder, catalogue_valid, f1_at, has_bf16, macro_f1, predict, read
 
 RESAMPLES = 1000
 CALIBRATION_BINS = 10
+FOLDS = 10
 
 
 def interval(judge, rows: list) -> str:
@@ -25,44 +29,83 @@ def interval(judge, rows: list) -> str:
 
 def calibration_error(rows: list) -> float:
     """Mean distance of probability and share of duplicates over equal-width bins,
-    weighted by rows (Naeini et al. 2015)."""
+    weighted by rows (Naeini et al. 2015); of (probability, label, weight)."""
     bins = [[] for _ in range(CALIBRATION_BINS)]
-    for score, label in rows:
-        bins[min(int(score * CALIBRATION_BINS), CALIBRATION_BINS - 1)].append((score, label))
-    gaps = (abs(sum(s for s, _ in b) - sum(y for _, y in b)) for b in bins if b)
-    return sum(gaps) / len(rows)
+    for row in rows:
+        bins[min(int(row[0] * CALIBRATION_BINS), CALIBRATION_BINS - 1)].append(row)
+    gaps = (abs(sum(w * s for s, _, w in b) - sum(w * y for _, y, w in b)) for b in bins)
+    return sum(gaps) / sum(w for *_, w in rows)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/tables/averaged.pt")], help="several are averaged")
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v3"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
-    args = parser.parse_args()
-    manifest = json.loads((args.artifact / "manifest.json").read_text())
-    threshold, temperature = manifest["thresholds"]["duplicate"], manifest["temperature"]
-    model = load_weights(args.weights, backbone_folder())
-    tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json")
+def cross_validated_f1(sets: dict) -> dict:
+    """F1 of each set of (probability, label) at thresholds that its own fold had no part in:
+    each is the best mean F1 over all sets without a fold."""
+    found = {name: [] for name in sets}
+    for fold in range(FOLDS):
+        rest = [[row for i, row in enumerate(rows) if i % FOLDS != fold] for rows in sets.values()]
+        columns = [list(zip(*rows)) for rows in rest]
+        threshold = max(THRESHOLDS, key=lambda t: sum(f1_at(scores, labels, t) for scores, labels in columns))
+        for name, rows in sets.items():
+            found[name] += [(float(score >= threshold), label) for score, label in rows[fold::FOLDS]]
+    return {name: f1_at(*zip(*rows), 0.5) for name, rows in found.items()}
 
-    sets = {name: read(args.prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium"]}
-    sets["catalogue"] = catalogue_valid(args.binary)
-    for name, rows in sets.items():
-        scores = (pair_logits(model, rows, tokens) / temperature).softmax(-1)[:, 1].tolist()
-        judged = [(score, row["label"]) for score, row in zip(scores, rows)]
-        hit = sum(s >= threshold and y == 1 for s, y in judged)
-        precision, recall = hit / max(sum(s >= threshold for s, _ in judged), 1), hit / sum(y for _, y in judged)
-        f1 = interval(lambda drawn: f1_at([s for s, _ in drawn], [y for _, y in drawn], threshold), judged)
-        print(f"{name:22} {len(rows):5} pairs  precision {precision:.4f}  recall {recall:.4f}  F1 {f1}  "
-              f"calibration error {calibration_error(judged):.4f}", flush=True)
 
-    rows = read(args.prepared, "intent.valid")
-    judged = [(p, row["label"], row["source"]) for p, row in zip(predict(model, rows, tokens, has_bf16()), rows)]
+def unseen(folder: Path) -> list:
+    """Whether no training pair has either product, for each validation pair."""
+    train, valid = labelled(folder, "train"), labelled(folder, "valid")
+    left, right = {a for a, _ in train}, {b for _, b in train}
+    return [a not in left and b not in right for a, b in valid]
+
+
+def report_pairs(judge, prepared: Path, data: Path, binary: str, threshold: float):
+    """`judge` gives the probability of each row."""
+    sets = {name: read(prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium"]}
+    sets["catalogue"] = catalogue_valid(binary)
+    judged = {name: [(score, row["label"]) for score, row in zip(judge(rows), rows)] for name, rows in sets.items()}
+    folds = cross_validated_f1({name: judged[name] for name in (*TARGETS, "catalogue")})
+    for name in TARGETS:
+        judged[f"{name}, new products"] = [row for row, new in zip(judged[name], unseen(data / "pairs" / name)) if new]
+    for name, rows in judged.items():
+        hit = sum(s >= threshold and y == 1 for s, y in rows)
+        precision, recall = hit / max(sum(s >= threshold for s, _ in rows), 1), hit / sum(y for _, y in rows)
+        f1 = interval(lambda drawn: f1_at(*zip(*drawn), threshold), rows)
+        print(f"{name:36} {len(rows):5} pairs  precision {precision:.4f}  recall {recall:.4f}  F1 {f1}  "
+              f"threshold by other folds {folds.get(name, float('nan')):.4f}  "
+              f"calibration error {calibration_error([(s, y, 1.0) for s, y in rows]):.4f}", flush=True)
+    for name in MINED_SETS:
+        rows = read(prepared, f"candidates-{name}.valid")
+        weighted = [(score, row["label"], row["weight"]) for score, row in zip(judge(rows), rows)]
+        share = sum(w for _, y, w in weighted if y) / sum(w for *_, w in weighted)
+        print(f"{name:36} {len(rows):5} candidates of blocking, {share:.3f} duplicates  "
+              f"calibration error {calibration_error(weighted):.4f}", flush=True)
+
+
+def report_queries(predicted: list, rows: list):
+    judged = [(p, row["label"], row["source"]) for p, row in zip(predicted, rows)]
     for source in ["", *sorted({s for _, _, s in judged})]:
         of = [(p, y) for p, y, s in judged if source in ("", s)]
         accuracy = sum(p == y for p, y in of) / len(of)
         print(f"intents {source or 'all':18} {len(of):5} rows  accuracy {accuracy:.4f}  "
               f"macro-F1 {interval(lambda drawn: macro_f1([p for p, _ in drawn], [y for _, y in drawn]), of)}", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts") / NAME)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--binary", default="target/release/catalog-labels")
+    args = parser.parse_args()
+    manifest = json.loads((args.artifact / "manifest.json").read_text())
+    model = load_weights([args.artifact / "model.ts"], backbone_folder())
+    tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json")
+
+    def judge(rows: list) -> list:
+        return (pair_logits(model, rows, tokens) / manifest["temperature"]).softmax(-1)[:, 1].tolist()
+
+    report_pairs(judge, args.prepared, args.data, args.binary, manifest["thresholds"]["duplicate"])
+    queries = read(args.prepared, "intent.valid")
+    report_queries(predict(model, queries, tokens, has_bf16()), queries)
 
 
 if __name__ == "__main__":
