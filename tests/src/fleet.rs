@@ -124,7 +124,7 @@ pub async fn stored(store: &Store, ids: impl IntoIterator<Item = &ProductId>, mo
 /// `go` is sent to or dropped; `stopped` hears of it. Blocks a thread meanwhile.
 pub fn paused(store: &Store, requests: i64, stopped: Sender<()>, go: Receiver<()>) -> Store {
     let channels = Mutex::new(Some((stopped, go)));
-    before_requests(store, move |number| {
+    before_requests(store, move |number, _| {
         if number == requests
             && let Some((stopped, go)) = channels.lock().ok().and_then(|mut channels| channels.take())
         {
@@ -139,24 +139,28 @@ pub fn paused(store: &Store, requests: i64, stopped: Sender<()>, go: Receiver<()
 /// The same tables through a worker that dies before its request number `requests`,
 /// counted from 0: that one and all later ones fail unsent.
 pub fn mortal(store: &Store, requests: i64) -> Store {
-    before_requests(store, move |number| if number < requests { Ok(()) } else { Err("the worker died".into()) })
+    before_requests(store, move |number, _| if number < requests { Ok(()) } else { Err("the worker died".into()) })
 }
 
 /// The same tables, and the number of requests that are sent to them through it.
 pub fn counted(store: &Store) -> (Store, Arc<AtomicI64>) {
     let requests = Arc::new(AtomicI64::new(0));
     let counter = requests.clone();
-    let store = before_requests(store, move |_| {
+    let store = before_requests(store, move |_, _| {
         counter.fetch_add(1, Ordering::SeqCst);
         Ok(())
     });
     (store, requests)
 }
 
-type Unsent = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Unsent = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Before<'a> = BeforeSerializationInterceptorContextRef<'a>;
 
-/// The same tables, with `act` before each request, which gets its number.
-fn before_requests(store: &Store, act: impl Fn(i64) -> Unsent + Send + Sync + 'static) -> Store {
+/// The same tables, with `act` before each request, which gets its number and what is asked.
+pub(crate) fn before_requests(
+    store: &Store,
+    act: impl Fn(i64, &Before<'_>) -> Unsent + Send + Sync + 'static,
+) -> Store {
     let before = BeforeRequests { sent: AtomicI64::new(0), act };
     let config = store.client().config().to_builder().interceptor(before).build();
     Store::new(Client::from_conf(config), store.prefix())
@@ -173,16 +177,12 @@ impl<F> std::fmt::Debug for BeforeRequests<F> {
     }
 }
 
-impl<F: Fn(i64) -> Unsent + Send + Sync> Intercept for BeforeRequests<F> {
+impl<F: Fn(i64, &Before<'_>) -> Unsent + Send + Sync> Intercept for BeforeRequests<F> {
     fn name(&self) -> &'static str {
         "before requests"
     }
 
-    fn read_before_execution(
-        &self,
-        _request: &BeforeSerializationInterceptorContextRef<'_>,
-        _config: &mut ConfigBag,
-    ) -> Unsent {
-        (self.act)(self.sent.fetch_add(1, Ordering::SeqCst))
+    fn read_before_execution(&self, request: &Before<'_>, _config: &mut ConfigBag) -> Unsent {
+        (self.act)(self.sent.fetch_add(1, Ordering::SeqCst), request)
     }
 }

@@ -1,5 +1,6 @@
 //! What the tests share: real engines, the real worker, events and items.
 
+pub mod converged;
 pub mod deliveries;
 pub mod events;
 pub mod faulty;
@@ -14,11 +15,13 @@ pub mod load;
 pub mod ministack;
 pub mod page;
 pub mod proxy;
+pub mod recorded;
 pub mod report;
 pub mod runtime_api;
 pub mod server;
 pub mod soak;
 pub mod stage;
+pub mod steps;
 pub mod table_model;
 pub mod table_stub;
 pub mod trial;

@@ -1,19 +1,17 @@
 //! Promises 2b and 4: any history ends in the table that brute force foretells.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use consumer::decide::blocking::{KeyEpoch, posting_keys};
 use consumer::flow::Outcome;
-use consumer::store::{Embedded, Store};
+use consumer::store::Embedded;
 use proptest::prelude::*;
-use shared::table::POSTINGS;
-use shared::{CatalogEvent, Product, ProductId, ProductText, Verdict};
+use shared::{CatalogEvent, ProductText, Verdict};
+use tests::converged::{assert_converged, neighbours};
 use tests::deliveries::{Message, body, process, tables};
 use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
 use tests::history::{delete, upsert};
 use tests::items::id;
-use tests::table_model::{newest, table};
+use tests::table_model::newest;
 
 const PRODUCTS: usize = 5;
 
@@ -51,39 +49,6 @@ fn messages() -> impl Strategy<Value = Vec<Message>> {
             events.into_iter().flat_map(of_event).collect::<Vec<_>>()
         })
         .prop_shuffle()
-}
-
-/// Every posting, as (key, id).
-async fn stored_postings(store: &Store) -> BTreeSet<(String, String)> {
-    let request = store.client().scan().table_name(POSTINGS.physical_name(store.prefix())).consistent_read(true);
-    let items = request.send().await.expect("scans").items.unwrap_or_default();
-    let text = |item: &std::collections::HashMap<String, _>, name: &str| {
-        let value: &aws_sdk_dynamodb::types::AttributeValue = &item[name];
-        value.as_s().expect("a string").clone()
-    };
-    items.iter().map(|item| (text(item, "key"), text(item, "id"))).collect()
-}
-
-fn postings_of(states: &BTreeMap<ProductId, Option<Product>>) -> BTreeSet<(String, String)> {
-    let live = states.iter().filter_map(|(id, product)| Some((id, ProductText::of(product.as_ref()?).text)));
-    live.flat_map(|(id, text)| {
-        posting_keys(&text, KeyEpoch::shipped()).into_iter().map(move |key| (key, id.to_string()))
-    })
-    .collect()
-}
-
-/// Compares labels in every fleet's slot, postings and markers with what `history` must
-/// end in.
-async fn assert_converged(store: &Store, fleets: &[TextModel], history: &[CatalogEvent]) {
-    let states = newest(history);
-    for model in fleets {
-        let expected = table(&states, |left, right| model.score(left, right));
-        assert_eq!(stored(store, states.keys(), model).await, expected, "slot {} of {history:#?}", model.id);
-    }
-    assert_eq!(stored_postings(store).await, postings_of(&states), "postings of {history:#?}");
-    for state in store.products(&states.keys().cloned().collect::<Vec<_>>()).await.expect("reads") {
-        assert!(!state.labelled.is_empty() && state.previous_texts.is_empty(), "{state:?}");
-    }
 }
 
 #[test]
@@ -125,11 +90,6 @@ async fn survives_every_crash(name: &str, before: &[CatalogEvent], last: Catalog
             return;
         }
     }
-}
-
-fn neighbours() -> Vec<CatalogEvent> {
-    let titles = ["kettle qx4471z", "steel kettle qx4471z", "kettle mv8835k", "large lamp mv8835k"];
-    titles.iter().enumerate().map(|(n, title)| upsert(&format!("N{n}"), 1, title, 1.0)).collect()
 }
 
 #[tokio::test]
@@ -297,45 +257,4 @@ async fn promise_4_a_price_costs_one_write_and_no_inference() {
     let usage = store.meter().snapshot().since(&before).total();
     assert_eq!((done.outcome, model.pairs_scored() - scored), (Outcome::Unchanged, 0));
     assert_eq!(usage.requests(), 2, "one read of the state and one conditional write");
-}
-
-/// The outcomes that "Ids, pairs and versions" of the semantics page states.
-#[tokio::test]
-async fn versions_that_repeat_or_go_backwards_have_their_outcome() {
-    let engine = Embedded::memory().expect("memory needs nothing");
-    let store = tables(&engine, "versions-").await;
-    let model = [TextModel::new("now")];
-    let mut history = neighbours();
-    history.push(upsert("X", 5, "kettle qx4471z", 1.0));
-    for event in &history {
-        pipeline(store.clone(), &model[0]).process(&body(event), 1).await.expect("nothing is in its way");
-    }
-    let scored = model[0].pairs_scored();
-    let later = [
-        (upsert("X", 5, "kettle qx4471z", 1.0), Outcome::Unchanged),
-        (upsert("X", 4, "steel kettle mv8835k", 1.0), Outcome::Stale),
-        (delete("X", 4), Outcome::Stale),
-    ];
-    for (event, outcome) in &later {
-        let done = pipeline(store.clone(), &model[0]).process(&body(event), 1).await.expect("nothing is in its way");
-        assert_eq!(done.outcome, *outcome, "{event:?}");
-    }
-    assert_eq!(model[0].pairs_scored(), scored, "none of them costs inference");
-    history.extend(later.map(|(event, _)| event));
-    // The same version with two contents, and a delete of a product never seen before a
-    // late upsert: the reference model knows who wins.
-    let contested = [
-        upsert("C", 3, "kettle qx4471z", 1.0),
-        upsert("C", 3, "large lamp mv8835k", 1.0),
-        delete("never-seen", 2),
-        upsert("never-seen", 1, "kettle qx4471z", 1.0),
-        // Ids that differ by case only are two products.
-        upsert("case", 1, "kettle qx4471z", 1.0),
-        upsert("CASE", 1, "steel kettle qx4471z", 1.0),
-    ];
-    for event in &contested {
-        pipeline(store.clone(), &model[0]).process(&body(event), 1).await.expect("nothing is in its way");
-    }
-    history.extend(contested);
-    assert_converged(&store, &model, &history).await;
 }
