@@ -13,7 +13,9 @@ mod reconcile;
 mod report;
 mod run;
 mod score;
+mod seats;
 mod sides;
+mod turns;
 mod versions;
 
 use std::ops::AddAssign;
@@ -32,8 +34,9 @@ pub use error::FlowError;
 pub use invocation::{FatalFault, Invocation};
 pub use message::{Job, Reached};
 pub use reconcile::Reconciled;
-pub use run::{RunOptions, run};
+pub use run::{RunOptions, Share, run};
 pub use score::{Score, Watched};
+pub use seats::{Seat, Seats};
 pub use versions::Versions;
 
 use crate::decide::blocking::{KeyEpochs, Limits};

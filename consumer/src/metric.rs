@@ -119,6 +119,7 @@ metrics_list! {
 /// Label names and values of one series.
 pub type Labels<'a> = &'a [(&'static str, &'a str)];
 
+#[expect(clippy::disallowed_macros, reason = "here they get their names")]
 impl Metric {
     /// The counter of one series; keep it where it is used often.
     pub fn counter(&self, labels: Labels) -> Counter {

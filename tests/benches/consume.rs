@@ -15,7 +15,7 @@ use consumer::aws::{AwsOptions, create_queue_with_dead_letter, sdk_config, sqs_c
 use consumer::source::envelope::{self, Contents};
 use consumer::source::{
     Counts, Delivery, Disposition, InProcessOptions, InProcessQueue, Message, Outcome, Outgoing, Queue, QueueError,
-    Receipt, Settlement, Shutdown, Source, SourceOptions, Sources, VisibilityChange,
+    Receipt, Settlement, Shutdown, Source, SourceOptions, VisibilityChange,
 };
 use jiff::Timestamp;
 use shared::Event;
@@ -36,7 +36,7 @@ const SQS_ROUNDS: usize = 60;
 const SQS_MESSAGES: usize = 900;
 const IN_PROCESS_MESSAGES: usize = 200_000;
 const VISIBILITY: Duration = Duration::from_secs(60);
-/// Messages at the start, and as many at the end, that are not timed: see [`Timed`].
+/// Messages at the start, and as many at the end, that are not timed: see [`Stopwatch`].
 const UNTIMED: usize = 100;
 /// Nobody waits for messages that do not come: what is timed has a backlog.
 const WAIT: Duration = Duration::ZERO;
@@ -61,7 +61,7 @@ async fn in_process() {
             queue.send_when_room(Outgoing::new(body.clone())).await.expect("there is room");
         }
         let cpu_before_s = cpu_s();
-        figures.push(work(Arc::new(queue.clone()), bodies.len(), IN_PROCESS_PERMITS).await);
+        figures.push(work(Arc::new(queue.clone()), bodies.len(), IN_PROCESS_PERMITS).await.both);
         for_cpu.push(bodies.len() as f64 / (cpu_s() - cpu_before_s));
         assert_eq!(queue.counts(), Counts { visible: 0, in_flight: 0 });
     }
@@ -80,31 +80,38 @@ async fn against_sqs() {
     let bodies = bodies(SQS_MESSAGES);
     let created = create_queue_with_dead_letter(&client, "bench", VISIBILITY, 5).await.expect("the engine is fresh");
     let queue: Arc<dyn Queue> = Arc::new(created.queue);
-    let (mut bare_figures, mut worker_figures, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bare_figures, mut worker_figures) = (Vec::new(), Vec::new());
+    let (mut ratios, mut ratios_of_deletes) = (Vec::new(), Vec::new());
     // The first round warms connections and engine up, and does not count.
     for round in 0..=SQS_ROUNDS {
-        let (mut bare_rate, mut worker_rate) = (0.0, 0.0);
+        let (mut bare_rates, mut worker_rates) = (Rates::default(), Rates::default());
         // Each is first every other time.
         for turn in [round, round + 1] {
             fill(queue.as_ref(), &bodies).await;
             if turn % 2 == 0 {
-                bare_rate = bare(queue.clone(), bodies.len()).await;
+                bare_rates = bare(queue.clone(), bodies.len()).await;
             } else {
-                worker_rate = work(queue.clone(), bodies.len(), SQS_PERMITS).await;
+                worker_rates = work(queue.clone(), bodies.len(), SQS_PERMITS).await;
             }
         }
         if round > 0 {
-            bare_figures.push(bare_rate);
-            worker_figures.push(worker_rate);
-            ratios.push(worker_rate / bare_rate);
+            bare_figures.push(bare_rates.both);
+            worker_figures.push(worker_rates.both);
+            ratios.push(worker_rates.both / bare_rates.both);
+            ratios_of_deletes.push(worker_rates.deletes / bare_rates.deletes);
         }
     }
     println!("ministack, bare receive and delete: {} messages/s", spread(&mut bare_figures));
     println!("ministack, worker without scoring:  {} messages/s", spread(&mut worker_figures));
+    println!("worker / bare: {}", middle(&mut ratios));
+    println!("worker / bare, timed by deletes alone: {}", middle(&mut ratios_of_deletes));
+}
+
+fn middle(ratios: &mut [f64]) -> String {
     ratios.sort_by(f64::total_cmp);
     let at = |share: f64| ratios[(ratios.len() as f64 * share) as usize];
     let (median, low, high) = (at(0.5), at(0.25), at(0.75));
-    println!("worker / bare: median {median:.2}, middle half {low:.2} to {high:.2} of {SQS_ROUNDS} alternating rounds");
+    format!("median {median:.2}, middle half {low:.2} to {high:.2} of {SQS_ROUNDS} alternating rounds")
 }
 
 async fn fill(queue: &dyn Queue, bodies: &[String]) {
@@ -114,43 +121,71 @@ async fn fill(queue: &dyn Queue, bodies: &[String]) {
     }
 }
 
-/// A queue that times what goes through it: messages received and messages deleted, but for
-/// the first and the last. How a worker finds out that there is much to do, and how it waits
-/// for messages that do not come, is not what is asked. Receives count as deletes do: each is
-/// one of the two requests that a batch of messages costs.
+/// Times the middle of what is counted: how a worker finds out that there is much to do, and
+/// how it waits for messages that do not come, is not what is asked.
 #[derive(Debug)]
-struct Timed {
-    inner: Arc<dyn Queue>,
+struct Stopwatch {
     done: AtomicUsize,
-    messages: usize,
+    from: usize,
+    to: usize,
     began_at: OnceLock<Instant>,
     ended_at: OnceLock<Instant>,
     ended: Notify,
 }
 
-impl Timed {
-    fn new(inner: Arc<dyn Queue>, messages: usize) -> Arc<Self> {
+impl Stopwatch {
+    fn new(from: usize, to: usize) -> Self {
         let (began_at, ended_at) = (OnceLock::new(), OnceLock::new());
-        Arc::new(Self { inner, done: AtomicUsize::new(0), messages, began_at, ended_at, ended: Notify::new() })
+        Self { done: AtomicUsize::new(0), from, to, began_at, ended_at, ended: Notify::new() }
     }
 
     fn count(&self, messages: usize) {
         let done = self.done.fetch_add(messages, Ordering::Relaxed) + messages;
-        if done >= 2 * UNTIMED {
+        if done >= self.from {
             self.began_at.get_or_init(Instant::now);
         }
-        if done >= 2 * (self.messages - UNTIMED) && self.ended_at.set(Instant::now()).is_ok() {
+        if done >= self.to && self.ended_at.set(Instant::now()).is_ok() {
             self.ended.notify_one();
         }
     }
 
-    /// Messages received and deleted a second, once there are enough.
+    /// Counted a second, once there are enough.
     async fn rate(&self) -> f64 {
         self.ended.notified().await;
         let (began_at, ended_at) = (self.began_at.get(), self.ended_at.get());
         let took = ended_at.zip(began_at).map(|(ended_at, began_at)| ended_at.duration_since(*began_at));
-        (self.messages - 2 * UNTIMED) as f64 / took.expect("what has ended has begun").as_secs_f64()
+        (self.to - self.from) as f64 / took.expect("what has ended has begun").as_secs_f64()
     }
+}
+
+/// A queue that times what goes through it.
+#[derive(Debug)]
+struct Timed {
+    inner: Arc<dyn Queue>,
+    /// Receives count as deletes do: each is one of the two requests that a batch of messages
+    /// costs.
+    both: Stopwatch,
+    deletes: Stopwatch,
+}
+
+impl Timed {
+    fn new(inner: Arc<dyn Queue>, messages: usize) -> Arc<Self> {
+        let (from, to) = (UNTIMED, messages - UNTIMED);
+        Arc::new(Self { inner, both: Stopwatch::new(2 * from, 2 * to), deletes: Stopwatch::new(from, to) })
+    }
+
+    async fn rates(&self) -> Rates {
+        Rates { both: self.both.rate().await / 2.0, deletes: self.deletes.rate().await }
+    }
+}
+
+/// Messages a second.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rates {
+    /// Received and deleted.
+    both: f64,
+    /// Deleted, whenever they were received.
+    deletes: f64,
 }
 
 #[async_trait]
@@ -169,13 +204,14 @@ impl Queue for Timed {
 
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         let messages = self.inner.receive(max, wait).await?;
-        self.count(messages.len());
+        self.both.count(messages.len());
         Ok(messages)
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
         let results = self.inner.delete(receipts).await?;
-        self.count(receipts.len());
+        self.both.count(receipts.len());
+        self.deletes.count(receipts.len());
         Ok(results)
     }
 
@@ -192,24 +228,24 @@ impl Queue for Timed {
 }
 
 /// Messages a second of the worker's source, with as many in work as there are permits.
-async fn work(queue: Arc<dyn Queue>, count: usize, permits: u32) -> f64 {
+async fn work(queue: Arc<dyn Queue>, count: usize, permits: u32) -> Rates {
     let dead_letters = Arc::new(InProcessQueue::new(InProcessOptions::new("dead")));
     let options = SourceOptions { permits, receives_max: RECEIVES, wait: WAIT, ..SourceOptions::default() };
     let timed = Timed::new(queue, count);
-    let mut sources = Sources::one(Source::start(timed.clone(), dead_letters, options, Shutdown::new()));
+    let mut source = Source::start(timed.clone(), dead_letters, options, Shutdown::new());
     let working = tokio::spawn(async move {
         let mut in_work = JoinSet::new();
         for _ in 0..count {
-            let delivery = sources.next().await.expect("no shutdown yet");
+            let delivery = source.next().await.expect("no shutdown yet");
             in_work.spawn(label_nothing(delivery));
             while in_work.try_join_next().is_some() {}
         }
         in_work.join_all().await;
-        sources.drain(VISIBILITY).await;
+        source.drain(VISIBILITY).await;
     });
-    let rate = timed.rate().await;
+    let rates = timed.rates().await;
     working.await.expect("the worker does not panic");
-    rate
+    rates
 }
 
 async fn label_nothing(delivery: Delivery) {
@@ -220,7 +256,7 @@ async fn label_nothing(delivery: Delivery) {
 }
 
 /// Messages a second of loops that receive and delete, and do nothing else.
-async fn bare(queue: Arc<dyn Queue>, count: usize) -> f64 {
+async fn bare(queue: Arc<dyn Queue>, count: usize) -> Rates {
     let timed = Timed::new(queue, count);
     let left = Arc::new(AtomicUsize::new(count));
     let mut loops = JoinSet::new();
@@ -238,9 +274,9 @@ async fn bare(queue: Arc<dyn Queue>, count: usize) -> f64 {
             }
         });
     }
-    let rate = timed.rate().await;
+    let rates = timed.rates().await;
     loops.join_all().await;
-    rate
+    rates
 }
 
 /// Events as a source sends them; all are good.

@@ -138,6 +138,14 @@ impl<Q: Queue> Queue for FaultyQueue<Q> {
         self.inner.visibility_timeout()
     }
 
+    fn is_fifo(&self) -> bool {
+        self.inner.is_fifo()
+    }
+
+    fn receive_is_cancel_safe(&self) -> bool {
+        self.inner.receive_is_cancel_safe()
+    }
+
     async fn receive(&self, max: usize, wait: Duration) -> Result<Vec<Message>, QueueError> {
         let repeated: Vec<Message> = {
             let mut repeats = lock(&self.repeats);

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consumer::flow::{Pipeline, RunOptions, run};
-use consumer::source::{Drained, Parked, Queue, Shutdown, Source, SourceOptions, Sources, StopReason};
+use consumer::flow::{Pipeline, RunOptions, Share, run};
+use consumer::source::{Drained, Parked, Queue, Shutdown, Source, SourceOptions, StopReason};
 use consumer::store::Store;
 
 use crate::fleet::{TextModel, stored};
@@ -33,7 +33,7 @@ pub async fn run_until_empty(
     let shutdown = Shutdown::new();
     let source = Source::start(queue, dead_letters, options, shutdown.clone());
     let options = RunOptions { concurrency: CONCURRENCY, drain: DRAIN };
-    let running = tokio::spawn(run(Arc::new(pipeline), Sources::one(source), options, shutdown.clone()));
+    let running = tokio::spawn(run(Arc::new(pipeline), Share::whole(source), options, shutdown.clone()));
     let emptied = tokio::time::timeout(PATIENCE, async {
         while !is_empty().await && !shutdown.has_begun() {
             tokio::time::sleep(LOOK_INTERVAL).await;

@@ -5,11 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use consumer::flow::{Pipeline, RunOptions, Score, run};
+use consumer::flow::{Pipeline, RunOptions, Score, Share, run};
 use consumer::metric::{LEASES_LOST, SETTLED};
 use consumer::source::{
-    Counts, Drained, InProcessOptions, InProcessQueue, Outgoing, Queue, Shutdown, Source, SourceOptions, Sources,
-    StopReason,
+    Counts, Drained, InProcessOptions, InProcessQueue, Outgoing, Queue, Shutdown, Source, SourceOptions, StopReason,
 };
 use consumer::store::Embedded;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -85,7 +84,7 @@ async fn of_a_message_whose_lease_is_lost_nothing_more_begins() {
     let options = SourceOptions { permits: 2, ..SourceOptions::default() };
     let source = Source::start(queue.clone(), dead_letters, options, shutdown.clone());
     let options = RunOptions { concurrency: 1, drain: PATIENCE };
-    let running = tokio::spawn(run(Arc::new(worker), Sources::one(source), options, shutdown.clone()));
+    let running = tokio::spawn(run(Arc::new(worker), Share::whole(source), options, shutdown.clone()));
     until(|| page::sum(&recorder.handle().render(), LEASES_LOST.name) == 2.0).await;
     let begun = asked.lock().expect("nobody panics with it").clone();
     assert!(!begun.is_empty() && begun.len() < list.len(), "some of the list was in work: {begun:?}");

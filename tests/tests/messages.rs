@@ -9,12 +9,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use consumer::fault::{Fault, Faulty};
-use consumer::flow::{Invocation, Job, Pipeline, Reached, RunOptions, Score, run};
+use consumer::flow::{Invocation, Job, Pipeline, Reached, RunOptions, Score, Share, run};
 use consumer::lane::Lane;
 use consumer::metric::EVENTS_PARKED;
 use consumer::source::{
     DeadLetters, InProcessOptions, InProcessQueue, Message, ObjectAt, ObjectError, Objects, Outgoing, Parked, Queue,
-    Receipt, Redrive, Shutdown, Source, SourceOptions, Sources, StopReason,
+    Receipt, Redrive, Shutdown, Source, SourceOptions, StopReason,
 };
 use consumer::store::{Embedded, ObjectProgress, Store};
 use futures::StreamExt;
@@ -100,6 +100,7 @@ async fn process(pipeline: &Pipeline, message: &Message, dead_letters: &DeadLett
         queue: "catalog",
         in_order: false,
         dead_letters: Some(dead_letters),
+        seat: None,
         stops: &|| false,
     };
     pipeline.process_message(&job).await.map_err(|error| error.fault())
@@ -247,7 +248,7 @@ async fn a_message_of_a_group_is_tried_again_before_those_behind_it_go_back() {
         Source::start(Arc::new(queue.clone()), Arc::new(dead.clone()), SourceOptions::default(), shutdown.clone());
     let pipeline = Arc::new(moody(&store, 2));
     let options = RunOptions { concurrency: 64, drain: PATIENCE };
-    let running = tokio::spawn(run(pipeline.clone(), Sources::one(source), options, shutdown.clone()));
+    let running = tokio::spawn(run(pipeline.clone(), Share::whole(source), options, shutdown.clone()));
     let emptied = tokio::time::timeout(PATIENCE, async {
         while queue.counts().visible + queue.counts().in_flight > 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;

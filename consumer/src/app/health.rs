@@ -193,6 +193,7 @@ mod tests {
     use tokio::net::TcpStream;
 
     use super::*;
+    use crate::metric;
 
     const LIMITS: HealthLimits =
         HealthLimits { device_age_max: Duration::from_secs(60), queue_age_max: Duration::from_secs(40) };
@@ -255,13 +256,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("the loopback has a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let recorder = PrometheusBuilder::new().build_recorder();
-        metrics::with_local_recorder(&recorder, || metrics::counter!("some_total").increment(7));
+        metrics::with_local_recorder(&recorder, || metric::EVENTS_SUPERSEDED.counter(&[]).increment(7));
         let (shutdown, stop) = (Shutdown::new(), CancellationToken::new());
         let (health, _queue) = ready(&shutdown);
         let server = tokio::spawn(serve(listener, health, recorder.handle(), stop.clone()));
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
-        assert!(get(address, "/metrics").await.contains("some_total 7"));
+        assert!(get(address, "/metrics").await.contains("events_superseded_total 7"));
         shutdown.fatal("device lost");
         let answer = get(address, "/readyz").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("fatal fault: device lost"), "{answer}");

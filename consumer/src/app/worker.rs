@@ -16,8 +16,8 @@ use super::health::{self, Health, HealthLimits};
 use super::telemetry;
 use crate::aws::{AwsOptions, BucketError, Buckets, SqsQueue, dynamo, sdk_config, sqs_client};
 use crate::decide::blocking::Limits;
-use crate::flow::{EpochFeed, KnownEpochs, Pipeline, RunOptions, Score, Versions, Watched, run as run_flow};
-use crate::source::{Brake, NoObjects, Objects, Queue, Share, Shutdown, Source, SourceOptions, Sources, StopReason};
+use crate::flow::{EpochFeed, KnownEpochs, Pipeline, RunOptions, Score, Share, Versions, Watched, run as run_flow};
+use crate::source::{Brake, NoObjects, Objects, Queue, Shutdown, Source, SourceOptions, StopReason};
 use crate::store::{Store, WriteOutcome};
 
 pub type Args = WorkerArgs;
@@ -185,7 +185,7 @@ async fn start_sources(
     health: &Health,
     brake: &Brake,
     shutdown: &Shutdown,
-) -> Result<Sources, BoxError> {
+) -> Result<Vec<Share>, BoxError> {
     let client = sqs_client(sdk);
     let dead_letters = Arc::new(SqsQueue::new(client.clone(), &config.dead_letter_queue_url, config.lease));
     dead_letters.dead_letters().await?;
@@ -209,7 +209,7 @@ async fn start_sources(
         health.watch_queue(name, source.pulse());
         shares.push(Share { source, weight: *weight });
     }
-    Ok(Sources::new(shares))
+    Ok(shares)
 }
 
 async fn probe(pipeline: Arc<Pipeline>, shutdown: Shutdown) {

@@ -70,6 +70,7 @@ impl Pipeline {
             queue: &invocation.queue,
             in_order: invocation.is_fifo,
             dead_letters: invocation.dead_letters.as_ref(),
+            seat: None,
             stops: &|| Instant::now() >= invocation.deadline,
         };
         match self.process_message(&job).await {

@@ -12,6 +12,7 @@ use serde_json::Value;
 use shared::Event;
 
 use super::report::{count, note};
+use super::seats::Seat;
 use super::{FlowError, Pipeline};
 use crate::fault::{Fault, Faulty};
 use crate::lane::Lane;
@@ -21,6 +22,9 @@ use crate::store::{ObjectProgress, WriteOutcome};
 
 /// Events of one message in work at once. Those of a FIFO queue keep their order instead.
 const EVENTS_IN_WORK_MAX: usize = 8;
+/// Most events of one message before others have their turns. A chunk of an object's lines
+/// is no longer.
+const EVENTS_A_TURN_MAX: usize = 64;
 
 /// A message to process, and what it takes besides the message.
 pub struct Job<'a> {
@@ -35,8 +39,20 @@ pub struct Job<'a> {
     pub in_order: bool,
     /// Where events are parked that will never be labelled. None fails their whole message.
     pub dead_letters: Option<&'a DeadLetters>,
+    /// What it gives up now and then where it holds many events, so that other messages have
+    /// their turns. None where nobody waits for it.
+    pub seat: Option<&'a Seat>,
     /// True once no other event should begin.
     pub stops: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl Job<'_> {
+    /// To be called with none of its events in work: they may keep others from theirs.
+    async fn give_way(&self, events: usize) {
+        if let Some(seat) = self.seat {
+            seat.give_way(events).await;
+        }
+    }
 }
 
 /// How far a message came without an error.
@@ -46,6 +62,16 @@ pub enum Reached {
     End,
     /// It was told to stop; what was done needs not be repeated, or repeats at no cost.
     Stop,
+}
+
+/// What is left of a message's events once each has been in work.
+#[derive(Default)]
+struct Left {
+    /// The last fault that asks for another try.
+    failed: Option<FlowError>,
+    poison: Vec<PoisonEvent>,
+    /// Some did not begin.
+    stopped: bool,
 }
 
 /// One of a message's events.
@@ -133,25 +159,47 @@ impl Pipeline {
             if self.store.advance_object(&progress, &next).await? == WriteOutcome::Conflict {
                 return Err(FlowError::ObjectContended { at: at.clone() });
             }
+            job.give_way((next.lines - progress.lines) as usize).await;
             progress = next;
         }
     }
 
+    /// Others have their turns between chunks of a long list; what is to be tried again or
+    /// parked is known at its end.
     async fn process_entries(&self, entries: Vec<Entry>, job: &Job<'_>) -> Result<Reached, FlowError> {
+        let mut left = Left::default();
+        for (number, chunk) in entries.chunks(EVENTS_A_TURN_MAX).enumerate() {
+            if number > 0 {
+                job.give_way(EVENTS_A_TURN_MAX).await;
+            }
+            self.process_chunk(chunk, job, &mut left).await?;
+        }
+        match (left.failed, job.dead_letters) {
+            (Some(error), _) => return Err(error),
+            (None, _) if left.stopped => return Ok(Reached::Stop),
+            (None, Some(dead_letters)) if !left.poison.is_empty() => {
+                dead_letters.park(job.message, left.poison).await.map_err(FlowError::Park)?;
+            }
+            (None, _) => {}
+        }
+        Ok(Reached::End)
+    }
+
+    /// Returns with none of them in work, but for a fatal fault.
+    async fn process_chunk(&self, entries: &[Entry], job: &Job<'_>, left: &mut Left) -> Result<(), FlowError> {
         let in_work = if job.in_order { 1 } else { EVENTS_IN_WORK_MAX };
         // Boxed, since the compiler cannot tell that a closure's future may change threads.
         let mut work: Vec<BoxFuture<'_, Option<Result<(), FlowError>>>> = Vec::with_capacity(entries.len());
-        for entry in &entries {
+        for entry in entries {
             work.push(Box::pin(self.process_entry(entry, job)));
         }
         let mut results = stream::iter(work).buffered(in_work);
-        let (mut failed, mut poison, mut stopped) = (None, Vec::new(), false);
-        for entry in &entries {
+        for entry in entries {
             let error = match results.next().await.flatten() {
                 Some(Ok(())) => continue,
                 Some(Err(error)) => error,
                 None => {
-                    stopped = true;
+                    left.stopped = true;
                     continue;
                 }
             };
@@ -160,20 +208,12 @@ impl Pipeline {
                 Fault::Fatal { .. } => return Err(error),
                 Fault::Poison { reason } if job.dead_letters.is_some() => {
                     note(&error, &fault, job, Some(&entry.part));
-                    poison.push(entry.to_poison(reason.clone(), error.stage()));
+                    left.poison.push(entry.to_poison(reason.clone(), error.stage()));
                 }
-                Fault::Poison { .. } | Fault::Retry { .. } => failed = Some(error),
+                Fault::Poison { .. } | Fault::Retry { .. } => left.failed = Some(error),
             }
         }
-        match (failed, job.dead_letters) {
-            (Some(error), _) => return Err(error),
-            (None, _) if stopped => return Ok(Reached::Stop),
-            (None, Some(dead_letters)) if !poison.is_empty() => {
-                dead_letters.park(job.message, poison).await.map_err(FlowError::Park)?;
-            }
-            (None, _) => {}
-        }
-        Ok(Reached::End)
+        Ok(())
     }
 
     /// None where it was told to stop before it began.

@@ -152,7 +152,7 @@ impl Source {
     pub async fn drain(mut self, deadline: Duration) -> Drained {
         let started = Instant::now();
         self.shutdown.begin(StopReason::Finished);
-        let (mut waiting, mut released) = (Vec::new(), 0);
+        let (mut waiting, mut released) = (std::mem::take(&mut self.given_back), 0);
         let in_order = async {
             // A poll under way would take a released message straight back, one receive
             // nearer to the redrive limit; so all polls end before the first release.

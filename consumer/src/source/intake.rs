@@ -1,6 +1,6 @@
 //! Intake: permits first, then a receive, then leases for the whole batch, then the
-//! messages in order. One receive waits while the queue is idle; after full batches
-//! there are several at once.
+//! messages in order. One receive waits while the queue is idle; after each that brings
+//! something there are more at once.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -146,6 +146,7 @@ pub struct Source {
     pub(super) settling: SettlerTasks,
     pub(super) intake: JoinHandle<()>,
     pub(super) shutdown: Shutdown,
+    pub(super) given_back: Vec<Delivery>,
     pulse: Pulse,
 }
 
@@ -188,7 +189,8 @@ impl Source {
             wait: options.wait.min(WAIT_MAX),
         };
         let intake = tokio::spawn(Arc::new(intake).run(options.receives_max.max(1)));
-        Self { deliveries, queue, permits, leases, heartbeat, settling, intake, shutdown, pulse }
+        let given_back = Vec::new();
+        Self { deliveries, queue, permits, leases, heartbeat, settling, intake, shutdown, given_back, pulse }
     }
 
     /// The next message; none once the shutdown has begun. What was received by then and
@@ -201,9 +203,10 @@ impl Source {
         }
     }
 
-    /// Messages that [`Source::next`] would give at once.
-    pub fn waiting(&self) -> usize {
-        self.deliveries.len()
+    /// Takes back a message that did not begin before the shutdown did: released before the
+    /// polls under way have ended, it would be received by one of them.
+    pub fn give_back(&mut self, delivery: Delivery) {
+        self.given_back.push(delivery);
     }
 
     /// Beats whenever the queue answers.
@@ -260,7 +263,8 @@ impl Intake {
             };
             wanted = match ended {
                 Ok(Received::Full) => (wanted * 2).min(receives_max),
-                Ok(Received::Some) => wanted,
+                // SQS often gives less than a batch of what there is.
+                Ok(Received::Some) => (wanted + 1).min(receives_max),
                 Ok(Received::Nothing | Received::Failed) => 1,
                 Err(panic) => {
                     note_panic(Err(panic));

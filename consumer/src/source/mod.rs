@@ -1,7 +1,6 @@
 //! Queues: receive, lease, settle, drain.
 //!
-//! A [`Source`] consumes one [`Queue`]; [`Sources`] hand out the messages of several by
-//! turns. A message's way: a permit is taken, the message is
+//! A [`Source`] consumes one [`Queue`]. A message's way: a permit is taken, the message is
 //! received, its lease begins, it waits in a bounded channel, [`Source::next`] gives it as
 //! a [`Delivery`], somebody settles it with a [`Disposition`], the lease ends, the queue
 //! confirms, the permit goes home.
@@ -23,8 +22,6 @@ mod pulse;
 mod queue;
 mod retry;
 mod settle;
-mod sources;
-mod turns;
 #[cfg(test)]
 mod watched;
 
@@ -43,4 +40,3 @@ pub use queue::{
 };
 pub use retry::{Backoff, RETRY_MAX, retry_delay};
 pub use settle::{Disposition, SettleOptions, Settlement};
-pub use sources::{Share, Sources};

@@ -60,6 +60,25 @@ async fn ten_deletes_are_one_request_at_once_and_fewer_linger() {
     assert_eq!(setup.queue.inner.counts(), EMPTY);
 }
 
+#[tokio::test(start_paused = true)]
+async fn delays_go_in_batches_too_each_with_its_own_time() {
+    let mut setup = setup(12).await;
+    let deliveries = setup.take(12).await;
+    let settled = deliveries
+        .into_iter()
+        .zip(1..)
+        .map(|(delivery, number)| delivery.settle(Disposition::RetryAfter(Duration::from_secs(number))));
+    assert_eq!(futures::future::join_all(settled.collect::<Vec<_>>()).await, [Settlement::Delayed; 12]);
+    let entries: Vec<usize> = setup.queue.calls(Operation::ChangeVisibility).iter().map(|call| call.entries).collect();
+    assert_eq!(entries, [10, 2]);
+    let (delayed_at, mut kept) = (Instant::now(), Vec::new());
+    for number in 1..=12 {
+        kept.extend(setup.take(1).await);
+        let waited = delayed_at.elapsed();
+        assert!(waited <= Duration::from_secs(number) && waited > Duration::from_secs(number - 1), "{waited:?}");
+    }
+}
+
 /// Ten deletes would never come together where eight messages are all that there may be.
 #[tokio::test(start_paused = true)]
 async fn few_permits_make_small_batches_and_a_stop_ends_the_linger() {

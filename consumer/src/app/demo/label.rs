@@ -18,10 +18,9 @@ use crate::app::sample::Sample;
 use crate::app::telemetry;
 use crate::app::worker::{activate_first_model, pipeline};
 use crate::decide::blocking::KeyEpochs;
-use crate::flow::{KnownEpochs, RunOptions, run};
+use crate::flow::{KnownEpochs, RunOptions, Share, run};
 use crate::source::{
-    InProcessOptions, InProcessQueue, Outgoing, Redrive, SettleOptions, Shutdown, Source, SourceOptions, Sources,
-    StopReason,
+    InProcessOptions, InProcessQueue, Outgoing, Redrive, SettleOptions, Shutdown, Source, SourceOptions, StopReason,
 };
 use crate::store::Embedded;
 
@@ -81,7 +80,7 @@ async fn label(
     let options = SourceOptions { settle, ..SourceOptions::default() };
     let source = Source::start(Arc::new(queue.clone()), dead_letters, options, shutdown.clone());
     let options = RunOptions { concurrency: CONCURRENCY, drain: DRAIN };
-    let running = tokio::spawn(run(pipeline, Sources::one(source), options, shutdown.clone()));
+    let running = tokio::spawn(run(pipeline, Share::whole(source), options, shutdown.clone()));
     loop {
         let counts = queue.counts();
         let left = (counts.visible + counts.in_flight) as u64;

@@ -23,6 +23,11 @@ impl Turns {
         Self { passes: vec![0; strides.len()], strides, now: 0 }
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.passes.len()
+    }
+
     /// Whose turn it is among those who are ready; none if nobody is.
     pub(super) fn next(&self, ready: impl Fn(usize) -> bool) -> Option<usize> {
         (0..self.passes.len()).filter(|index| ready(*index)).min_by_key(|index| self.passes[*index].max(self.now))
@@ -32,6 +37,12 @@ impl Turns {
     pub(super) fn take(&mut self, index: usize) {
         self.now = self.passes[index].max(self.now);
         self.passes[index] = self.now + self.strides[index];
+    }
+
+    /// Somebody has used so many turns beyond those that were taken. The time stands still
+    /// meanwhile, so that the others are given what they waited for.
+    pub(super) fn charge(&mut self, index: usize, turns: u64) {
+        self.passes[index] = self.passes[index].max(self.now) + self.strides[index] * turns;
     }
 }
 
@@ -74,6 +85,21 @@ mod tests {
         assert_eq!(run(&mut turns, 1_000, |index| index == 1), [0, 1_000]);
         let taken = run(&mut turns, 100, |_| true);
         assert!(taken[0].abs_diff(taken[1]) <= 2, "{taken:?}");
+    }
+
+    #[test]
+    fn who_has_used_more_than_a_turn_waits_for_the_others_to_have_theirs() {
+        let mut turns = Turns::new([4, 1]);
+        let mut taken = [0, 0];
+        while taken[0] + taken[1] < 5_000 {
+            let index = turns.next(|_| true).expect("all are ready");
+            turns.take(index);
+            // The lighter one works off ten at a time, which is known only then.
+            let more = if index == 1 { 9 } else { 0 };
+            turns.charge(index, more);
+            taken[index] += 1 + more;
+        }
+        assert!(taken[1].abs_diff(1_000) <= 10, "{taken:?}");
     }
 
     #[test]
