@@ -4,8 +4,8 @@
 Runs on an inf1 instance, or any Linux machine, that has torch-neuron 1.13.1 and
 neuron-cc. It never ran on one here: `--trace-only` takes the same path with
 `torch.jit.trace` in the compiler's place, so that everything but the compiler's own call
-is run on a CPU, with golden parity at every bucket. No worker loads what it writes yet:
-the manifest's `static` lists the modules for the loader that is still to be written.
+is run on a CPU, with golden parity at every bucket. `models/src/neuron.rs` loads what
+it writes: the manifest's `static` lists the modules.
 """
 
 import argparse
