@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use consumer::decide::blocking::{KEYS_MAX, KeyEpoch, KeyEpochs};
 use consumer::decide::state::{Advance, Change, advance};
-use consumer::flow::{KnownEpochs, Pipeline};
+use consumer::flow::{KnownEpochs, Pipeline, candidates};
 use consumer::store::{Embedded, Store, Usage};
 use dynoxide::types::{AttributeValue, Item};
 use dynoxide::{Database, ImportOptions};
@@ -43,7 +43,9 @@ const TABLES: [(&str, Table); 3] = [("products", PRODUCTS), ("postings", POSTING
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [titles, sizes @ ..] = arguments.as_slice() else {
-        return Err("usage: flat_cost TITLES.csv.gz PRODUCTS...; the second column of the file is a title".into());
+        return Err(
+            "usage: flat_cost TITLES.csv.gz PRODUCTS...; columns 2 and 4 of the file are title and product".into()
+        );
     };
     let titles = read_titles(titles)?;
     println!("{} titles", titles.titles.len());
@@ -60,13 +62,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// Real titles, and how many of them have each word.
 struct Titles {
     titles: Vec<String>,
+    /// What each is an offer of; offers of one product are its look-alikes.
+    products: Vec<String>,
     counts: HashMap<String, usize>,
+    commonest: String,
 }
 
 fn read_titles(path: &str) -> Result<Titles, Box<dyn std::error::Error>> {
-    let mut titles = Vec::new();
+    let (mut titles, mut products) = (Vec::new(), Vec::new());
     for line in BufReader::new(GzDecoder::new(File::open(path)?)).lines() {
-        titles.extend(line?.split(',').nth(1).filter(|title| !title.is_empty()).map(str::to_owned));
+        let line = line?;
+        if let [_, title, _, product, ..] = line.split(',').collect::<Vec<_>>()[..]
+            && !title.is_empty()
+        {
+            titles.push(title.to_owned());
+            products.push(product.to_owned());
+        }
     }
     if titles.is_empty() {
         return Err(format!("{path}: no titles").into());
@@ -75,7 +86,9 @@ fn read_titles(path: &str) -> Result<Titles, Box<dyn std::error::Error>> {
     for word in titles.iter().flat_map(|title| title.split_whitespace().collect::<HashSet<_>>()) {
         *counts.entry(word.to_owned()).or_default() += 1;
     }
-    Ok(Titles { titles, counts })
+    let commonest = counts.iter().filter(|(word, _)| word.len() > 3).max_by_key(|(word, count)| (**count, *word));
+    let commonest = commonest.map(|(word, _)| word.clone()).unwrap_or_default();
+    Ok(Titles { titles, products, counts, commonest })
 }
 
 /// Title `number` of a catalog of any size. Common words keep their share, whatever the size. Of
@@ -194,28 +207,59 @@ async fn measure(titles: &Titles, products: usize, epochs: &KeyEpochs) -> Result
     println!("{products} products, key epoch {}: {} bytes each", epochs.active().number, bytes / products);
     print_keys(epochs, &sizes);
 
-    let epochs = KnownEpochs::fixed(epochs.clone());
-    let worker = Pipeline { epochs, ..pipeline(store.clone(), &TextModel::new("m")) };
+    let known = KnownEpochs::fixed(epochs.clone());
+    let worker = Pipeline { epochs: known, ..pipeline(store.clone(), &TextModel::new("m")) };
     let mut rng = fastrand::Rng::with_seed(SEED);
     let before = store.meter().snapshot();
-    let (mut candidates, mut most_items, mut most_requests) = (0, 0, 0);
-    for _ in 0..EVENTS {
-        let number = rng.usize(..products);
+    let (mut scored, mut most_items, mut most_requests) = (0, 0, 0);
+    let numbers: Vec<usize> = (0..EVENTS).map(|_| rng.usize(..products)).collect();
+    for number in numbers.iter().copied() {
         let asked = store.meter().snapshot();
-        let event = CatalogEvent::Upsert(upsert(titles, number, 2 + rng.u64(..1 << 40), " renewed"));
-        candidates += worker.process(&body(&event), 1).await?.tally.pairs_scored;
+        // A word that many have: one that nobody has would be a key that all events share.
+        let changed = format!(" {}", titles.commonest);
+        let event = CatalogEvent::Upsert(upsert(titles, number, 2 + rng.u64(..1 << 40), &changed));
+        scored += worker.process(&body(&event), 1).await?.tally.pairs_scored;
         let usage = store.meter().snapshot().since(&asked).total();
         most_items = most_items.max(usage.items_read);
         most_requests = most_requests.max(usage.requests());
     }
     let cost = store.meter().snapshot().since(&before);
-    println!("  candidates {:.2} an event", candidates as f64 / EVENTS as f64);
+    println!("  candidates {:.2} an event", scored as f64 / EVENTS as f64);
     println!("  of one event at most: {most_requests} requests, {most_items} items read");
     for (name, table) in &TABLES {
         print_usage(name, cost.table(table));
     }
     print_usage("all", cost.total());
+    let (found, all) = offers_found(titles, products, (&worker, epochs), &numbers).await?;
+    println!("  of {all} other offers of the same products, {found} ({:.3}) are candidates", found as f64 / all as f64);
     Ok(())
+}
+
+/// How many offers of the same products are among the candidates of these, of those that there are,
+/// 20 for each at most. What is asked here is not counted as an event's cost.
+async fn offers_found(
+    titles: &Titles,
+    products: usize,
+    (worker, epochs): (&Pipeline, &KeyEpochs),
+    numbers: &[usize],
+) -> Result<(usize, usize), Box<dyn std::error::Error>> {
+    let place = |number: usize| (number / titles.titles.len(), &titles.products[number % titles.titles.len()]);
+    let mut offers: HashMap<_, Vec<usize>> = HashMap::new();
+    for number in 0..products {
+        offers.entry(place(number)).or_default().push(number);
+    }
+    let id_of = |number: usize| upsert(titles, number, 1, "").product_id;
+    let (mut found, mut all) = (0, 0);
+    for number in numbers {
+        let state = worker.store.product(&id_of(*number)).await?.ok_or("an event's product has a state")?;
+        let proposed = candidates(&worker.store, epochs.active(), &worker.limits, &state).await?;
+        let proposed: HashSet<_> = proposed.into_iter().map(|candidate| candidate.id).collect();
+        let others: Vec<usize> = offers[&place(*number)].iter().copied().filter(|other| other != number).collect();
+        let most = others.len().min(worker.limits.candidates_max);
+        all += most;
+        found += others.into_iter().filter(|other| proposed.contains(&id_of(*other))).count().min(most);
+    }
+    Ok((found, all))
 }
 
 fn print_usage(name: &str, usage: Usage) {

@@ -17,7 +17,7 @@ use crate::table_model::{newest, table};
 /// When the table cannot be read.
 pub async fn stored_postings(store: &Store) -> BTreeSet<(String, String)> {
     let request = store.client().scan().table_name(POSTINGS.physical_name(store.prefix())).consistent_read(true);
-    let items = request.send().await.expect("scans").items.unwrap_or_default();
+    let items: Vec<_> = request.into_paginator().items().send().try_collect().await.expect("scans");
     let text = |item: &std::collections::HashMap<String, _>, name: &str| {
         let value: &aws_sdk_dynamodb::types::AttributeValue = &item[name];
         value.as_s().expect("a string").clone()

@@ -57,7 +57,7 @@ async fn a_look_up_among_hot_keys_stays_within_its_limits() {
     let read = store.meter().snapshot().since(&before);
     let usage = read.total();
     assert_eq!(found.len(), limits.candidates_max);
-    // Every key to its limit, and the texts of the candidates: at the bound, not over it.
+    // Every key to its limit, and the texts of the candidates, not one item more.
     let items = keys * limits.limit_per_key(keys) + limits.candidates_max;
     assert_eq!((usage.requests(), usage.items_read), (keys as u64 + 1, items as u64));
     assert!(usage.requests() <= limits.requests_max as u64 && usage.items_read <= limits.items_max as u64);

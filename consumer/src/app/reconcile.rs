@@ -25,8 +25,8 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Removes pairs that neither product's candidate search proposes (those that were asked for
 /// by name among them), adds those that are missing, fills up items that had dropped
 /// look-alikes, and labels everything that the given model has not labelled yet. Pairs that are
-/// labelled already cost no inference. Workers may go on meanwhile, and a run that was cut off
-/// can be started again.
+/// labelled already cost no inference. Workers may go on meanwhile. A run that was cut off is
+/// gone on with by the next one for the same model and key epochs, within a day.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -42,6 +42,9 @@ pub struct Args {
     /// How long the intent of a query stays good, as for `worker`
     #[arg(long, default_value = "30d", value_parser = humantime::parse_duration, env = "CATALOG_LABELS_INTENT_TTL")]
     intent_ttl: Duration,
+    /// Plan every product, whatever a run that was cut off has done
+    #[arg(long)]
+    from_start: bool,
     /// Print the result only
     #[arg(long)]
     quiet: bool,
@@ -61,8 +64,11 @@ pub fn run(args: Args) -> CommandResult {
     args.verify()?;
     let (done, cost) = tokio::runtime::Runtime::new()?.block_on(reconcile(&args))?;
     let mut out = stdout().lock();
-    let Reconciled { planned, tally, failed, reasons } = done;
+    let Reconciled { planned, planned_before, tally, failed, reasons } = done;
     writeln!(out, "products planned: {planned}; items that had overflowed: {}", tally.overflows)?;
+    if planned_before > 0 {
+        writeln!(out, "planned before, by a run that was cut off: {planned_before}")?;
+    }
     writeln!(out, "pairs scored: {}, known: {}", tally.pairs_scored, tally.pairs_skipped)?;
     writeln!(out, "queries scored for the new model: {}", tally.queries_scored)?;
     let usage = cost.total();
@@ -88,6 +94,9 @@ async fn reconcile(args: &Args) -> Result<(Reconciled, MeterSnapshot), BoxError>
     let bar = if args.quiet { ProgressBar::hidden() } else { ProgressBar::no_length() };
     bar.set_style(ProgressStyle::with_template("{spinner} {pos} products, {per_sec}")?);
     let concurrency = usize::from(args.concurrency);
+    if args.from_start {
+        pipeline.reconcile_from_start().await?;
+    }
     let mut done = pipeline.reconcile(concurrency, &|planned| bar.set_position(planned)).await;
     if let (Ok(done), Some(active)) = (&mut done, tables.store.active_model().await?)
         && active.model != *pipeline.scorer.model_id()

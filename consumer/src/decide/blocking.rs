@@ -28,6 +28,10 @@ use tokens::{Token, has_digit, stem, title_parts, tokens};
 /// request. Ten keep the whole event within [`Limits::requests_max`], and its postings and those
 /// of the text before within one BatchWriteItem.
 pub const KEYS_MAX: usize = 10;
+/// Most postings that a look-up reads of one key. A good key has about as many products, in a catalog
+/// of any size; of one that has more, more would be read the larger the catalog is, and no more
+/// found: the ids that come first are as good as any.
+const POSTINGS_PER_KEY_MAX: usize = 12;
 /// Requests of an event that are no key look-up: the state read, the state written, the
 /// postings, the candidates' texts with the own labels, the labels of the other sides, and
 /// one transaction for labels and marker (or, where no other side changes, two writes in the place
@@ -75,10 +79,11 @@ impl Limits {
         self.requests_max.saturating_sub(OTHER_REQUESTS).min(KEYS_MAX)
     }
 
-    /// Postings to read of each of `keys` keys, so that all of them and the candidates'
+    /// Postings to read of each of `keys` keys: few, and so that all of them and the candidates'
     /// texts stay within `items_max`. 0 when there is nothing to read.
     pub fn limit_per_key(&self, keys: usize) -> usize {
-        self.items_max.saturating_sub(self.candidates_max).checked_div(keys).unwrap_or(0)
+        let share = self.items_max.saturating_sub(self.candidates_max).checked_div(keys).unwrap_or(0);
+        share.min(POSTINGS_PER_KEY_MAX)
     }
 }
 

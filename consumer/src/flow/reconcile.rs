@@ -4,6 +4,8 @@
 //! their order: a pair that was among the best candidates once stays, and an item that was
 //! full keeps no trace of what it dropped. Afterwards the labels are a function of the
 //! newest states alone: those of each pair that one of its two products proposes.
+//!
+//! What is done is noted page by page, so that a run that was cut off goes on where it stopped.
 
 use std::time::Duration;
 
@@ -16,10 +18,12 @@ use super::product::Purpose;
 use super::{FlowError, Pipeline, Tally};
 use crate::fault::{Fault, Faulty};
 use crate::source::Backoff;
-use crate::store::Store;
+use crate::store::{Reached, Reconciling, Store};
 
 /// Parts of the table that are read side by side.
 const SEGMENTS: u16 = 2;
+/// A run goes on with what another one left only for so long: what was planned before is planned again.
+const GONE_ON_WITH_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// Tries of one product before the run gives up.
 const TRIES_MAX: u32 = 6;
 /// Products that are named, of those that can never be labelled.
@@ -31,6 +35,8 @@ const BACKOFF: Backoff = Backoff { base: Duration::from_millis(200), max: Durati
 pub struct Reconciled {
     /// Products planned, tombstones included; twice each where an item had overflowed.
     pub planned: u64,
+    /// Products that runs which were cut off had planned already; this one went on after them.
+    pub planned_before: u64,
     pub tally: Tally,
     /// Products that can never be labelled.
     pub failed: u64,
@@ -39,47 +45,94 @@ pub struct Reconciled {
 }
 
 impl Pipeline {
-    /// Reconciles every product, `concurrency` at once. `progress` hears how many have been
-    /// planned. Live events may go on meanwhile; what they change is theirs to label.
+    /// Reconciles every product, `concurrency` at once, but for those that a run for the same model
+    /// and key epochs had done when it was cut off. `progress` hears how many have been planned.
+    /// Live events may go on meanwhile; what they change is theirs to label.
     ///
     /// # Errors
     /// What would fail for every product, or did not pass within several tries. The work
-    /// done until then stands, and a second run repeats none of its scoring.
+    /// done until then stands, and the next run goes on after it.
     pub async fn reconcile(
         &self,
         concurrency: usize,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Reconciled, FlowError> {
-        let mut done = Reconciled::default();
-        self.reconcile_all(Purpose::Prune, concurrency, &mut done, progress).await?;
-        if done.tally.overflows > 0 {
-            self.reconcile_all(Purpose::Refill, concurrency, &mut done, progress).await?;
+        let mut noted = self.begun_or_left().await?;
+        let mut done = Reconciled { planned_before: noted.planned, ..Reconciled::default() };
+        if !noted.refills {
+            self.reconcile_rest(Purpose::Prune, concurrency, &mut noted, &mut done, progress).await?;
+            if noted.overflows > 0 {
+                (noted.refills, noted.segments) = (true, from_start());
+            }
         }
+        if noted.refills {
+            self.reconcile_rest(Purpose::Refill, concurrency, &mut noted, &mut done, progress).await?;
+        }
+        self.store.forget_reconciling(&noted).await?;
         Ok(done)
     }
 
-    async fn reconcile_all(
+    /// Forgets what a run that was cut off has done, so that the next one plans every product.
+    ///
+    /// # Errors
+    /// When the table does not answer.
+    pub async fn reconcile_from_start(&self) -> Result<(), FlowError> {
+        Ok(self.store.forget_reconciling(&self.begun()?).await?)
+    }
+
+    /// What a run begins with.
+    fn begun(&self) -> Result<Reconciling, FlowError> {
+        let epochs = self.epochs()?;
+        Ok(Reconciling {
+            name: Reconciling::name(self.scorer.model_id()),
+            key_epoch: epochs.active().number,
+            also_epoch: epochs.also().map(|epoch| epoch.number),
+            refills: false,
+            planned: 0,
+            overflows: 0,
+            saved_at: (self.clock)(),
+            segments: from_start(),
+        })
+    }
+
+    /// The same, or what a run that was cut off has left, if that still holds.
+    async fn begun_or_left(&self) -> Result<Reconciling, FlowError> {
+        let begun = self.begun()?;
+        let left = self.store.reconciling(self.scorer.model_id()).await?;
+        let holds = |left: &Reconciling| {
+            (left.key_epoch, left.also_epoch) == (begun.key_epoch, begun.also_epoch)
+                && left.segments.len() == begun.segments.len()
+                && begun.saved_at.duration_since(left.saved_at).unsigned_abs() <= GONE_ON_WITH_FOR
+        };
+        Ok(left.filter(holds).unwrap_or(begun))
+    }
+
+    /// One pass over the products that `noted` does not say are done. Notes each page that is.
+    async fn reconcile_rest(
         &self,
         purpose: Purpose,
         concurrency: usize,
+        noted: &mut Reconciling,
         done: &mut Reconciled,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<(), FlowError> {
         let plan = |id: ProductId| async move { Ok((id.clone(), self.reconcile_product(&id, purpose).await?)) };
-        for_each_product(&self.store, concurrency, plan, |(id, result)| {
-            done.planned += 1;
-            match result {
-                Ok(tally) => done.tally += tally,
-                Err(reason) => {
-                    done.failed += 1;
-                    if done.reasons.len() < REASONS_MAX {
-                        done.reasons.push((id, reason));
-                    }
-                }
-            }
-            progress(done.planned);
-        })
-        .await
+        let mut pages = self.store.scan_products(&noted.segments);
+        while let Some(page) = pages.try_next().await? {
+            let (planned, overflows) = (done.planned, done.tally.overflows);
+            let ids = page.items.into_iter().map(|state| state.id);
+            for_each(ids, concurrency, plan, |(id, result)| {
+                done.add(id, result);
+                progress(done.planned);
+            })
+            .await?;
+            noted.planned += done.planned - planned;
+            noted.overflows += done.tally.overflows - overflows;
+            noted.segments[page.segment] = page.reached;
+            noted.saved_at = (self.clock)();
+            self.store.save_reconciling(noted).await?;
+        }
+        Ok(())
     }
 
     /// The inner error is the reason why this product alone can never be labelled.
@@ -102,6 +155,26 @@ impl Pipeline {
     }
 }
 
+impl Reconciled {
+    /// One more product, with what was done for it or the reason why it can never be labelled.
+    fn add(&mut self, id: ProductId, result: Result<Tally, String>) {
+        self.planned += 1;
+        match result {
+            Ok(tally) => self.tally += tally,
+            Err(reason) => {
+                self.failed += 1;
+                if self.reasons.len() < REASONS_MAX {
+                    self.reasons.push((id, reason));
+                }
+            }
+        }
+    }
+}
+
+fn from_start() -> Vec<Reached> {
+    vec![Reached::Start; usize::from(SEGMENTS)]
+}
+
 /// Lets `act` do its work for the id of every product, tombstones included, `concurrency`
 /// at once, a page of the table at a time, and gives what it returned to
 /// `take`. Ends at the first error.
@@ -116,11 +189,24 @@ where
 {
     let mut pages = store.scan::<ProductItem>(&PRODUCTS, None, SEGMENTS);
     while let Some(page) = pages.try_next().await? {
-        let ids = page.items.into_iter().map(|state| state.id);
-        let mut acting = stream::iter(ids).map(&act).buffer_unordered(concurrency.max(1));
-        while let Some(result) = acting.try_next().await? {
-            take(result);
-        }
+        for_each(page.items.into_iter().map(|state| state.id), concurrency, &act, &mut take).await?;
+    }
+    Ok(())
+}
+
+/// The same for these products.
+async fn for_each<T, F>(
+    ids: impl Iterator<Item = ProductId>,
+    concurrency: usize,
+    act: impl Fn(ProductId) -> F,
+    mut take: impl FnMut(T),
+) -> Result<(), FlowError>
+where
+    F: Future<Output = Result<T, FlowError>>,
+{
+    let mut acting = stream::iter(ids).map(act).buffer_unordered(concurrency.max(1));
+    while let Some(result) = acting.try_next().await? {
+        take(result);
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ mod objects;
 mod postings;
 mod products;
 mod put;
+mod reconciling;
 mod scan;
 mod tables;
 
@@ -32,7 +33,8 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use error::{Call, StoreError};
 pub use meter::{Meter, MeterSnapshot, Usage};
 pub use objects::ObjectProgress;
-pub use scan::Page;
+pub use reconciling::{Reached, Reconciling};
+pub use scan::{Page, ProductPage};
 pub use tables::TablesError;
 
 /// How a conditional write went, where the caller has to read again after losing.

@@ -1,7 +1,6 @@
 //! `control`: how far the lines of an object were processed. The item is there only while
 //! an object is being processed.
 
-use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use serde::{Deserialize, Serialize};
 use shared::TextHash;
 use shared::table::CONTROL;
@@ -60,12 +59,6 @@ impl Store {
 
     /// Once every line is done.
     pub async fn forget_object(&self, progress: &ObjectProgress) -> Result<(), StoreError> {
-        let call = self.call("DeleteItem", &CONTROL);
-        let request = self.client.delete_item().table_name(&call.table).key("name", string(&progress.name));
-        self.meter.write_request(&CONTROL);
-        let answer = request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await;
-        let answer = answer.map_err(|error| StoreError::of(call, &progress.name, error))?;
-        self.meter.wrote(&CONTROL, answer.consumed_capacity());
-        Ok(())
+        self.forget(&progress.name).await
     }
 }

@@ -4,11 +4,12 @@ use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use futures::stream::{self, SelectAll};
 use futures::{Stream, StreamExt};
 use serde::de::DeserializeOwned;
-use shared::ModelId;
-use shared::table::Table;
+use shared::item::ProductItem;
+use shared::table::{PRODUCTS, Table};
+use shared::{ModelId, ProductId};
 
 use super::codec::{Item, decode, string};
-use super::{Store, StoreError};
+use super::{Reached, Store, StoreError};
 
 /// Items read by one request: what bounds the memory of a scan, at 8 KB an item and one
 /// page a segment.
@@ -21,6 +22,16 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Items read, those of other models included.
     pub scanned: u64,
+}
+
+/// One page of a scan of the products that can be gone on with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProductPage {
+    pub items: Vec<ProductItem>,
+    /// Which segment it is of.
+    pub segment: usize,
+    /// How far that segment is read once these items are done.
+    pub reached: Reached,
 }
 
 /// One of `of` equal parts of a table.
@@ -40,21 +51,61 @@ impl Store {
         model: Option<&'a ModelId>,
         segments: u16,
     ) -> SelectAll<stream::BoxStream<'a, Result<Page<T>, StoreError>>> {
-        let segment = |index| self.scan_segment(table, model, Segment { index, of: segments.max(1) }).boxed();
+        let segment = |index| {
+            let pages = self.scan_segment(table, model, Segment { index, of: segments.max(1) }, None);
+            pages.map(|page| page.map(|(page, _)| page)).boxed()
+        };
         stream::select_all((0..segments.max(1)).map(segment))
     }
 
+    /// All products in as many segments as `reached` has, each from where it says on. Which products
+    /// a segment has depends on how many there are.
+    pub fn scan_products<'a>(
+        &'a self,
+        reached: &[Reached],
+    ) -> SelectAll<stream::BoxStream<'a, Result<ProductPage, StoreError>>> {
+        let of = u16::try_from(reached.len()).unwrap_or(u16::MAX);
+        let segment = |(index, reached): (u16, &Reached)| {
+            let from = match reached {
+                Reached::Start => None,
+                Reached::After(id) => Some(Item::from([("id".to_owned(), string(id))])),
+                Reached::End => return stream::empty().boxed(),
+            };
+            let pages = self.scan_segment::<ProductItem>(&PRODUCTS, None, Segment { index, of }, from);
+            pages.map(move |page| self.product_page(usize::from(index), page?)).boxed()
+        };
+        stream::select_all((0..of).zip(reached).map(segment))
+    }
+
+    fn product_page(
+        &self,
+        segment: usize,
+        (page, next): (Page<ProductItem>, Option<Item>),
+    ) -> Result<ProductPage, StoreError> {
+        let reached = match &next {
+            None => Reached::End,
+            Some(key) => {
+                let id = key.get("id").and_then(|id| id.as_s().ok()).and_then(|id| ProductId::new(id.clone()).ok());
+                let reason = "a scan of the products stopped at a key that is no product's";
+                Reached::After(id.ok_or(StoreError::Contradiction { call: self.call("Scan", &PRODUCTS), reason })?)
+            }
+        };
+        Ok(ProductPage { items: page.items, segment, reached })
+    }
+
+    /// Pages, each with the key after which the next one begins.
     fn scan_segment<'a, T: DeserializeOwned + Send + 'a>(
         &'a self,
         table: &'a Table,
         model: Option<&'a ModelId>,
         segment: Segment,
-    ) -> impl Stream<Item = Result<Page<T>, StoreError>> + Send + 'a {
+        from: Option<Item>,
+    ) -> impl Stream<Item = Result<(Page<T>, Option<Item>), StoreError>> + Send + 'a {
         // None once the last page was read.
-        stream::try_unfold(Some(None), move |from: Option<Option<Item>>| async move {
+        stream::try_unfold(Some(from), move |from: Option<Option<Item>>| async move {
             let Some(from) = from else { return Ok(None) };
             let (page, next) = self.scan_page(table, model, segment, from).await?;
-            Ok(Some((page, next.map(Some))))
+            Ok(Some(((page, next.clone()), next.map(Some))))
         })
     }
 

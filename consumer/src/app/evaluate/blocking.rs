@@ -6,20 +6,30 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use serde::Serialize;
+use shared::item::ProductItem;
 use shared::product::BadProductId;
-use shared::{Product, ProductId, ProductText};
+use shared::{Product, ProductId, ProductText, TextHash};
 
 use super::dataset::{self, DatasetError};
 use crate::app::CommandResult;
-use crate::decide::blocking::{KeyEpoch, Limits, posting_keys, query_keys, rank, sketch};
+use crate::decide::blocking::{KeyEpoch, KeyEpochs, Limits, posting_keys, query_keys, rank, sketch};
+use crate::flow::candidates;
+use crate::store::{Embedded, EmbeddedError, StoreError, TablesError};
+
+/// Products that the embedded tables are asked about at once.
+const AT_ONCE: usize = 8;
 
 /// Measure blocking on two product tables with known matches
 ///
 /// Runs the worker's own planner over an index in memory that answers like the postings
-/// table. Case a: the right table is indexed, each left product looks up. Case b (`one
-/// catalog`): both tables arrive in random order, each product is indexed, then looks up.
+/// table. Case a: the right table is indexed, each left product looks up; the same again in
+/// embedded tables says what DynamoDB bills. Case b (`one catalog`): both tables arrive in random
+/// order, each product is indexed, then looks up.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// CSV of products: `id`, `title` or `name`, and any of `brand` or `manufacturer`,
@@ -60,6 +70,16 @@ enum InputError {
     NoMatches,
 }
 
+#[derive(Debug, thiserror::Error)]
+enum UnitsError {
+    #[error("no embedded tables")]
+    Embedded(#[from] EmbeddedError),
+    #[error("the embedded tables cannot be made")]
+    Tables(#[from] TablesError),
+    #[error("the embedded tables did not answer")]
+    Store(#[from] StoreError),
+}
+
 /// What the look-ups of one case found and cost. Means and maxima are over products that
 /// looked up.
 #[derive(Debug, Default, Serialize)]
@@ -77,12 +97,28 @@ struct Measured {
     keys_written_per_product: f64,
     postings_per_key_max: usize,
     commonest_key: String,
+    /// Share of all postings that lie under the 100 keys that have the most: of the writes and
+    /// reads that their partitions get.
+    largest_100_keys_share: f64,
+}
+
+/// What the look-ups of case a cost in tables, in units as the engine reports them.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Units {
+    /// For each product that looked up: postings and candidate texts.
+    read_units_per_product: f64,
+    /// For each product indexed: its state and its postings.
+    write_units_per_product: f64,
+    /// As the tables counted them, to be compared with those in memory.
+    requests_per_product: f64,
+    items_read_per_product: f64,
 }
 
 #[derive(Debug, Serialize)]
 struct Report {
     #[serde(flatten)]
     right_indexed: Measured,
+    units: Units,
     one_catalog: Measured,
     key_epoch: u32,
 }
@@ -100,8 +136,10 @@ pub fn run(args: Args) -> CommandResult {
         let failed = |source| InputError::Candidates { path: path.clone(), source };
         case_a.write_candidates(&matches, path).map_err(failed)?;
     }
+    let units = tokio::runtime::Runtime::new()?.block_on(units(&planner, &left, &right))?;
     let report = Report {
         right_indexed: case_a.measured(&matches),
+        units,
         one_catalog: one_catalog(&planner, &left, &right, &matches, args.seed),
         key_epoch: planner.epoch.number,
     };
@@ -127,6 +165,54 @@ fn right_indexed(planner: &Planner, left: &Texts, right: &Texts) -> Run {
     run
 }
 
+/// Case a once more, by the worker's own requests to embedded tables.
+async fn units(planner: &Planner, left: &Texts, right: &Texts) -> Result<Units, UnitsError> {
+    let engine = Embedded::memory()?;
+    let store = engine.store("evaluate-");
+    store.create_tables().await?;
+    let epochs = KeyEpochs::new(planner.epoch.clone(), None);
+    let start = store.meter().snapshot();
+    let (tables, epochs) = (&store, &epochs);
+    let index = |state: ProductItem| async move {
+        tables.put_state(&state, None).await?;
+        tables.put_postings(&epochs.postings(&state.id, &state.text)).await
+    };
+    stream::iter(states(right)).map(index).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let indexed = store.meter().snapshot();
+    let look_up =
+        |state: ProductItem| async move { candidates(tables, planner.epoch, &planner.limits, &state).await.map(drop) };
+    stream::iter(states(left)).map(look_up).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+    let read = store.meter().snapshot().since(&indexed).total();
+    let of_look_up = |sum: f64| sum / left.len().max(1) as f64;
+    Ok(Units {
+        read_units_per_product: of_look_up(read.read_units),
+        write_units_per_product: indexed.since(&start).total().write_units / right.len().max(1) as f64,
+        requests_per_product: of_look_up(read.requests() as f64),
+        items_read_per_product: of_look_up(read.items_read as f64),
+    })
+}
+
+fn states(texts: &Texts) -> Vec<ProductItem> {
+    texts.iter().map(|(id, text)| state(id, text)).collect()
+}
+
+/// A product's state as a worker writes it; of the product its text alone is known here.
+fn state(id: &ProductId, text: &str) -> ProductItem {
+    ProductItem {
+        id: id.clone(),
+        version: 1,
+        content_hash: TextHash::of(0, text),
+        text_hash: TextHash::of(1, text),
+        text: text.to_owned(),
+        previous_texts: Vec::new(),
+        title: text.split(" | ").next().unwrap_or_default().to_owned(),
+        deleted: false,
+        occurred_at: Timestamp::UNIX_EPOCH,
+        expires_at: None,
+        labelled: BTreeMap::new(),
+    }
+}
+
 /// Case b, in the order of the worker: a product's postings are there when it looks up.
 fn one_catalog(planner: &Planner, left: &Texts, right: &Texts, matches: &HashSet<Pair>, seed: u64) -> Measured {
     let mut arrivals: Vec<(&ProductId, &String)> = left.iter().chain(right).collect();
@@ -140,7 +226,7 @@ fn one_catalog(planner: &Planner, left: &Texts, right: &Texts, matches: &HashSet
 }
 
 struct Planner {
-    epoch: &'static KeyEpoch,
+    epoch: &'static Arc<KeyEpoch>,
     limits: Limits,
 }
 
@@ -202,8 +288,10 @@ impl Run {
 
     fn measured(self, matches: &HashSet<Pair>) -> Measured {
         let found = matches.iter().filter(|pair| self.proposed.contains(pair)).count();
-        let sizes = self.postings.iter().map(|(key, postings)| (postings.len(), key));
-        let (postings_per_key_max, commonest_key) = sizes.max().map_or((0, ""), |(size, key)| (size, key));
+        let mut sizes: Vec<(usize, &str)> = self.postings.iter().map(|(key, p)| (p.len(), key.as_str())).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let (postings_per_key_max, commonest_key) = sizes.first().copied().unwrap_or_default();
+        let of_largest: usize = sizes.iter().take(100).map(|(size, _)| size).sum();
         Measured {
             pair_completeness: found as f64 / matches.len() as f64,
             matches: matches.len(),
@@ -217,6 +305,7 @@ impl Run {
             keys_written_per_product: self.keys_written as f64 / self.indexed.max(1) as f64,
             postings_per_key_max,
             commonest_key: commonest_key.to_owned(),
+            largest_100_keys_share: of_largest as f64 / self.keys_written.max(1) as f64,
         }
     }
 }
@@ -256,6 +345,7 @@ fn table(report: &Report) -> comfy_table::Table {
     mean("requests per product", |m| m.requests_per_product);
     mean("items read per product", |m| m.items_read_per_product);
     mean("keys written per product", |m| m.keys_written_per_product);
+    mean("share of postings under the 100 largest keys", |m| m.largest_100_keys_share);
     let mut count = |name: &str, value: fn(&Measured) -> usize| {
         table.add_row([name.to_owned(), value(a).to_string(), value(b).to_string()]);
     };
@@ -265,6 +355,12 @@ fn table(report: &Report) -> comfy_table::Table {
     count("postings under one key, most", |m| m.postings_per_key_max);
     count("matches", |m| m.matches);
     count("products that looked up", |m| m.products);
+    for (name, units) in [
+        ("read units per product that looked up", report.units.read_units_per_product),
+        ("write units per product indexed", report.units.write_units_per_product),
+    ] {
+        table.add_row([name.to_owned(), format!("{units:.2}"), String::new()]);
+    }
     table
 }
 
@@ -335,10 +431,26 @@ mod tests {
         assert_eq!(written, "ltable_id,rtable_id,label\n000,000,1\n000,001,0\n");
     }
 
+    /// The index in memory and the tables are asked the same and answer the same.
+    #[tokio::test]
+    async fn the_tables_count_what_the_index_in_memory_does() {
+        let left = texts("l:", &["fenwick kettle fk2714ss", "orbisk lamp", "norvale organiser fk2714ss"]);
+        let right = texts("r:", &["kettle by fenwick fk-2714ss", "norvale desk organiser", "fk2714ss", "fk2714ss"]);
+        let planner = planner(Limits::default());
+        let in_memory = right_indexed(&planner, &left, &right).measured(&matches(&[("l:000", "r:000")]));
+        let units = units(&planner, &left, &right).await.expect("memory needs nothing");
+        assert_eq!(units.requests_per_product, in_memory.requests_per_product);
+        assert_eq!(units.items_read_per_product, in_memory.items_read_per_product);
+        // A write unit at least for each posting and state; reads are of less than 4 KB each.
+        assert!(units.write_units_per_product >= 1.0 + in_memory.keys_written_per_product / 2.0, "{units:?}");
+        assert!(units.read_units_per_product > 0.0, "{units:?}");
+        assert!(units.read_units_per_product <= units.requests_per_product + units.items_read_per_product, "{units:?}");
+    }
+
     #[test]
     fn a_key_is_read_up_to_the_limit_in_the_order_of_ids() {
         let right = texts("r:", &["fk2714ss"; 40]);
-        let limits = Limits { items_max: 20 + 12, ..Limits::default() };
+        let limits = Limits { items_max: 20 + 10, ..Limits::default() };
         let run = |other: &str| {
             let matches = matches(&[("l:000", other)]);
             right_indexed(&planner(limits), &texts("l:", &["fk2714ss"]), &right).measured(&matches)

@@ -9,8 +9,8 @@ use super::tokens::{has_digit, tokens};
 /// Words in fewer documents than this are left out of an epoch and count as unseen.
 const WORD_DOCUMENTS_MIN: u32 = 4;
 /// Products that a good key has, about: from the rarity on that gives this many in the whole
-/// catalog, words and word groups are keys. Below what a look-up reads of one key, so that it
-/// reads the whole of most, and what it reads does not grow with the catalog.
+/// catalog, words and word groups are keys. Most have fewer, so that a look-up reads the whole of
+/// them.
 const KEY_PRODUCTS: f64 = 16.0;
 /// The least such rarity, in half bits: catalogs of 4,000 products and fewer.
 const COOL_CLASS_MIN: u8 = 16;

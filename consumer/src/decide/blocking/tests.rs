@@ -65,6 +65,7 @@ fn the_limits_bound_the_worst_case() {
         assert!(keys * limits.limit_per_key(keys) + limits.candidates_max <= limits.items_max);
     }
     assert_eq!(limits.limit_per_key(0), 0);
+    assert_eq!(limits.limit_per_key(1), POSTINGS_PER_KEY_MAX, "one hot key is no reason to read all of it");
     assert_eq!(Limits { requests_max: 6, ..limits }.keys_max(), 0);
     assert_eq!(Limits { items_max: 5, ..limits }.limit_per_key(3), 0);
 }
