@@ -1,6 +1,9 @@
 //! Kinds of words of which a product has one: where two texts name two of a kind, they
 //! are rarely about one product.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 /// Each row holds words of one kind; words joined by a space inside an entry mean the same.
 #[rustfmt::skip]
 const KINDS: &[&[&str]] = &[
@@ -32,12 +35,18 @@ const KINDS: &[&[&str]] = &[
     &["indoor", "outdoor"],
 ];
 
+/// By word: its kind and its value there, both as numbers.
+static VALUES: LazyLock<HashMap<&str, (usize, usize)>> = LazyLock::new(|| {
+    let entries = KINDS
+        .iter()
+        .enumerate()
+        .flat_map(|(kind, entries)| entries.iter().enumerate().map(move |(value, entry)| (entry, (kind, value))));
+    entries.flat_map(|(entry, value)| entry.split(' ').map(move |word| (word, value))).collect()
+});
+
 /// A word's kind and its value there, both as numbers; None for a word of no kind.
 pub(crate) fn of(word: &str) -> Option<(usize, usize)> {
-    KINDS.iter().enumerate().find_map(|(kind, entries)| {
-        let value = entries.iter().position(|entry| entry.split(' ').any(|written| written == word))?;
-        Some((kind, value))
-    })
+    VALUES.get(word).copied()
 }
 
 #[cfg(test)]

@@ -4,9 +4,11 @@
 //! its golden outputs were checked, on every replica.
 
 pub mod batch;
+pub mod cascade;
 pub mod encode;
 mod engine;
 pub mod explain;
+pub mod features;
 pub mod golden;
 mod kind;
 mod lane;

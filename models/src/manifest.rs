@@ -10,16 +10,20 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use shared::{Intent, ModelId, TEXT_VERSION};
 
+use crate::cascade::{Cascade, Forest};
 use crate::golden::Goldens;
 use crate::mark::MARKS;
 use crate::shape::Shape;
 
-/// The only manifest schema this build reads.
+/// The manifest schemas that this build reads. A `cascade` needs the second: a build that
+/// knows the first alone would skip that field, and label otherwise under the same name.
 pub const SCHEMA_VERSION: u32 = 2;
+pub const CASCADE_SCHEMA_VERSION: u32 = 3;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODULE_FILE: &str = "model.ts";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub const GOLDENS_FILE: &str = "goldens.json";
+pub const CASCADE_FILE: &str = "cascade.json";
 
 /// Logits of the pair head, in their order.
 const PAIR_LABELS: [&str; 2] = ["distinct", "duplicate"];
@@ -49,6 +53,8 @@ pub struct Manifest {
     /// Pair logits are divided by it before the softmax.
     pub temperature: f32,
     pub thresholds: Thresholds,
+    /// The first stage; left out where the cross-encoder judges every pair.
+    pub cascade: Option<CascadeEntry>,
     pub golden_tolerance: Tolerance,
     /// In place of [`MODULE_FILE`], modules that take one shape each.
     #[serde(rename = "static")]
@@ -103,6 +109,13 @@ pub struct Thresholds {
     pub review: f32,
 }
 
+/// Turns the forest of [`CASCADE_FILE`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct CascadeEntry {
+    /// Pairs of a smaller probability are distinct, without the cross-encoder.
+    pub distinct_below: f32,
+}
+
 /// Largest difference of any logit from the goldens, for each numeric path.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Tolerance {
@@ -127,6 +140,8 @@ pub struct Artifact {
     folder: PathBuf,
     pub tokenizer: Vec<u8>,
     pub goldens: Goldens,
+    /// None where the manifest does not turn it on.
+    pub cascade: Option<Cascade>,
 }
 
 /// One reason not to use an artifact.
@@ -138,7 +153,9 @@ pub enum Problem {
     Hash { file: String, expected: String, found: String },
     #[error("{file}: is not what its name says: {reason}")]
     Malformed { file: String, reason: String },
-    #[error("{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION}")]
+    #[error(
+        "{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION} and {CASCADE_SCHEMA_VERSION}"
+    )]
     SchemaVersion { found: u32 },
     #[error(
         "{MANIFEST_FILE}: text_version: the model was trained on version {found}, this build writes {TEXT_VERSION}; \
@@ -193,9 +210,18 @@ impl Artifact {
             }
             other => other.and_then(Result::ok),
         };
+        let forest = manifest.cascade.zip(contents.remove(CASCADE_FILE));
+        let cascade = match forest.map(|(entry, bytes)| (entry, Forest::read(&bytes))) {
+            Some((entry, Ok(forest))) => Some(Cascade { forest, distinct_below: entry.distinct_below }),
+            Some((_, Err(error))) => {
+                problems.push(Problem::Malformed { file: CASCADE_FILE.to_owned(), reason: error.to_string() });
+                None
+            }
+            None => None,
+        };
         match (contents.remove(TOKENIZER_FILE), goldens) {
             (Some(tokenizer), Some(goldens)) if problems.is_empty() => {
-                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens })
+                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens, cascade })
             }
             _ => Err(refused(problems)),
         }
@@ -231,7 +257,7 @@ impl Manifest {
         }
         let bytes = read(folder, MANIFEST_FILE)?;
         let Version { schema_version } = parse(MANIFEST_FILE, &bytes)?;
-        if schema_version != SCHEMA_VERSION {
+        if ![SCHEMA_VERSION, CASCADE_SCHEMA_VERSION].contains(&schema_version) {
             return Err(Problem::SchemaVersion { found: schema_version });
         }
         parse(MANIFEST_FILE, &bytes)
@@ -264,6 +290,14 @@ impl Manifest {
         let Thresholds { duplicate, review } = self.thresholds;
         let ordered = 0.0 < review && review <= duplicate && duplicate < 1.0;
         field(!ordered, "thresholds", format!("0 < review ({review}) <= duplicate ({duplicate}) < 1 does not hold"));
+        if let Some(CascadeEntry { distinct_below }) = self.cascade {
+            let is_below = 0.0 < distinct_below && distinct_below <= review;
+            let reason = format!("0 < distinct_below ({distinct_below}) <= thresholds.review ({review}) does not hold");
+            field(!is_below, "cascade", reason);
+            let reason = format!("{} has no cascade, and {CASCADE_SCHEMA_VERSION} has", self.schema_version);
+            field(self.schema_version != CASCADE_SCHEMA_VERSION, "schema_version", reason);
+            field(!self.files.contains_key(CASCADE_FILE), "files", format!("{CASCADE_FILE} is missing"));
+        }
         let Tolerance { fp32, bf16, int8 } = self.golden_tolerance;
         let all_positive = positive(fp32) && positive(bf16) && int8.is_none_or(positive);
         field(!all_positive, "golden_tolerance", "must be above 0".to_owned());

@@ -89,6 +89,11 @@ impl Words {
         Self { single_set: set(&keys), joined_set: set(&joined), counted, kinds, ends, keys, joined }
     }
 
+    /// Each word as it is compared; empty where it has no letters and digits.
+    pub(crate) fn keys(&self) -> &[String] {
+        &self.keys
+    }
+
     /// Index of the word that byte `offset` is in, or of the next one.
     pub(crate) fn index_at(&self, offset: usize) -> usize {
         self.ends.partition_point(|&end| end <= offset)

@@ -10,6 +10,7 @@ use std::vec;
 use shared::{Intent, ModelId, Stage, Verdict};
 
 use crate::batch::Budget;
+use crate::cascade::Cascade;
 use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::engine::{Engine, EngineError, Numeric, RowLogits};
 use crate::golden::GoldenError;
@@ -150,6 +151,14 @@ impl ScoreError {
             Self::NonFinite { .. } | Self::Encode(_) | Self::Overloaded { .. } | Self::Late => false,
         }
     }
+
+    /// The error of a call that was made with `rows` of another one alone.
+    fn renumbered(self, rows: &[usize]) -> Self {
+        match self {
+            Self::NonFinite { rows: named } => Self::NonFinite { rows: named.iter().map(|&row| rows[row]).collect() },
+            other => other,
+        }
+    }
 }
 
 impl From<RunError> for ScoreError {
@@ -167,7 +176,6 @@ impl From<TokeniseError> for ScoreError {
         match error {
             TokeniseError::Full => Self::Overloaded { retry_after: Duration::ZERO },
             TokeniseError::Stopped => Self::Stopped,
-            TokeniseError::Encode(error) => Self::Encode(error),
         }
     }
 }
@@ -177,6 +185,8 @@ impl From<TokeniseError> for ScoreError {
 #[derive(Clone)]
 pub struct Scorer {
     manifest: Arc<Manifest>,
+    /// None where the cross-encoder judges every pair.
+    cascade: Option<Arc<Cascade>>,
     tokenisers: Tokenisers,
     replicas: Arc<Replicas>,
     numeric: Numeric,
@@ -214,6 +224,12 @@ impl Scorer {
         self.numeric
     }
 
+    /// The same model with every pair left to the cross-encoder: what it says is not what
+    /// its `model_id` stands for, so this is for measuring alone.
+    pub fn without_cascade(self) -> Self {
+        Self { cascade: None, ..self }
+    }
+
     /// Scores pairs; results are in the order of `pairs`. Waits while the lane is full.
     pub async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
         self.pairs(pairs, None).await
@@ -241,8 +257,45 @@ impl Scorer {
     }
 
     async fn pairs(&self, pairs: Vec<TextPair>, deadline: Option<Instant>) -> Result<Vec<PairScore>, ScoreError> {
+        by(deadline, async {
+            let mut scores = self.settled(&pairs, deadline).await?;
+            let open: Vec<usize> = (0..pairs.len()).filter(|&row| scores[row].is_none()).collect();
+            let rest = open.iter().map(|&row| pairs[row].clone()).collect();
+            for (&row, score) in open.iter().zip(self.cross_encoded(rest, &open, deadline).await?) {
+                scores[row] = Some(score);
+            }
+            Ok(scores.into_iter().flatten().collect())
+        })
+        .await
+    }
+
+    /// What the cascade says of the pairs that it is sure of, in their order.
+    async fn settled(
+        &self,
+        pairs: &[TextPair],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Option<PairScore>>, ScoreError> {
+        let Some(cascade) = &self.cascade else { return Ok(vec![None; pairs.len()]) };
+        let score = |probability| PairScore { probability, verdict: Verdict::Distinct, stage: Stage::Cascade };
+        let mut settled = Vec::with_capacity(pairs.len());
+        for chunk in pairs.chunks(TOKENISED_ROWS) {
+            let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
+            let found = self.tokenisers.run(deadline.is_none(), move |_| cascade.settle(&chunk)).await?;
+            settled.extend(found.into_iter().map(|probability| probability.map(score)));
+        }
+        Ok(settled)
+    }
+
+    /// What the cross-encoder says of pairs, in their order; `rows` are their numbers in the
+    /// whole call, by which an error names them.
+    async fn cross_encoded(
+        &self,
+        pairs: Vec<TextPair>,
+        rows: &[usize],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<PairScore>, ScoreError> {
         let logits = self.logits(pairs, deadline, Encoder::pairs).await?;
-        let logits = finite(logits.iter().map(|row| row.pair))?;
+        let logits = finite(logits.iter().map(|row| row.pair)).map_err(|error| error.renumbered(rows))?;
         let (thresholds, temperature) = (self.manifest.thresholds, self.manifest.temperature);
         let score = |logits: [f32; 2]| {
             let probability = duplicate_probability(logits, temperature);
@@ -252,23 +305,12 @@ impl Scorer {
     }
 
     async fn queries(&self, queries: Vec<String>, deadline: Option<Instant>) -> Result<Vec<IntentScore>, ScoreError> {
-        let logits = self.logits(queries, deadline, Encoder::queries).await?;
+        let logits = by(deadline, self.logits(queries, deadline, Encoder::queries)).await?;
         Ok(finite(logits.iter().map(|row| row.intent))?.into_iter().map(intent_score).collect())
     }
 
-    /// Logits of all items, in their order, by the deadline.
+    /// Logits of all items, in their order.
     async fn logits<T: Send + 'static>(
-        &self,
-        items: Vec<T>,
-        deadline: Option<Instant>,
-        encode: fn(&Encoder, &[T]) -> Result<Vec<Encoded>, EncodeError>,
-    ) -> Result<Vec<RowLogits>, ScoreError> {
-        let Some(at) = deadline else { return self.logits_in_time(items, None, encode).await };
-        let in_time = self.logits_in_time(items, deadline, encode);
-        tokio::time::timeout_at(at.into(), in_time).await.map_err(|_elapsed| ScoreError::Late)?
-    }
-
-    async fn logits_in_time<T: Send + 'static>(
         &self,
         items: Vec<T>,
         deadline: Option<Instant>,
@@ -278,7 +320,7 @@ impl Scorer {
         let mut items = items.into_iter();
         while items.len() > 0 {
             let chunk: Vec<T> = items.by_ref().take(TOKENISED_ROWS).collect();
-            let rows = self.tokenisers.encode(deadline.is_none(), move |encoder| encode(encoder, &chunk)).await?;
+            let rows = self.tokenisers.run(deadline.is_none(), move |encoder| encode(encoder, &chunk)).await??;
             call.enter(rows).await?;
         }
         Ok(call.answers().await?)
@@ -288,6 +330,7 @@ impl Scorer {
 /// An artifact in memory, checked but for its outputs, which each lane's replicas check.
 struct Loaded {
     manifest: Arc<Manifest>,
+    cascade: Option<Arc<Cascade>>,
     tokenisers: Tokenisers,
     /// For the replicas of all lanes, in the order of the cores.
     engines: vec::IntoIter<Arc<Engine>>,
@@ -316,7 +359,8 @@ impl Loaded {
         // Half a core tokenises more than a core scores.
         let tokenisers = Tokenisers::start(encoder, cores().div_ceil(2)).map_err(LoadError::Thread)?;
         let checks = Arc::new(Checks { goldens, tolerance });
-        Ok(Self { manifest: Arc::new(artifact.manifest), tokenisers, engines, checks, numeric })
+        let cascade = artifact.cascade.map(Arc::new);
+        Ok(Self { manifest: Arc::new(artifact.manifest), cascade, tokenisers, engines, checks, numeric })
     }
 
     fn lane(&mut self, budget: Budget, rows_max: usize, replicas: usize, yields: bool) -> Result<Scorer, LoadError> {
@@ -327,10 +371,11 @@ impl Loaded {
         let engines = self.engines.by_ref().take(replicas).collect();
         // A core's replica only hands batches over, and does not compete for the CPU.
         let replicas = Replicas::start(engines, &self.checks, options, yields && !is_neuron)?;
-        let Self { manifest, tokenisers, numeric, .. } = self;
+        let Self { manifest, cascade, tokenisers, numeric, .. } = self;
         tracing::info!(model = %manifest.model_id, %numeric, replicas = replicas.lane.options().replicas, "model loaded");
         Ok(Scorer {
             manifest: Arc::clone(manifest),
+            cascade: cascade.clone(),
             tokenisers: tokenisers.clone(),
             replicas: Arc::new(replicas),
             numeric: *numeric,
@@ -366,6 +411,15 @@ fn engines(artifact: &Artifact, numeric: Numeric, replicas: usize) -> Result<Vec
         None => Engine::load(&artifact.module(), numeric)?,
     };
     Ok(std::iter::repeat_n(Arc::new(shared), replicas).collect())
+}
+
+/// The answer, if it comes before the deadline.
+async fn by<T>(
+    deadline: Option<Instant>,
+    answer: impl Future<Output = Result<T, ScoreError>>,
+) -> Result<T, ScoreError> {
+    let Some(at) = deadline else { return answer.await };
+    tokio::time::timeout_at(at.into(), answer).await.map_err(|_elapsed| ScoreError::Late)?
 }
 
 /// The logits of one head, if all of them are finite.
@@ -437,6 +491,8 @@ mod tests {
     fn rows_that_are_not_finite_are_named() {
         let logits = [[0.0, 1.0], [f32::NAN, 0.0], [3.0, 4.0], [0.0, f32::INFINITY]];
         assert_eq!(non_finite(&logits), vec![1, 3]);
+        let in_the_call = ScoreError::NonFinite { rows: vec![1, 3] }.renumbered(&[0, 2, 5, 9]);
+        assert!(matches!(in_the_call, ScoreError::NonFinite { rows } if rows == [2, 9]));
         assert!(!ScoreError::NonFinite { rows: vec![1] }.is_fatal());
         assert!(ScoreError::Device { reason: "lost".to_owned() }.is_fatal() && ScoreError::Stopped.is_fatal());
     }

@@ -1,5 +1,5 @@
-//! Tokenisation on threads of its own, behind a bounded channel: it neither holds up the
-//! runtime, which has deadlines to keep, nor takes a replica's time.
+//! Tokenisation, and the cascade before it, on threads of their own, behind a bounded channel: they neither hold up
+//! the runtime, which has deadlines to keep, nor take a replica's time.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -8,25 +8,20 @@ use std::thread;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::encode::{EncodeError, Encoded, Encoder};
+use crate::encode::Encoder;
 
 /// Calls that wait for each thread.
 const WAITING_PER_THREAD: usize = 64;
 
-type Work = Box<dyn FnOnce(&Encoder) -> Result<Vec<Encoded>, EncodeError> + Send>;
+/// Does its work, and sends the answer off.
+type Job = Box<dyn FnOnce(&Encoder) + Send>;
 
-struct Job {
-    work: Work,
-    reply: oneshot::Sender<Result<Vec<Encoded>, EncodeError>>,
-}
-
-/// Why a text was not tokenised.
+/// Why work was not done.
 #[derive(Debug)]
 pub enum TokeniseError {
     /// The channel is full, and the caller did not want to wait.
     Full,
     Stopped,
-    Encode(EncodeError),
 }
 
 /// The threads' only handle: when the last clone drops, they end.
@@ -48,13 +43,18 @@ impl Tokenisers {
     }
 
     /// Runs `work` on one of the threads. A full channel is waited for, or refused at once.
-    pub async fn encode(
+    pub async fn run<T: Send + 'static>(
         &self,
         wait: bool,
-        work: impl FnOnce(&Encoder) -> Result<Vec<Encoded>, EncodeError> + Send + 'static,
-    ) -> Result<Vec<Encoded>, TokeniseError> {
+        work: impl FnOnce(&Encoder) -> T + Send + 'static,
+    ) -> Result<T, TokeniseError> {
         let (reply, answer) = oneshot::channel();
-        let job = Job { work: Box::new(work), reply };
+        let job: Job = Box::new(move |encoder| {
+            // A caller that left needs no answer.
+            if !reply.is_closed() {
+                let _ = reply.send(work(encoder));
+            }
+        });
         if wait {
             self.jobs.send(job).await.map_err(|_closed| TokeniseError::Stopped)?;
         } else {
@@ -63,7 +63,7 @@ impl Tokenisers {
                 TrySendError::Closed(_) => TokeniseError::Stopped,
             })?;
         }
-        answer.await.map_err(|_| TokeniseError::Stopped)?.map_err(TokeniseError::Encode)
+        answer.await.map_err(|_| TokeniseError::Stopped)
     }
 }
 
@@ -74,10 +74,7 @@ fn serve(encoder: &Encoder, queue: &Mutex<mpsc::Receiver<Job>>) {
             Ok(mut queue) => queue.blocking_recv(),
             Err(_) => None,
         };
-        let Some(Job { work, reply }) = job else { return };
-        // A caller that left needs no answer.
-        if !reply.is_closed() {
-            let _ = reply.send(work(encoder));
-        }
+        let Some(job) = job else { return };
+        job(encoder);
     }
 }

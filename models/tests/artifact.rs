@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use models::encode::{Encoded, Encoder};
-use models::manifest::{GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
+use models::features::FEATURES;
+use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
 use models::{Artifact, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use shared::{Intent, Product, ProductText, Verdict};
+use shared::{Intent, Product, ProductText, Stage, Verdict};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -46,7 +47,30 @@ impl Copy {
             fs::copy(shipped().join(name), folder.path().join(name)).expect("the file is copied");
         }
         symlink(shipped().join(MODULE_FILE), folder.path().join(MODULE_FILE)).expect("the module is linked");
+        if shipped().join(CASCADE_FILE).exists() {
+            fs::copy(shipped().join(CASCADE_FILE), folder.path().join(CASCADE_FILE)).expect("the file is copied");
+        }
         Self { folder }
+    }
+
+    /// With a cascade that is sure of pairs which share less than a quarter of their words.
+    fn with_cascade(distinct_below: f32) -> Self {
+        let copy = Self::new();
+        let shared_words = FEATURES.iter().position(|name| *name == "short_words_share").expect("a feature");
+        let cascade = json!({
+            "features": FEATURES.to_vec(),
+            "base": 0.0,
+            "trees": [[[shared_words, 0.25, 1, 2], -5.0, 2.0]],
+            "goldens": [{"a": "red kettle", "b": "wool scarf", "probability": 1.0 / (1.0 + 5f64.exp())}],
+        });
+        fs::write(copy.folder.path().join(CASCADE_FILE), b"{}").expect("writable");
+        copy.change(MANIFEST_FILE, |manifest| {
+            manifest["schema_version"] = json!(3);
+            manifest["cascade"] = json!({"distinct_below": distinct_below});
+            manifest["files"][CASCADE_FILE] = json!({"sha256": "", "bytes": 0});
+        });
+        copy.change_vouched(CASCADE_FILE, |value| *value = cascade);
+        copy
     }
 
     fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
@@ -192,6 +216,92 @@ fn a_pair_has_one_score_whatever_its_direction() {
         }
     }
     assert_eq!(probabilities(there), probabilities(back));
+}
+
+#[test]
+fn the_cascade_settles_what_it_is_sure_of_and_the_cross_encoder_judges_the_rest() {
+    let pairs = [
+        ("norvik kettle kt1700", "orbisk desk lamp"),
+        ("norvik kettle kt1700", "kettle by norvik, kt-1700"),
+        ("orbisk desk lamp", "norvik kettle kt1700"),
+        ("norvik kettle kt1700", "norvik kettle kt1800"),
+    ];
+    let pairs: Vec<TextPair> = pairs.iter().map(|(left, right)| pair(left, right)).collect();
+    let copy = Copy::with_cascade(0.01);
+    let with = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
+    let ask = |scorer: &Scorer| block_on(scorer.score_pairs(pairs.clone())).expect("the pairs are scored");
+    let found = ask(&with);
+    use Stage::{Cascade, CrossEncoder};
+    assert_eq!(
+        found.iter().map(|score| score.stage).collect::<Vec<_>>(),
+        [Cascade, CrossEncoder, Cascade, CrossEncoder]
+    );
+    assert_eq!((found[0].verdict, found[0]), (Verdict::Distinct, found[2]));
+    assert!((found[0].probability - 0.006_692_85).abs() < 1e-6);
+    let every = ask(&with.without_cascade());
+    assert!(every.iter().all(|score| score.stage == CrossEncoder));
+    for row in [1, 3] {
+        assert!((found[row].probability - every[row].probability).abs() < 1e-4, "row {row}");
+    }
+    assert_ne!(every[0].probability, found[0].probability);
+}
+
+#[test]
+fn a_call_that_the_cascade_settles_whole_needs_no_batch() {
+    let copy = Copy::with_cascade(0.01);
+    let scorer = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
+    let sure = vec![pair("norvik kettle", "orbisk lamp"); 700];
+    let scores = block_on(scorer.score_pairs(sure)).expect("the pairs are scored");
+    assert_eq!(scores.iter().filter(|score| score.stage == Stage::Cascade).count(), 700);
+}
+
+#[test]
+fn a_cascade_that_is_not_what_the_manifest_says_is_refused() {
+    let refused = |spoil: fn(&Copy), reason: &str| {
+        let copy = Copy::with_cascade(0.01);
+        spoil(&copy);
+        let said: Vec<String> = copy.problems().iter().map(Problem::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains(reason), "{said:?}");
+    };
+    refused(|copy| copy.change(CASCADE_FILE, |file| file["base"] = json!(1)), "cascade.json: sha256 is");
+    refused(
+        |copy| copy.change_vouched(CASCADE_FILE, |file| *file = json!("x")),
+        "cascade.json: is not what its name says",
+    );
+    refused(|copy| copy.change_vouched(CASCADE_FILE, |file| file["features"] = json!(["words"])), "other features");
+    refused(|copy| copy.change_vouched(CASCADE_FILE, |file| file["base"] = json!(1)), "golden 0: the probability is");
+    let entry = |change: fn(&mut Value)| move |copy: &Copy| copy.change(MANIFEST_FILE, change);
+    let entries: [(fn(&mut Value), &str); 4] = [
+        (
+            |manifest| manifest["cascade"]["distinct_below"] = json!(0.5),
+            "manifest.json: cascade: 0 < distinct_below (0.5)",
+        ),
+        (
+            |manifest| manifest["cascade"]["distinct_below"] = json!(0.0),
+            "manifest.json: cascade: 0 < distinct_below (0)",
+        ),
+        (|manifest| manifest["schema_version"] = json!(2), "schema_version: 2 has no cascade"),
+        (|manifest| manifest["cascade"] = json!({}), "missing field `distinct_below`"),
+    ];
+    for (change, reason) in entries {
+        let copy = Copy::with_cascade(0.01);
+        entry(change)(&copy);
+        assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
+    }
+    let copy = Copy::with_cascade(0.01);
+    copy.change(MANIFEST_FILE, |manifest| {
+        manifest["files"].as_object_mut().expect("an object").remove(CASCADE_FILE);
+    });
+    assert!(copy.refusal().contains("files: cascade.json is missing"));
+}
+
+#[test]
+fn a_cascade_that_the_manifest_does_not_turn_on_is_left_alone() {
+    let copy = Copy::with_cascade(0.01);
+    copy.change(MANIFEST_FILE, |manifest| {
+        manifest.as_object_mut().expect("an object").remove("cascade");
+    });
+    assert_eq!(Artifact::open(copy.folder.path()).expect("the artifact is good").cascade, None);
 }
 
 #[test]
