@@ -23,9 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use models::PairScore;
 use product::Purpose;
 use shared::item::ProductItem;
-use shared::{CatalogEvent, Event, ProductText};
+use shared::{CatalogEvent, Event, ProductText, Stage};
 use tokio::sync::watch;
 
 pub use candidates::candidates;
@@ -106,6 +107,8 @@ pub struct Processed {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     pub pairs_scored: u64,
+    /// Of these, the ones that the cascade settled.
+    pub pairs_settled: u64,
     /// Pairs that were proposed and already labelled for both texts.
     pub pairs_skipped: u64,
     pub queries_scored: u64,
@@ -116,9 +119,19 @@ pub struct Tally {
     pub superseded: u64,
 }
 
+impl Tally {
+    fn count_scores<'s>(&mut self, scores: impl Iterator<Item = &'s PairScore>) {
+        for score in scores {
+            self.pairs_scored += 1;
+            self.pairs_settled += u64::from(score.stage == Stage::Cascade);
+        }
+    }
+}
+
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.pairs_scored += other.pairs_scored;
+        self.pairs_settled += other.pairs_settled;
         self.pairs_skipped += other.pairs_skipped;
         self.queries_scored += other.queries_scored;
         self.items_written += other.items_written;

@@ -82,6 +82,8 @@ metrics_list! {
         "Events that failed, by stage (envelope, object, parse, plan, score, store, park) and fault (retry, poison, fatal); retries count again.";
     PAIRS_SCORED = "pairs_scored_total", Counter, Count, Stable,
         "Pairs that the model scored.";
+    PAIRS_SETTLED = "pairs_settled_total", Counter, Count, Stable,
+        "Pairs that the model's cascade settled, at no cost of inference; `pairs_scored_total` counts them too.";
     PAIRS_SKIPPED = "pairs_skipped_total", Counter, Count, Stable,
         "Pairs proposed again that were labelled already for both texts, and so cost no inference.";
     QUERIES_SCORED = "queries_scored_total", Counter, Count, Stable,

@@ -7,6 +7,7 @@ pub mod demo;
 pub mod evaluate;
 pub mod eviction;
 pub mod export;
+pub mod features;
 pub mod health;
 pub mod key_epoch;
 pub mod lambda;
@@ -48,6 +49,8 @@ pub enum Command {
     Evaluate(evaluate::Args),
     /// Write every live label to one file, as NDJSON or Parquet
     Export(export::Args),
+    /// Print what the cascade reads of pairs (NDJSON in, NDJSON out)
+    Features(features::Args),
     /// Build and roll out key epochs: what blocking knows about how common words are
     KeyEpoch(key_epoch::Args),
     /// Label what an SQS event source brings, as a Lambda function
@@ -78,6 +81,7 @@ impl Cli {
             Command::Demo(args) => demo::run(args),
             Command::Evaluate(args) => evaluate::run(args),
             Command::Export(args) => export::run(args),
+            Command::Features(args) => features::run(args),
             Command::KeyEpoch(args) => key_epoch::run(args),
             Command::Lambda(args) => lambda::run(args),
             Command::Lookup(args) => lookup::run(args),

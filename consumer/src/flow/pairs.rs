@@ -56,7 +56,7 @@ impl Pipeline {
             let scores =
                 score_each(self.scorer.as_ref(), vec![text_pair]).await?.into_iter().collect::<Result<Vec<_>, _>>();
             let scores = scores.map_err(|reason| FlowError::unscorable(&left.id, &right.id, &reason))?;
-            tally.pairs_scored += scores.len() as u64;
+            tally.count_scores(scores.iter());
             let now = (self.clock)();
             let mut is_settled = true;
             for score in scores {

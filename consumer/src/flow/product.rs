@@ -254,7 +254,7 @@ impl Pipeline {
         let own_text: Arc<str> = own.text.as_str().into();
         let texts = fresh.iter().map(|other| TextPair { left: own_text.clone(), right: other.text.as_str().into() });
         let scores = score_each(self.scorer.as_ref(), texts.collect()).await?;
-        tally.pairs_scored += scores.iter().filter(|score| score.is_ok()).count() as u64;
+        tally.count_scores(scores.iter().flatten());
         let now = (self.clock)();
         for (other, score) in fresh.into_iter().zip(scores) {
             let label = score.map(|score| plan::label(other, score.probability, score.verdict, score.stage, now));

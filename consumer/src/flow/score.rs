@@ -1,6 +1,6 @@
 use async_trait::async_trait;
 use models::{IntentScore, PairScore, ScoreError, Scorer, TextPair};
-use shared::ModelId;
+use shared::{ModelId, Stage};
 
 use crate::source::Pulse;
 
@@ -45,7 +45,10 @@ impl Score for Watched {
 
     async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
         let scores = self.scorer.score_pairs(pairs).await?;
-        self.pulse.beat();
+        // What the cascade settles says nothing of the device.
+        if scores.iter().any(|score| score.stage == Stage::CrossEncoder) {
+            self.pulse.beat();
+        }
         Ok(scores)
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use models::{PairScore, ScoreError, Scorer, TextPair};
 use serde::Serialize;
-use shared::Verdict;
+use shared::{Stage, Verdict};
 
 use super::dataset::{LabelledPair, read_pairs, read_rows};
 use super::metrics::class_score;
@@ -48,6 +48,8 @@ pub struct Report {
     pub f1: f64,
     /// The manifest's, never tuned on what is evaluated.
     pub threshold: f32,
+    /// Pairs that the cascade settled, without the cross-encoder.
+    pub settled: usize,
     /// From product texts to verdicts, loading left out.
     pub pairs_per_second: f64,
 }
@@ -59,9 +61,7 @@ pub fn run(args: Args) -> CommandResult {
         _ => return Err("name --left, --right and --pairs, or --file".into()),
     };
     let scorer = args.model.start()?;
-    if args.no_cascade {
-        tracing::debug!("this model has no cascade; every pair goes to the cross-encoder anyway");
-    }
+    let scorer = if args.no_cascade { scorer.without_cascade() } else { scorer };
     let started = Instant::now();
     let scores = runtime()?.block_on(score(&scorer, &pairs))?;
     let seconds = started.elapsed().as_secs_f64();
@@ -73,6 +73,7 @@ pub fn run(args: Args) -> CommandResult {
         recall: class.recall,
         f1: class.f1,
         threshold: scorer.manifest().thresholds.duplicate,
+        settled: scores.iter().filter(|score| score.stage == Stage::Cascade).count(),
         pairs_per_second: pairs.len() as f64 / seconds.max(f64::EPSILON),
     };
     if args.json {

@@ -10,12 +10,12 @@ use axum::http::Request;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use metrics::Gauge;
-use models::{ScoreError, Scorer, TextPair};
+use models::{PairScore, ScoreError, Scorer, TextPair};
 use reader::LabelReader;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared::ProductText;
 use shared::item::IntentItem;
+use shared::{ProductText, Stage};
 use tokio::sync::Semaphore;
 
 use super::api::{
@@ -76,7 +76,7 @@ impl Service {
             true => Vec::new(),
             false => {
                 let scores = self.online.scorer.score_queries_by(texts, deadline).await;
-                self.judged(scores, &self.online, "queries", |row| unknown[row])?
+                self.judged(scores, &self.online, |_| true, "queries", |row| unknown[row])?
             }
         };
         metric::QUERIES_SCORED.counter(&[]).increment(scores.len() as u64);
@@ -97,8 +97,12 @@ impl Service {
         let text = |product| Arc::from(ProductText::of(product).text);
         let texts = pairs.iter().map(|pair| TextPair { left: text(&pair.left), right: text(&pair.right) }).collect();
         let scores = self.bulk.scorer.score_pairs_by(texts, deadline).await;
-        let scores = self.judged(scores, &self.bulk, "pairs", |row| row)?;
+        // What the cascade settles says nothing of the device.
+        let is_of_device = |score: &PairScore| score.stage == Stage::CrossEncoder;
+        let scores = self.judged(scores, &self.bulk, is_of_device, "pairs", |row| row)?;
         metric::PAIRS_SCORED.counter(&[]).increment(scores.len() as u64);
+        let settled = scores.iter().filter(|score| score.stage == Stage::Cascade).count();
+        metric::PAIRS_SETTLED.counter(&[]).increment(settled as u64);
         let results = scores.into_iter().map(|score| PairResult {
             verdict: score.verdict,
             probability: score.probability,
@@ -138,10 +142,13 @@ impl Service {
         &self,
         scores: Result<Vec<T>, ScoreError>,
         lane: &Lane,
+        is_of_device: impl Fn(&T) -> bool,
         rows_field: &str,
         row_of: impl Fn(usize) -> usize,
     ) -> Result<Vec<T>, Problem> {
-        self.note(lane, scores.as_ref().err());
+        if scores.as_ref().map_or(true, |scores| scores.iter().any(is_of_device)) {
+            self.note(lane, scores.as_ref().err());
+        }
         scores.map_err(|error| match error {
             ScoreError::NonFinite { rows } => {
                 let rows = rows.into_iter().map(row_of).collect();

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::serve::ListenerExt;
 use axum::{Json, Router, middleware};
-use models::{Lanes, TextPair};
+use models::Lanes;
 use reader::{LabelReader, Options};
 use tokio::net::TcpListener;
 use tower_http::compression::CompressionLayer;
@@ -148,17 +148,19 @@ async fn as_problem(response: Response) -> Response {
     response
 }
 
-/// Scores a probe on each lane from time to time. Requests beat the pulses as well.
+/// Scores a probe on each lane from time to time: a query, which no cascade can settle.
+/// Requests beat the pulses as well.
 async fn probe(service: Arc<Service>) {
-    let pair = || TextPair { left: PROBE_QUERY.into(), right: PROBE_QUERY.into() };
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
     loop {
         ticks.tick().await;
         let deadline = Instant::now() + LIMITS.device_age_max;
-        let queries = service.online.scorer.score_queries_by(vec![PROBE_QUERY.to_owned()], deadline);
-        let pairs = service.bulk.scorer.score_pairs_by(vec![pair()], deadline);
-        let (queries, pairs) = tokio::join!(queries, pairs);
-        service.note(&service.online, queries.as_ref().err());
-        service.note(&service.bulk, pairs.as_ref().err());
+        let probe = |lane: &Lane| {
+            let scorer = lane.scorer.clone();
+            async move { scorer.score_queries_by(vec![PROBE_QUERY.to_owned()], deadline).await }
+        };
+        let (online, bulk) = tokio::join!(probe(&service.online), probe(&service.bulk));
+        service.note(&service.online, online.as_ref().err());
+        service.note(&service.bulk, bulk.as_ref().err());
     }
 }
