@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use models::manifest::{GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, TOKENIZER_FILE};
+use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, TOKENIZER_FILE};
 use models::shape::Shape;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -85,7 +85,11 @@ pub fn artifact(shapes: &[Shape]) -> TempDir {
     fs::write(path(GOLDENS_FILE), goldens().to_string()).expect("writable");
     let mut manifest = read(MANIFEST_FILE);
     manifest["static"] = json!({"device": "neuron", "buckets": buckets});
-    manifest["files"].as_object_mut().expect("files are an object").remove(MODULE_FILE);
+    // Every pair has to reach the device.
+    manifest.as_object_mut().expect("a manifest is an object").remove("cascade");
+    for name in [MODULE_FILE, CASCADE_FILE] {
+        manifest["files"].as_object_mut().expect("files are an object").remove(name);
+    }
     for name in files {
         let bytes = fs::read(path(&name)).expect("readable");
         manifest["files"][name] = json!({"sha256": digest(&bytes), "bytes": bytes.len()});
