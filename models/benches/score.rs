@@ -9,7 +9,7 @@ use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use models::encode::Encoder;
-use models::{Artifact, Numeric, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, Kernel, Numeric, Scorer, ScorerOptions, TextPair};
 use tokio::runtime::{Builder, Runtime};
 
 const ROWS: usize = 512;
@@ -32,23 +32,25 @@ fn queries() -> Vec<String> {
 }
 
 fn runtime() -> Runtime {
-    Builder::new_current_thread().build().expect("a runtime")
+    Builder::new_current_thread().enable_time().build().expect("a runtime")
 }
 
 fn scoring(criterion: &mut Criterion) {
     let (pairs, queries, runtime) = (pairs(), queries(), runtime());
-    for numeric in [Numeric::Fp32, Numeric::Bf16, Numeric::Int8] {
+    use {Kernel::*, Numeric::*};
+    for (numeric, kernel) in [(Fp32, Libtorch), (Bf16, Avx512), (Int8, Avx512), (Bf16, Amx), (Int8, Amx)] {
         // A CPU without the instructions has no such path.
-        let Ok(scorer) = Scorer::start(Path::new(ARTIFACT), ScorerOptions { replicas: 1, numeric }) else { continue };
+        let options = ScorerOptions { replicas: 1, numeric, kernel };
+        let Ok(scorer) = Scorer::start(Path::new(ARTIFACT), options) else { continue };
         let mut group = criterion.benchmark_group("score");
         group.sample_size(20).throughput(Throughput::Elements(ROWS as u64));
-        group.bench_function(format!("pairs, {numeric}"), |bencher| {
+        group.bench_function(format!("pairs, {numeric}, {kernel}"), |bencher| {
             bencher.iter(|| runtime.block_on(scorer.score_pairs(pairs.clone())).expect("the pairs are scored"));
         });
-        group.bench_function(format!("queries, {numeric}"), |bencher| {
+        group.bench_function(format!("queries, {numeric}, {kernel}"), |bencher| {
             bencher.iter(|| runtime.block_on(scorer.score_queries(queries.clone())).expect("the queries are scored"));
         });
-        group.bench_function(format!("one query at a time, {numeric}"), |bencher| {
+        group.bench_function(format!("one query at a time, {numeric}, {kernel}"), |bencher| {
             let one = |query: &String| runtime.block_on(scorer.score_queries(vec![query.clone()]));
             bencher.iter(|| queries.iter().map(|query| one(query).expect("it is scored").len()).sum::<usize>());
         });

@@ -13,8 +13,9 @@ use tch::kind::Element;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
 use crate::encode::Encoded;
+use crate::kernel::Kernel;
 #[cfg(target_arch = "x86_64")]
-use crate::native::{Avx512, Network, Parameter, Parameters, Precision};
+use crate::native::{Instructions, Network, Parameter, Parameters, Precision};
 use crate::shape::{Grid, Shape, Shapes};
 
 /// In which type the linear layers multiply. Norms, softmax and residuals are fp32 in both.
@@ -135,16 +136,23 @@ pub fn use_one_thread() {
 impl Engine {
     /// Loads a TorchScript file and casts its weights to the numeric path's type. Loading
     /// from memory instead would hold four copies of the file at once.
-    pub fn load(torchscript: &Path, numeric: Numeric) -> Result<Self, EngineError> {
+    pub fn load(torchscript: &Path, numeric: Numeric, kernel: Kernel) -> Result<Self, EngineError> {
         let numeric = numeric.resolve();
-        if let Some(backend) = native(torchscript, numeric)? {
+        if let Some(backend) = native(torchscript, numeric, kernel)? {
             return Ok(Self { backend });
+        }
+        if !matches!(kernel, Kernel::Auto | Kernel::Libtorch) {
+            let reason =
+                format!("kernel {kernel} cannot compute this module in {numeric} on this CPU; use --kernel auto");
+            return Err(EngineError { reason });
         }
         let kind = match numeric {
             Numeric::Bf16 => Kind::BFloat16,
             Numeric::Fp32 | Numeric::Auto => Kind::Float,
             Numeric::Int8 => {
-                let reason = "int8 needs a CPU with avx512_vnni and avx512_bf16; use --numeric auto".to_owned();
+                let reason =
+                    "int8 needs a CPU with avx512_vnni and avx512_bf16, and is not libtorch's; use --numeric auto";
+                let reason = reason.to_owned();
                 return Err(EngineError { reason });
             }
         };
@@ -173,6 +181,18 @@ impl Engine {
         match &self.backend {
             Backend::Static(modules) => Shapes::Grid(Grid::new(modules.iter().map(|&(shape, _)| shape))),
             _ => Shapes::Any,
+        }
+    }
+
+    /// What computes; never [`Kernel::Auto`].
+    pub fn kernel(&self) -> Kernel {
+        match &self.backend {
+            Backend::Module(_) | Backend::Static(_) => Kernel::Libtorch,
+            #[cfg(target_arch = "x86_64")]
+            Backend::Native(network) => match network.instructions() {
+                Instructions::Amx(_) => Kernel::Amx,
+                Instructions::Avx512(_) => Kernel::Avx512,
+            },
         }
     }
 
@@ -234,16 +254,20 @@ fn forward<'r>(
 /// The module's network in packed form, if this CPU and the path have one, and the module is
 /// of the shape that is written down there.
 #[cfg(target_arch = "x86_64")]
-fn native(torchscript: &Path, numeric: Numeric) -> Result<Option<Backend>, EngineError> {
+fn native(torchscript: &Path, numeric: Numeric, kernel: Kernel) -> Result<Option<Backend>, EngineError> {
     let precision = match numeric {
         Numeric::Bf16 => Precision::Bf16,
         Numeric::Int8 => Precision::Int8,
         Numeric::Fp32 | Numeric::Auto => return Ok(None),
     };
-    let Some(cpu) = Avx512::detect() else { return Ok(None) };
+    let is_asked = |found: &Instructions| match found {
+        Instructions::Amx(_) => matches!(kernel, Kernel::Auto | Kernel::Amx),
+        Instructions::Avx512(_) => matches!(kernel, Kernel::Auto | Kernel::Avx512),
+    };
+    let Some(instructions) = Instructions::detect().find(is_asked) else { return Ok(None) };
     let module = CModule::load_on_device(torchscript, Device::Cpu)?;
     let mut weights = ModuleParameters(module.named_parameters()?.into_iter().collect());
-    match Network::new(&mut weights, precision, cpu) {
+    match Network::new(&mut weights, precision, instructions) {
         Ok(network) => Ok(Some(Backend::Native(Box::new(network)))),
         Err(why) => {
             tracing::info!(%why, "libtorch runs this module");
@@ -294,7 +318,7 @@ impl Parameters for ModuleParameters {
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn native(_torchscript: &Path, _numeric: Numeric) -> Result<Option<Backend>, EngineError> {
+fn native(_torchscript: &Path, _numeric: Numeric, _kernel: Kernel) -> Result<Option<Backend>, EngineError> {
     Ok(None)
 }
 
@@ -322,7 +346,7 @@ mod tests {
 
     #[test]
     fn rows_of_different_length_share_a_batch() {
-        let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
+        let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32, Kernel::Auto).expect("the module loads");
         let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids });
         let logits = engine.forward(rows.iter(), Shape { rows: 2, length: 8 }).expect("the rows are scored");
         let summed = |sum: f32| RowLogits { pair: [sum, sum.ln()], intent: [sum, 0.0, 0.0, 0.0] };
@@ -334,7 +358,7 @@ mod tests {
     fn bytes_that_are_no_module_are_refused_in_one_line() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file");
         std::fs::write(file.path(), "PK not TorchScript").expect("writable");
-        let error = Engine::load(file.path(), Numeric::Fp32).err().expect("not a module");
+        let error = Engine::load(file.path(), Numeric::Fp32, Kernel::Auto).err().expect("not a module");
         assert!(!error.reason.is_empty() && !error.reason.contains('\n'), "{error}");
     }
 

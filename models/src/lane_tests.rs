@@ -14,7 +14,7 @@ fn options(replicas: usize) -> LaneOptions {
 
 /// Replicas of the module that sums the ids of each row.
 fn replicas(count: usize, options: LaneOptions) -> Replicas {
-    let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32).expect("the module loads");
+    let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32, crate::Kernel::Auto).expect("the module loads");
     let checks = Arc::new(Checks { goldens: Vec::new(), tolerance: 1.0 });
     let engines = std::iter::repeat_n(Arc::new(engine), count).collect();
     Replicas::start(engines, &checks, options, false).expect("the replicas start")

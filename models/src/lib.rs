@@ -10,6 +10,7 @@ mod engine;
 pub mod explain;
 pub mod features;
 pub mod golden;
+mod kernel;
 mod kind;
 mod lane;
 mod malloc;
@@ -25,6 +26,7 @@ mod tokenise;
 
 pub use engine::Numeric;
 pub use explain::{Explanation, explain};
+pub use kernel::Kernel;
 pub use manifest::{Artifact, Manifest};
 pub use mark::MARKS;
 pub use scorer::{IntentScore, Lanes, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

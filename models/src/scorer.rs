@@ -14,6 +14,7 @@ use crate::cascade::Cascade;
 use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::engine::{Engine, EngineError, Numeric, RowLogits};
 use crate::golden::GoldenError;
+use crate::kernel::Kernel;
 use crate::lane::{LaneOptions, RunError};
 use crate::malloc;
 use crate::manifest::{Artifact, Compiled, Manifest, Refused, Target, Thresholds};
@@ -45,12 +46,13 @@ pub struct ScorerOptions {
     /// Threads that each hold the model; at least 1.
     pub replicas: usize,
     pub numeric: Numeric,
+    pub kernel: Kernel,
 }
 
 impl Default for ScorerOptions {
-    /// A replica for each core, and the numeric path that the CPU computes best.
+    /// A replica for each core, the numeric path that the CPU computes best, and its fastest kernel.
     fn default() -> Self {
-        Self { replicas: cores(), numeric: Numeric::Auto }
+        Self { replicas: cores(), numeric: Numeric::Auto, kernel: Kernel::Auto }
     }
 }
 
@@ -190,6 +192,7 @@ pub struct Scorer {
     tokenisers: Tokenisers,
     replicas: Arc<Replicas>,
     numeric: Numeric,
+    kernel: Kernel,
 }
 
 impl Scorer {
@@ -198,14 +201,14 @@ impl Scorer {
     /// for a second or more.
     pub fn start(folder: &Path, options: ScorerOptions) -> Result<Self, LoadError> {
         let replicas = options.replicas.max(1);
-        Loaded::open(folder, options.numeric, replicas)?.lane(BULK, BULK_ROWS_MAX, replicas, false)
+        Loaded::open(folder, options, replicas)?.lane(BULK, BULK_ROWS_MAX, replicas, false)
     }
 
     /// As [`Scorer::start`], with two lanes: `options` speak of the bulk one, which yields to
     /// the other on CPU.
     pub fn start_lanes(folder: &Path, online_replicas: usize, options: ScorerOptions) -> Result<Lanes, LoadError> {
         let (online, bulk) = (online_replicas.max(1), options.replicas.max(1));
-        let mut loaded = Loaded::open(folder, options.numeric, online + bulk)?;
+        let mut loaded = Loaded::open(folder, options, online + bulk)?;
         let online = loaded.lane(ONLINE, ONLINE_ROWS_MAX, online, false)?;
         let bulk = loaded.lane(BULK, BULK_ROWS_MAX, bulk, true)?;
         Ok(Lanes { online, bulk })
@@ -228,6 +231,11 @@ impl Scorer {
     /// its `model_id` stands for, so this is for measuring alone.
     pub fn without_cascade(self) -> Self {
         Self { cascade: None, ..self }
+    }
+
+    /// What computes; never [`Kernel::Auto`].
+    pub fn kernel(&self) -> Kernel {
+        self.kernel
     }
 
     /// Scores pairs; results are in the order of `pairs`. Waits while the lane is full.
@@ -336,31 +344,40 @@ struct Loaded {
     engines: vec::IntoIter<Arc<Engine>>,
     checks: Arc<Checks>,
     numeric: Numeric,
+    kernel: Kernel,
 }
 
 impl Loaded {
-    fn open(folder: &Path, numeric: Numeric, replicas: usize) -> Result<Self, LoadError> {
+    fn open(folder: &Path, options: ScorerOptions, replicas: usize) -> Result<Self, LoadError> {
         let artifact = Artifact::open(folder)?;
         let Manifest { pair_tokens_max, query_tokens_max, golden_tolerance, .. } = artifact.manifest;
         let encoder = Encoder::new(&artifact.tokenizer, pair_tokens_max, query_tokens_max)?;
         let goldens = artifact.goldens.encode(&encoder)?;
         let numeric = match &artifact.manifest.compiled {
-            Some(compiled) => numeric_of(compiled, numeric)?,
-            None => numeric.resolve(),
+            Some(compiled) => numeric_of(compiled, options.numeric)?,
+            None => options.numeric.resolve(),
         };
         let tolerance = match numeric {
             Numeric::Bf16 => golden_tolerance.bf16,
             Numeric::Int8 => golden_tolerance.int8.ok_or(LoadError::NoInt8)?,
             Numeric::Fp32 | Numeric::Auto => golden_tolerance.fp32,
         };
-        let engines = engines(&artifact, numeric, replicas)?.into_iter();
+        let engines = engines(&artifact, numeric, options.kernel, replicas)?;
+        let kernel = engines.first().map_or(Kernel::Libtorch, |engine| engine.kernel());
         artifact.verify_modules()?;
         malloc::keep_freed_blocks();
         // Half a core tokenises more than a core scores.
         let tokenisers = Tokenisers::start(encoder, cores().div_ceil(2)).map_err(LoadError::Thread)?;
         let checks = Arc::new(Checks { goldens, tolerance });
-        let cascade = artifact.cascade.map(Arc::new);
-        Ok(Self { manifest: Arc::new(artifact.manifest), cascade, tokenisers, engines, checks, numeric })
+        Ok(Self {
+            manifest: Arc::new(artifact.manifest),
+            cascade: artifact.cascade.map(Arc::new),
+            tokenisers,
+            engines: engines.into_iter(),
+            checks,
+            numeric,
+            kernel,
+        })
     }
 
     fn lane(&mut self, budget: Budget, rows_max: usize, replicas: usize, yields: bool) -> Result<Scorer, LoadError> {
@@ -371,14 +388,15 @@ impl Loaded {
         let engines = self.engines.by_ref().take(replicas).collect();
         // A core's replica only hands batches over, and does not compete for the CPU.
         let replicas = Replicas::start(engines, &self.checks, options, yields && !is_neuron)?;
-        let Self { manifest, cascade, tokenisers, numeric, .. } = self;
-        tracing::info!(model = %manifest.model_id, %numeric, replicas = replicas.lane.options().replicas, "model loaded");
+        let Self { manifest, cascade, tokenisers, numeric, kernel, .. } = self;
+        tracing::info!(model = %manifest.model_id, %numeric, %kernel, replicas = replicas.lane.options().replicas, "model loaded");
         Ok(Scorer {
             manifest: Arc::clone(manifest),
             cascade: cascade.clone(),
             tokenisers: tokenisers.clone(),
             replicas: Arc::new(replicas),
             numeric: *numeric,
+            kernel: *kernel,
         })
     }
 }
@@ -397,7 +415,12 @@ fn numeric_of(compiled: &Compiled, asked: Numeric) -> Result<Numeric, LoadError>
 }
 
 /// A network for each replica: on CPU one that all share, on NeuronCores one for each core.
-fn engines(artifact: &Artifact, numeric: Numeric, replicas: usize) -> Result<Vec<Arc<Engine>>, LoadError> {
+fn engines(
+    artifact: &Artifact,
+    numeric: Numeric,
+    kernel: Kernel,
+    replicas: usize,
+) -> Result<Vec<Arc<Engine>>, LoadError> {
     let shared = match &artifact.manifest.compiled {
         Some(compiled) if compiled.device == Target::Neuron => {
             match neuron::visible_cores() {
@@ -408,7 +431,7 @@ fn engines(artifact: &Artifact, numeric: Numeric, replicas: usize) -> Result<Vec
             return Ok(engines.into_iter().map(Arc::new).collect());
         }
         Some(compiled) => Engine::load_static(&artifact.modules(compiled), 1)?.remove(0),
-        None => Engine::load(&artifact.module(), numeric)?,
+        None => Engine::load(&artifact.module(), numeric, kernel)?,
     };
     Ok(std::iter::repeat_n(Arc::new(shared), replicas).collect())
 }

@@ -9,14 +9,14 @@ use std::sync::OnceLock;
 use models::encode::{Encoded, Encoder};
 use models::features::FEATURES;
 use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
-use models::{Artifact, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, Kernel, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use shared::{Intent, Product, ProductText, Stage, Verdict};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-const ONE_FP32: ScorerOptions = ScorerOptions { replicas: 1, numeric: Numeric::Fp32 };
+const ONE_FP32: ScorerOptions = ScorerOptions { replicas: 1, numeric: Numeric::Fp32, kernel: Kernel::Auto };
 
 fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v3")
@@ -197,11 +197,36 @@ fn an_artifact_without_goldens_for_a_head_is_refused() {
 }
 
 #[test]
-fn both_numeric_paths_pass_the_goldens() {
-    for numeric in [Numeric::Fp32, Numeric::Bf16] {
-        let scorer = Scorer::start(&shipped(), ScorerOptions { replicas: 1, numeric }).expect("the goldens pass");
-        assert_eq!(scorer.numeric(), numeric);
-        assert_eq!(scorer.model_id(), &scorer.manifest().model_id);
+fn every_numeric_path_passes_the_goldens_on_every_kernel_of_this_cpu() {
+    for numeric in [Numeric::Fp32, Numeric::Bf16, Numeric::Int8] {
+        for kernel in [Kernel::Auto, Kernel::Libtorch, Kernel::Avx512, Kernel::Amx] {
+            match Scorer::start(&shipped(), ScorerOptions { replicas: 1, numeric, kernel }) {
+                Ok(scorer) => {
+                    assert_eq!(scorer.numeric(), numeric);
+                    assert!(kernel == Kernel::Auto || scorer.kernel() == kernel, "{kernel} became {}", scorer.kernel());
+                    assert_eq!(scorer.model_id(), &scorer.manifest().model_id);
+                }
+                // Libtorch computes the others on any CPU, and no kernel of ours does fp32.
+                Err(LoadError::Engine(error)) => {
+                    let is_of_libtorch = matches!(kernel, Kernel::Auto | Kernel::Libtorch);
+                    assert!(!is_of_libtorch || numeric == Numeric::Int8, "{numeric}, {kernel}: {error}");
+                    assert!(!has(numeric, kernel), "{numeric}, {kernel}: {error}");
+                }
+                Err(error) => panic!("{numeric}, {kernel}: {error:?}"),
+            }
+        }
+    }
+}
+
+/// True where the system says that the CPU has what `kernel` needs. AMX may still be refused to a
+/// process, and is then not there.
+fn has(numeric: Numeric, kernel: Kernel) -> bool {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let avx512 =
+        ["avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni"].iter().all(|flag| cpu.contains(flag));
+    match kernel {
+        Kernel::Auto | Kernel::Avx512 => numeric != Numeric::Fp32 && avx512,
+        Kernel::Libtorch | Kernel::Amx => false,
     }
 }
 

@@ -31,7 +31,8 @@ fn two_replicas_hold_one_copy_of_the_weights() {
     if let (Some(replicas), Some(numeric)) = (told(CHILD_REPLICAS), told(CHILD_NUMERIC)) {
         let (replicas, numeric) = (replicas.parse().expect("a number"), numeric.parse().expect("a numeric path"));
         let before = high_water_kib();
-        let scorer = Scorer::start(&artifact, ScorerOptions { replicas, numeric }).expect("it loads");
+        let scorer = Scorer::start(&artifact, ScorerOptions { replicas, numeric, ..ScorerOptions::default() })
+            .expect("it loads");
         println!("peak KiB: {} above {before}", high_water_kib() - before);
         drop(scorer);
         return;

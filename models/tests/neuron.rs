@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use models::encode::Encoder;
 use models::manifest::{MANIFEST_FILE, TOKENIZER_FILE};
 use models::shape::Shape;
-use models::{Numeric, ScoreError, Scorer, ScorerOptions, TextPair};
+use models::{Kernel, Numeric, ScoreError, Scorer, ScorerOptions, TextPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -209,7 +209,8 @@ fn child() {
     let variable = |name| std::env::var(name).expect("the parent sets it");
     let (artifact, folder) = (PathBuf::from(variable(ARTIFACT)), PathBuf::from(variable("STAND_IN")));
     let numeric = if job == "numeric" { Numeric::Fp32 } else { Numeric::Auto };
-    let options = ScorerOptions { replicas: variable(REPLICAS).parse().expect("a number"), numeric };
+    let options =
+        ScorerOptions { replicas: variable(REPLICAS).parse().expect("a number"), numeric, kernel: Kernel::Auto };
     let outcome = match Scorer::start(&artifact, options) {
         Ok(scorer) => {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");

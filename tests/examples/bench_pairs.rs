@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use consumer::app::evaluate::dataset::{LabelledPair, read_pairs};
 use models::encode::Encoder;
-use models::{Artifact, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, Kernel, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tests::report::{cpu_s, machine, write_section};
@@ -151,9 +151,10 @@ fn write_tokens(pairs: &[TextPair], file: &Path) -> usize {
 
 /// The child: scores every pair in one call, as `backfill` does, and prints an [`Answer`].
 fn score(pairs: Vec<TextPair>, numeric: &str) {
-    let options = ScorerOptions { replicas: 1, numeric: numeric.parse().expect("a numeric path") };
+    let options =
+        ScorerOptions { replicas: 1, numeric: numeric.parse().expect("a numeric path"), kernel: Kernel::Auto };
     let scorer = Scorer::start(&artifact(), options).expect("the scorer starts");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let warm_up = pairs.iter().take(96).cloned().collect();
     runtime.block_on(scorer.score_pairs(warm_up)).expect("the pairs are scored");
     let started = cpu_s();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use models::{Lanes, LoadError, Numeric, Scorer, ScorerOptions};
+use models::{Kernel, Lanes, LoadError, Numeric, Scorer, ScorerOptions};
 use shared::table::PREFIX_DEFAULT;
 
 use crate::lane::Lane;
@@ -58,9 +58,12 @@ pub struct ModelArgs {
     /// Copies of the model, one thread each; 0 means one for each core
     #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_REPLICAS")]
     pub replicas: usize,
-    /// Type in which the linear layers multiply: auto, fp32 or bf16
+    /// Type in which the linear layers multiply: auto, fp32, bf16 or int8
     #[arg(long, default_value_t = Numeric::Auto, value_name = "PATH", env = "CATALOG_LABELS_NUMERIC")]
     pub numeric: Numeric,
+    /// What multiplies: auto, amx, avx512 or libtorch; auto takes the fastest of this CPU
+    #[arg(long, default_value_t = Kernel::Auto, env = "CATALOG_LABELS_KERNEL")]
+    pub kernel: Kernel,
 }
 
 impl ModelArgs {
@@ -82,7 +85,7 @@ impl ModelArgs {
     }
 
     fn options(&self) -> ScorerOptions {
-        ScorerOptions { replicas: or_cores(self.replicas), numeric: self.numeric }
+        ScorerOptions { replicas: or_cores(self.replicas), numeric: self.numeric, kernel: self.kernel }
     }
 }
 

@@ -1,17 +1,21 @@
 //! The network of `training/model.py`, layer by layer.
 
+use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_mul_ps, _mm512_set1_ps};
 use std::cell::RefCell;
 
-use super::Avx512;
-use super::attention::{self, HEAD, attend};
-use super::linear::{Converted, Linear, Precision};
-use super::math::{self, from_bf16};
+use super::attention::{self, HEAD, Span, attend};
+use super::avx512::Avx512;
+use super::linear::Linear;
+use super::math;
+use super::multiply::{COLUMNS, Instructions, Multiplier};
+use super::rows::{Precision, Rows};
+use super::simd::{LANES, load, load_bf16, store};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
-/// Tokens that go through the layers together: their activations stay in a core's cache of
-/// the second level (1 MiB), and each load of weights still serves twenty tiles.
-const TOKENS_AT_ONCE: usize = 192;
+/// Tokens that go through the layers together: the more of them, the more often each load of
+/// weights serves; the fewer, the closer their activations stay to the core.
+const TOKENS_AT_ONCE: usize = 512;
 
 /// A tensor of a module: its shape, and its values in row-major order.
 pub struct Parameter<T> {
@@ -45,6 +49,9 @@ struct Norm {
 }
 
 struct Layer {
+    precision: Precision,
+    /// Of what comes after it.
+    next_precision: Precision,
     qkv: Linear,
     out: Linear,
     norm1: Norm,
@@ -62,7 +69,7 @@ struct Head<const N: usize> {
 }
 
 pub struct Network {
-    cpu: Avx512,
+    instructions: Instructions,
     /// Bits of bf16, (vocabulary, hidden): half of all weights, and read one row a token.
     words: Vec<u16>,
     positions: Vec<f32>,
@@ -77,12 +84,16 @@ pub struct Network {
 /// Activations of one thread; kept, so that no batch allocates.
 #[derive(Default)]
 struct Activations {
+    /// What the layers add to, (tokens, hidden).
     x: Vec<f32>,
-    wide: Vec<f32>,
-    context: Vec<f32>,
-    added: Vec<f32>,
-    pooled: Vec<f32>,
-    converted: Converted,
+    normed: Rows,
+    qkv: Rows,
+    context: Rows,
+    wide: Rows,
+    pooled: Rows,
+    /// A head's hidden layer.
+    head: Vec<f32>,
+    spans: Vec<Span>,
     attention: attention::Scratch,
 }
 
@@ -93,7 +104,11 @@ thread_local! {
 impl Network {
     /// Packs the weights for `precision`. The heads and the last layer stay in bf16 under
     /// int8: they decide, and cost little.
-    pub fn new(weights: &mut dyn Parameters, precision: Precision, cpu: Avx512) -> Result<Self, OtherNetwork> {
+    pub fn new(
+        weights: &mut dyn Parameters,
+        precision: Precision,
+        instructions: Instructions,
+    ) -> Result<Self, OtherNetwork> {
         let mut take = Take(weights);
         let norm_weight = take.tensor("norm.weight")?;
         let hidden = norm_weight.values.len();
@@ -108,16 +123,21 @@ impl Network {
         let mut layers = Vec::new();
         let count = take.layers();
         for i in 0..count {
-            let precision = if i + 1 == count { Precision::Bf16 } else { precision };
+            let of_layer = |i| if i + 1 >= count { Precision::Bf16 } else { precision };
+            let (precision, next_precision) = (of_layer(i), of_layer(i + 1));
             let mut linear = |name, inputs| take.linear(&format!("layers.{i}.{name}"), inputs, precision);
             let (qkv, out, up) = (linear("qkv", hidden)?, linear("out", hidden)?, linear("up", hidden)?);
             let down = linear("down", up.outputs())?;
             let (norm1, norm2) =
                 (take.norm(&format!("layers.{i}.norm1"), hidden)?, take.norm(&format!("layers.{i}.norm2"), hidden)?);
-            layers.push(Layer { qkv, out, norm1, up, down, norm2 });
+            layers.push(Layer { precision, next_precision, qkv, out, norm1, up, down, norm2 });
         }
         let (pair, intent) = (take.head("pair", hidden)?, take.head("intent", hidden)?);
-        Ok(Self { cpu, words, positions, types, norm, layers, pair, intent, hidden })
+        Ok(Self { instructions, words, positions, types, norm, layers, pair, intent, hidden })
+    }
+
+    pub fn instructions(&self) -> Instructions {
+        self.instructions
     }
 
     /// Scores rows, whose order is of no consequence to speed or result.
@@ -161,98 +181,124 @@ impl Network {
 
     #[allow(unsafe_code, reason = "the CPU was asked for the instructions of the kernels")]
     fn run(&self, rows: &[&Encoded], activations: &mut Activations, logits: &mut Vec<RowLogits>) {
-        let Avx512(()) = self.cpu;
+        let _detected: Avx512 = self.instructions.avx512();
         // SAFETY: `Avx512` exists only where every feature was detected.
-        unsafe { self.run_avx512(rows, activations, logits) }
+        unsafe { self.run_layers(rows, activations, logits) }
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn run_avx512(&self, rows: &[&Encoded], activations: &mut Activations, logits: &mut Vec<RowLogits>) {
-        let Activations { x, wide, context, added, pooled, converted, attention } = activations;
-        self.embed(rows, x);
-        context.resize(x.len(), 0.0);
+    fn run_layers(&self, rows: &[&Encoded], activations: &mut Activations, logits: &mut Vec<RowLogits>) {
+        let multiplier = self.instructions.begin();
+        self.embed(rows, activations);
         for layer in &self.layers {
-            layer.qkv.apply(x, converted, wide);
-            let mut start = 0;
-            for row in rows {
-                let end = start + row.ids.len();
-                let (qkv, context) = (
-                    &wide[start * 3 * self.hidden..end * 3 * self.hidden],
-                    &mut context[start * self.hidden..end * self.hidden],
-                );
-                attend(qkv, self.hidden / HEAD, context, attention);
-                start = end;
-            }
-            layer.out.apply(context, converted, added);
-            math::add_and_norm(x, added, &layer.norm1.weight, &layer.norm1.bias);
-            layer.up.apply(x, converted, wide);
-            math::gelu(wide);
-            layer.down.apply(wide, converted, added);
-            math::add_and_norm(x, added, &layer.norm2.weight, &layer.norm2.bias);
+            self.run_layer(layer, &multiplier, activations);
         }
-        self.pool(rows, x, pooled);
-        let pair = self.pair.apply(pooled, converted, wide);
-        let intent = self.intent.apply(pooled, converted, wide);
+        self.pool(activations);
+        let Activations { pooled, head, .. } = activations;
+        let pair = self.pair.apply(&multiplier, pooled, head);
+        let intent = self.intent.apply(&multiplier, pooled, head);
         logits.extend(pair.into_iter().zip(intent).map(|(pair, intent)| RowLogits { pair, intent }));
     }
 
     /// Sums of word, position and type vectors, normalised: (tokens, hidden).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn embed(&self, rows: &[&Encoded], x: &mut Vec<f32>) {
+    fn embed(&self, rows: &[&Encoded], activations: &mut Activations) {
         let hidden = self.hidden;
+        let Activations { x, normed, spans, .. } = activations;
         x.clear();
+        spans.clear();
         for row in rows {
+            spans.push(Span { start: x.len() / hidden, length: row.ids.len() });
             for (position, (&id, &kind)) in row.ids.iter().zip(&row.types).enumerate() {
-                let start = x.len();
                 let word = &self.words[id as usize * hidden..][..hidden];
                 let place = &self.positions[position * hidden..][..hidden];
                 let kind = &self.types[kind as usize * hidden..][..hidden];
-                x.extend(word.iter().zip(place).zip(kind).map(|((word, place), kind)| from_bf16(*word) + place + kind));
-                math::norm(&mut x[start..], &self.norm.weight, &self.norm.bias);
+                let start = x.len();
+                x.resize(start + hidden, 0.0);
+                for (column, to) in x[start..].chunks_exact_mut(LANES).enumerate() {
+                    let at = column * LANES;
+                    let sum =
+                        _mm512_add_ps(_mm512_add_ps(load_bf16(&word[at..]), load(&place[at..])), load(&kind[at..]));
+                    store(sum, to);
+                }
             }
         }
+        normed.begin(x.len() / hidden, hidden, self.first_precision());
+        math::norm(x, &self.norm.weight, &self.norm.bias, normed);
+    }
+
+    /// What the first layer multiplies in.
+    fn first_precision(&self) -> Precision {
+        self.layers.first().map(|layer| layer.precision).unwrap_or_default()
+    }
+
+    /// `normed` is what the layer takes, and becomes what the next one does.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
+    fn run_layer(&self, layer: &Layer, multiplier: &Multiplier, activations: &mut Activations) {
+        let Activations { x, normed, qkv, context, wide, spans, attention, .. } = activations;
+        let (hidden, tokens, precision) = (self.hidden, normed.count(), layer.precision);
+        qkv.begin(tokens, 3 * hidden, Precision::Bf16);
+        layer.qkv.apply(multiplier, normed, |row, column, values| qkv.put(row, column, values));
+        context.begin(tokens, hidden, precision);
+        for span in spans {
+            attend(qkv, *span, hidden / HEAD, multiplier, context, attention);
+        }
+        context.end();
+        layer.out.apply(multiplier, context, |row, column, values| add(values, &mut x[row * hidden + column..]));
+        normed.begin(tokens, hidden, precision);
+        math::norm(x, &layer.norm1.weight, &layer.norm1.bias, normed);
+        wide.begin(tokens, layer.up.outputs(), precision);
+        layer.up.apply(multiplier, normed, |row, column, values| wide.put(row, column, math::gelu(values)));
+        wide.end();
+        layer.down.apply(multiplier, wide, |row, column, values| add(values, &mut x[row * hidden + column..]));
+        normed.begin(tokens, hidden, layer.next_precision);
+        math::norm(x, &layer.norm2.weight, &layer.norm2.bias, normed);
     }
 
     /// The first token and the mean of all, of each row: (rows, 2 hidden).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn pool(&self, rows: &[&Encoded], x: &[f32], pooled: &mut Vec<f32>) {
+    fn pool(&self, activations: &mut Activations) {
         let hidden = self.hidden;
-        pooled.clear();
-        let mut rest = x;
-        for row in rows {
-            let (tokens, later) = rest.split_at(row.ids.len() * hidden);
-            rest = later;
-            pooled.extend_from_slice(&tokens[..hidden]);
-            let start = pooled.len();
-            pooled.resize(start + hidden, 0.0);
-            let mean = &mut pooled[start..];
-            for token in tokens.chunks_exact(hidden) {
-                for (sum, value) in mean.iter_mut().zip(token) {
-                    *sum += value;
+        let Activations { x, pooled, spans, .. } = activations;
+        pooled.begin(spans.len(), 2 * hidden, Precision::Bf16);
+        for (row, span) in spans.iter().enumerate() {
+            let tokens = &x[span.start * hidden..][..span.length * hidden];
+            let scale = _mm512_set1_ps(1.0 / span.length as f32);
+            for column in (0..hidden).step_by(LANES) {
+                let first = load(&tokens[column..]);
+                let mut sum = first;
+                for token in tokens.chunks_exact(hidden).skip(1) {
+                    sum = _mm512_add_ps(sum, load(&token[column..]));
                 }
-            }
-            let scale = 1.0 / row.ids.len() as f32;
-            for value in mean {
-                *value *= scale;
+                pooled.put(row, column, first);
+                pooled.put(row, hidden + column, _mm512_mul_ps(sum, scale));
             }
         }
     }
 }
 
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add(values: __m512, to: &mut [f32]) {
+    store(_mm512_add_ps(load(to), values), to);
+}
+
 impl<const N: usize> Head<N> {
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn apply(&self, pooled: &[f32], converted: &mut Converted, wide: &mut Vec<f32>) -> Vec<[f32; N]> {
-        self.hidden.apply(pooled, converted, wide);
-        math::gelu(wide);
-        let mut logits = Vec::with_capacity(wide.len() / self.hidden.outputs());
-        for row in wide.chunks_exact(self.hidden.outputs()) {
+    fn apply(&self, multiplier: &Multiplier, pooled: &Rows, hidden: &mut Vec<f32>) -> Vec<[f32; N]> {
+        let width = self.hidden.outputs();
+        hidden.resize(pooled.count() * width, 0.0);
+        self.hidden.apply(multiplier, pooled, |row, column, values| {
+            store(math::gelu(values), &mut hidden[row * width + column..]);
+        });
+        let logits = |row: &[f32]| {
             let mut out = self.bias;
-            for (logit, weights) in out.iter_mut().zip(self.out.chunks_exact(row.len())) {
+            for (logit, weights) in out.iter_mut().zip(self.out.chunks_exact(width)) {
                 *logit += row.iter().zip(weights).map(|(x, w)| x * w).sum::<f32>();
             }
-            logits.push(out);
-        }
-        logits
+            out
+        };
+        hidden.chunks_exact(width).map(logits).collect()
     }
 }
 
@@ -309,8 +355,8 @@ impl Take<'_> {
         let weight = self.matrix(&format!("{name}.weight"), inputs)?;
         let outputs = weight.len() / inputs;
         let bias = self.vector(&format!("{name}.bias"), outputs)?;
-        if !outputs.is_multiple_of(super::kernel::PANEL) {
-            let reason = format!("has {outputs} outputs; a multiple of {} is due", super::kernel::PANEL);
+        if !outputs.is_multiple_of(COLUMNS) {
+            let reason = format!("has {outputs} outputs; a multiple of {} is due", COLUMNS);
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
         Ok(Linear::pack(&weight, &bias, precision))

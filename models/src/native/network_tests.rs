@@ -3,18 +3,12 @@
 use std::collections::HashMap;
 
 use super::*;
-use crate::native::math::to_bf16;
+use crate::native::linear::to_bf16;
 
 const HIDDEN: usize = 2 * HEAD;
 const INNER: usize = 128;
 const VOCABULARY: usize = 60;
 const LENGTH_MAX: usize = 40;
-
-/// None where the CPU lacks the instructions: libtorch computes there, and nothing of this
-/// module runs.
-fn cpu() -> Option<Avx512> {
-    Avx512::detect()
-}
 
 type Weights = HashMap<String, (Vec<usize>, Vec<f32>)>;
 
@@ -163,8 +157,8 @@ fn erf(x: f64) -> f64 {
     (2.0 / std::f64::consts::PI.sqrt() * sum).clamp(-1.0, 1.0)
 }
 
-fn largest_error(precision: Precision, cpu: Avx512) -> f64 {
-    let network = Network::new(&mut weights(), precision, cpu).expect("the shapes are right");
+fn largest_error(precision: Precision, instructions: Instructions) -> f64 {
+    let network = Network::new(&mut weights(), precision, instructions).expect("the shapes are right");
     let (rows, plain) = (rows(), Plain(weights()));
     let logits = network.forward(rows.iter()).expect("the rows are good");
     let errors = rows.iter().zip(logits).flat_map(|(row, found)| {
@@ -175,40 +169,44 @@ fn largest_error(precision: Precision, cpu: Avx512) -> f64 {
     errors.fold(0.0, f64::max)
 }
 
+// Where the CPU lacks the instructions, libtorch computes, and nothing of this module runs.
+
 #[test]
 fn bf16_and_int8_compute_the_network() {
-    let Some(cpu) = cpu() else { return };
-    let (bf16, int8) = (largest_error(Precision::Bf16, cpu), largest_error(Precision::Int8, cpu));
-    // The logits are of the order of 1; a wrong index or order would be an error of that order.
-    assert!(bf16 < 0.04, "{bf16}");
-    assert!(int8 < 0.08, "{int8}");
+    for instructions in Instructions::detect() {
+        let (bf16, int8) = (largest_error(Precision::Bf16, instructions), largest_error(Precision::Int8, instructions));
+        // The logits are of the order of 1; a wrong index or order would be an error of that order.
+        assert!(bf16 < 0.04, "{instructions}: {bf16}");
+        assert!(int8 < 0.08, "{instructions}: {int8}");
+    }
 }
 
 #[test]
 fn a_row_has_one_score_whatever_is_beside_it() {
-    let Some(cpu) = cpu() else { return };
-    for precision in [Precision::Bf16, Precision::Int8] {
-        let network = Network::new(&mut weights(), precision, cpu).expect("the shapes are right");
-        let rows = rows();
-        let together = network.forward(rows.iter().rev()).expect("the rows are good");
-        for (row, logits) in rows.iter().rev().zip(together) {
-            assert_eq!(network.forward([row].into_iter()), Ok(vec![logits]));
+    for instructions in Instructions::detect() {
+        for precision in [Precision::Bf16, Precision::Int8] {
+            let network = Network::new(&mut weights(), precision, instructions).expect("the shapes are right");
+            let rows = rows();
+            let together = network.forward(rows.iter().rev()).expect("the rows are good");
+            for (row, logits) in rows.iter().rev().zip(together) {
+                assert_eq!(network.forward([row].into_iter()), Ok(vec![logits]), "{instructions}");
+            }
         }
     }
 }
 
 #[test]
 fn other_networks_and_rows_are_refused() {
-    let Some(cpu) = cpu() else { return };
+    let Some(instructions) = Instructions::detect().next() else { return };
     let mut missing = weights();
     missing.remove("layers.1.up.weight");
-    let error = Network::new(&mut missing, Precision::Bf16, cpu).err().expect("a weight is missing");
+    let error = Network::new(&mut missing, Precision::Bf16, instructions).err().expect("a weight is missing");
     assert!(error.to_string().contains("layers.1.up.weight"), "{error}");
     let mut narrow = weights();
     narrow.insert("pair_out.bias".to_owned(), (vec![3], vec![0.0; 3]));
-    assert!(Network::new(&mut narrow, Precision::Bf16, cpu).is_err());
+    assert!(Network::new(&mut narrow, Precision::Bf16, instructions).is_err());
 
-    let network = Network::new(&mut weights(), Precision::Bf16, cpu).expect("the shapes are right");
+    let network = Network::new(&mut weights(), Precision::Bf16, instructions).expect("the shapes are right");
     let refused = |ids: Vec<i64>, kind: i64| {
         let types = vec![kind; ids.len()];
         network.forward([Encoded { ids, types }].iter()).expect_err("a bad row")

@@ -50,7 +50,7 @@ pub fn run(args: Args) -> CommandResult {
 
 /// The scorer only waits here; the work is done by its replicas.
 fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_current_thread().build()
+    Builder::new_current_thread().enable_time().build()
 }
 
 /// A bar on standard error, where that is a terminal.
