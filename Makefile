@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score bench-inf1 bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -62,6 +62,9 @@ bench-pairs: build bench-env ## pairs a second of a core, beside other engines, 
 
 bench-score: libtorch ## what a core scores by numeric path, and its arithmetic peak (criterion)
 	cargo bench --locked --package catalog-labels-models --bench score
+
+bench-inf1: libtorch ## whether the host keeps 16 NeuronCores busy, over a stand-in with batches of 5 ms
+	cargo bench --locked --package catalog-labels-models --bench neuron
 
 real-input: build test-env ## send the tables of SET=FOLDER through SQS, worker and DynamoDB, and judge the labels
 	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv, tableB.csv and valid.csv"; exit 1; }
