@@ -154,7 +154,7 @@ def write(artifact: Path, manifest: dict, content: dict, threshold: float):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v3"))
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v4"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
