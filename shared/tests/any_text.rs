@@ -20,7 +20,9 @@ fn titled(title: &str) -> String {
 
 #[test]
 fn languages_other_than_english_keep_their_letters() {
-    for title in ["Küchenmesser Größe 20 cm", "чайник электрический 1.7 л", "電気ケトル 1.5l", "غلاية كهربائية", "전기 주전자"] {
+    for title in
+        ["Küchenmesser Größe 20 cm", "чайник электрический 1.7 л", "電気ケトル 1.5l", "غلاية كهربائية", "전기 주전자"]
+    {
         let said = titled(title);
         assert!(!said.is_empty(), "{title} is read");
         assert_eq!(said, titled(&said), "{title} is written in one way");
