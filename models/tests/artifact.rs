@@ -295,8 +295,8 @@ fn a_cascade_that_is_not_what_the_manifest_says_is_refused() {
     );
     refused(|copy| copy.change_vouched(CASCADE_FILE, |file| file["features"] = json!(["words"])), "other features");
     refused(|copy| copy.change_vouched(CASCADE_FILE, |file| file["base"] = json!(1)), "golden 0: the probability is");
-    let entry = |change: fn(&mut Value)| move |copy: &Copy| copy.change(MANIFEST_FILE, change);
-    let entries: [(fn(&mut Value), &str); 4] = [
+    type Change = fn(&mut Value);
+    let entries: [(Change, &str); 4] = [
         (
             |manifest| manifest["cascade"]["distinct_below"] = json!(0.5),
             "manifest.json: cascade: 0 < distinct_below (0.5)",
@@ -310,7 +310,7 @@ fn a_cascade_that_is_not_what_the_manifest_says_is_refused() {
     ];
     for (change, reason) in entries {
         let copy = Copy::with_cascade(0.01);
-        entry(change)(&copy);
+        copy.change(MANIFEST_FILE, change);
         assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
     }
     let copy = Copy::with_cascade(0.01);
