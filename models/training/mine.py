@@ -14,15 +14,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from prepare import COLUMNS, read_csv, serialise
+from prepare import labelled_ids, serialise, tables
 
 SETS = ["abt-buy", "amazon-google", "walmart-amazon"]
 
 
 def labelled(folder: Path, split: str) -> dict:
     """Label of each pair of ids of a split."""
-    columns = ["ltable_id", "rtable_id", "label"]
-    return {(row["ltable_id"], row["rtable_id"]): int(row["label"]) for _, row in read_csv(folder / f"{split}.csv", columns)}
+    return {(left, right): label for _, left, right, label in labelled_ids(folder, split)}
 
 
 def candidates(folder: Path, matches: list, binary: str) -> list:
@@ -38,9 +37,8 @@ def candidates(folder: Path, matches: list, binary: str) -> list:
 
 def pair_rows(folder: Path, pairs: list, name: str, binary: str) -> list:
     """Rows of (left id, right id, label), as `prepare.py` writes them."""
-    tables = [{row["id"]: {COLUMNS[c]: v for c, v in row.items() if c in COLUMNS and v}
-               for _, row in read_csv(folder / file, ["id"])} for file in ("tableA.csv", "tableB.csv")]
-    texts = iter(serialise([tables[side][pair[side]] for pair in pairs for side in (0, 1)], [binary, "texts"]))
+    products = tables(folder)
+    texts = iter(serialise([products[side][pair[side]] for pair in pairs for side in (0, 1)], [binary, "texts"]))
     return [{"a": next(texts), "b": next(texts), "label": label, "set": name} for _, _, label in pairs]
 
 

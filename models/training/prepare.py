@@ -62,8 +62,8 @@ def read_csv(path: Path, required: list):
         yield reader.line_num, dict(zip(header, cells))
 
 
-def table_pairs(folder: Path, split: str):
-    """DeepMatcher layout: two tables and labelled id pairs."""
+def tables(folder: Path) -> list:
+    """DeepMatcher layout: the products of both tables, by their ids."""
     sides = []
     for name in ("tableA.csv", "tableB.csv"):
         products = {}
@@ -72,12 +72,23 @@ def table_pairs(folder: Path, split: str):
                 fail(folder / name, number, "id", f"{row['id']!r} occurs twice")
             products[row["id"]] = {COLUMNS[c]: v for c, v in row.items() if c in COLUMNS and v}
         sides.append(products)
+    return sides
+
+
+def labelled_ids(folder: Path, split: str):
+    """(line, left id, right id, label) of each pair of a split."""
     path = folder / f"{split}.csv"
     for number, row in read_csv(path, ["ltable_id", "rtable_id", "label"]):
-        for column, side in (("ltable_id", sides[0]), ("rtable_id", sides[1])):
-            if row[column] not in side:
-                fail(path, number, column, f"{row[column]!r} is in no table")
-        yield sides[0][row["ltable_id"]], sides[1][row["rtable_id"]], to_label(row["label"], path, number)
+        yield number, row["ltable_id"], row["rtable_id"], to_label(row["label"], path, number)
+
+
+def table_pairs(folder: Path, split: str):
+    sides = tables(folder)
+    for number, left, right, label in labelled_ids(folder, split):
+        for column, products, of_pair in (("ltable_id", sides[0], left), ("rtable_id", sides[1], right)):
+            if of_pair not in products:
+                fail(folder / f"{split}.csv", number, column, f"{of_pair!r} is in no table")
+        yield sides[0][left], sides[1][right], label
 
 
 def wdc_products(path: Path):

@@ -1,10 +1,10 @@
-//! Pairs that are asked for by name, and ids that look alike.
+//! Pairs that are asked for by name.
 
 use consumer::flow::Outcome;
 use consumer::store::Embedded;
-use shared::{Event, Verdict};
+use shared::Verdict;
 use tests::deliveries::{body, tables};
-use tests::events::{score_pairs, upsert as upsert_event};
+use tests::events::score_pairs;
 use tests::fleet::{TextModel, pipeline};
 use tests::history::upsert;
 use tests::items::id;
@@ -42,15 +42,4 @@ async fn a_pair_in_both_orders_is_one_pair() {
 
 async fn label(store: &consumer::store::Store, model: &TextModel, name: &str) -> shared::item::LabelItem {
     store.label_item(&id(name), &model.id).await.expect("reads").expect("is labelled")
-}
-
-#[test]
-fn an_id_that_differs_by_width_is_refused() {
-    let parse =
-        |name: &str| Event::parse(upsert_event(name, 1, "kettle").to_string().as_bytes(), jiff::Timestamp::now());
-    assert!(parse("B01").is_ok());
-    for wide in ["\u{ff22}01", "B01\u{200b}", "B\u{a0}01"] {
-        let reason = parse(wide).expect_err("is not ASCII").to_string();
-        assert!(reason.contains("product_id") && reason.contains("printable ASCII"), "{reason}");
-    }
 }
