@@ -60,7 +60,7 @@ pub struct LabelItem {
     #[serde(default)]
     pub pairs: BTreeMap<ProductId, PairEntry>,
     /// Pairs that were scored and are distinct, as [`distinct_key`]s, sorted. One Binary
-    /// of 8 bytes each, big-endian; absent when empty.
+    /// of 8 bytes each, big-endian; absent when empty. [`LabelItem::distinct_stage`] reads it.
     #[serde(default, with = "packed_u64", skip_serializing_if = "Vec::is_empty")]
     pub distinct: Vec<u64>,
     /// True when pairs were dropped to keep the item small.
@@ -74,6 +74,17 @@ pub struct LabelItem {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<i64>,
     pub revision: u64,
+}
+
+impl LabelItem {
+    /// The stage that found the owner and this other text distinct; none where the item does not
+    /// say that they are.
+    pub fn distinct_stage(&self, other: &ProductId, other_hash: TextHash) -> Option<Stage> {
+        let wanted = distinct_key(other, other_hash, Stage::CrossEncoder);
+        let place = self.distinct.binary_search_by_key(&wanted, |key| key & !CASCADE_BIT).ok()?;
+        let is_cascade = self.distinct.get(place).is_some_and(|key| key & CASCADE_BIT != 0);
+        Some(if is_cascade { Stage::Cascade } else { Stage::CrossEncoder })
+    }
 }
 
 /// One entry of [`LabelItem::pairs`]; the key holds the other product's id.
@@ -192,12 +203,20 @@ pub struct KeyEpochPart {
     pub gzip: Vec<u8>,
 }
 
-/// Eight bytes that stand for "this other product with this text": enough to skip a
-/// pair that was already found distinct. A false match has chance 2^-64 a comparison.
-pub fn distinct_key(other: &ProductId, other_hash: TextHash) -> u64 {
+/// Set in the [`distinct_key`] of a pair that the cascade settled.
+const CASCADE_BIT: u64 = 1;
+
+/// Eight bytes that stand for "this other product with this text", and in the last bit for the
+/// stage that found the pair distinct: enough to skip it, and to tell who said so. A false
+/// match has chance 2^-63 a comparison.
+pub fn distinct_key(other: &ProductId, other_hash: TextHash, stage: Stage) -> u64 {
     use sha2::{Digest, Sha256};
     let digest = Sha256::new().chain_update(other_hash.0).chain_update(other.as_str()).finalize();
-    u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes"))
+    let hash = u64::from_be_bytes(digest[..8].try_into().expect("SHA-256 has 32 bytes")) & !CASCADE_BIT;
+    match stage {
+        Stage::Cascade => hash | CASCADE_BIT,
+        Stage::CrossEncoder => hash,
+    }
 }
 
 /// `Vec<u64>` as one byte string: 8 bytes each, big-endian. A list of numbers would take

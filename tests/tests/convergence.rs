@@ -11,6 +11,7 @@ use tests::deliveries::{Message, body, process, tables};
 use tests::fleet::{TextModel, mortal, paused, pipeline, stored};
 use tests::history::{delete, upsert};
 use tests::items::id;
+use tests::recorded::Recording;
 use tests::table_model::newest;
 
 const PRODUCTS: usize = 5;
@@ -251,10 +252,13 @@ async fn promise_4_a_price_costs_one_write_and_no_inference() {
     for event in neighbours() {
         pipeline(store.clone(), &model).process(&body(&event), 1).await.expect("nothing is in its way");
     }
-    let (before, scored) = (store.meter().snapshot(), model.pairs_scored());
+    let (recording, scored) = (Recording::default(), model.pairs_scored());
     let cheaper = upsert("N0", 2, "kettle qx4471z", 0.5);
-    let done = pipeline(store.clone(), &model).process(&body(&cheaper), 1).await.expect("nothing is in its way");
-    let usage = store.meter().snapshot().since(&before).total();
+    let worker = pipeline(recording.of(&store), &model);
+    let done = worker.process(&body(&cheaper), 1).await.expect("nothing is in its way");
     assert_eq!((done.outcome, model.pairs_scored() - scored), (Outcome::Unchanged, 0));
-    assert_eq!(usage.requests(), 2, "one read of the state and one conditional write");
+    let sent = recording.sent();
+    let operations: Vec<&str> = sent.iter().map(|sent| sent.operation.as_str()).collect();
+    assert_eq!(operations, ["GetItem", "PutItem"], "one read of the state and one write");
+    assert!(sent[1].body["ConditionExpression"].is_string(), "on a condition: {:?}", sent[1].body);
 }

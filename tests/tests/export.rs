@@ -1,5 +1,6 @@
 //! `export` as people run it: what is in the file is what a reader returns.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -8,12 +9,12 @@ use std::time::Duration;
 use consumer::store::{Embedded, Store};
 use jiff::Timestamp;
 use parquet::file::reader::{FileReader, SerializedFileReader};
-use parquet::record::RowAccessor;
+use parquet::record::{Field, RowAccessor};
 use reader::{LabelReader, Options, PageLabels};
 use serde_json::Value;
 use shared::item::{IntentItem, LabelItem, PairEntry};
 use shared::table::PREFIX_DEFAULT;
-use shared::{Intent, ModelId, ProductId, TextHash, Verdict};
+use shared::{Intent, ModelId, ProductId, Stage, TextHash, Verdict};
 use tempfile::TempDir;
 use tests::items::{id, label, model};
 use tests::worker::binary;
@@ -35,7 +36,7 @@ async fn fill(store: &Store) {
     let name = |n: u64| id(&format!("P{n:02}"));
     let text = |n: u64, is_current: bool| TextHash::of(1, &format!("text {n} {is_current}"));
     for n in 0..PRODUCTS {
-        let mut item = LabelItem { id: name(n), text_hash: text(n, true), ..label("P", 1) };
+        let mut item = LabelItem { id: name(n), text_hash: text(n, true), version: 100 + n, ..label("P", 1) };
         let deleted = n % 9 == 0;
         let other = |random: &mut Random| {
             let other = (n + 1 + random.below(6)) % PRODUCTS;
@@ -43,7 +44,9 @@ async fn fill(store: &Store) {
             let labelled_at = Timestamp::from_second(random.below(1_000) as i64).expect("in range");
             let other_hash = text(other, random.below(4) > 0);
             let score = random.below(1_000) as f32 / 1_000.0;
-            let entry = PairEntry { other_hash, verdict, labelled_at, score, ..label("P", 1).pairs[&id("B")].clone() };
+            let stage = if random.below(2) == 0 { Stage::Cascade } else { Stage::CrossEncoder };
+            let other_version = 100 + other;
+            let entry = PairEntry { other_hash, other_version, verdict, stage, labelled_at, score };
             (name(other), entry)
         };
         item.pairs = (0..4).map(|_| other(&mut random)).filter(|(other, _)| *other != item.id && !deleted).collect();
@@ -84,12 +87,37 @@ async fn page(store: &Store) -> PageLabels {
     reader.labels_for_page(&ids).await.expect("reads")
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Pair(String, String, Verdict, f32, Timestamp);
+/// A row of either format: its columns by name, each as text.
+type Row = BTreeMap<String, String>;
 
-fn by_ids(mut pairs: Vec<Pair>) -> Vec<Pair> {
-    pairs.sort_by(|a, b| (&a.0, &a.1).cmp(&(&b.0, &b.1)));
-    pairs
+fn by_ids(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.sort_by_key(|row| (row["first"].clone(), row["second"].clone()));
+    rows
+}
+
+/// What a reader is given, with the texts and versions that the items of both sides are about.
+async fn expected(store: &Store) -> Vec<Row> {
+    let page = page(store).await;
+    let mut rows = Vec::new();
+    for pair in &page.pairs {
+        let [first, second] = [&pair.first, &pair.second].map(|id| store.label_item(id, &page.model));
+        let [first, second] = [first.await, second.await].map(|item| item.expect("reads").expect("written above"));
+        let columns = [
+            ("model", page.model.to_string()),
+            ("first", pair.first.to_string()),
+            ("second", pair.second.to_string()),
+            ("score", pair.score.to_string()),
+            ("verdict", pair.verdict.as_str().to_owned()),
+            ("stage", pair.stage.as_str().to_owned()),
+            ("first_text_hash", first.text_hash.to_hex()),
+            ("second_text_hash", second.text_hash.to_hex()),
+            ("first_version", first.version.to_string()),
+            ("second_version", second.version.to_string()),
+            ("labelled_at", pair.labelled_at.to_string()),
+        ];
+        rows.push(columns.map(|(name, value)| (name.to_owned(), value)).into());
+    }
+    by_ids(rows)
 }
 
 #[tokio::test]
@@ -98,13 +126,8 @@ async fn an_export_is_what_a_reader_would_return() {
     let engine = Embedded::open(folder.path()).expect("opens");
     let store = engine.store(PREFIX_DEFAULT);
     fill(&store).await;
-    let page = page(&store).await;
+    let expected = expected(&store).await;
     engine.stop().await.expect("stops");
-    let expected = page.pairs.iter().map(|pair| {
-        let (first, second) = (pair.first.to_string(), pair.second.to_string());
-        Pair(first, second, pair.verdict, pair.score, pair.labelled_at)
-    });
-    let expected = by_ids(expected.collect());
     assert!(expected.len() > 30, "the fixture has pairs");
 
     for file in ["pairs.ndjson", "pairs.parquet"] {
@@ -112,8 +135,8 @@ async fn an_export_is_what_a_reader_would_return() {
         std::fs::write(&out, "an earlier export").expect("written");
         let said = export("pairs", folder.path(), &out);
         assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-        let pairs = if file.ends_with("ndjson") { pairs_of_ndjson(&out) } else { pairs_of_parquet(&out) };
-        assert_eq!(by_ids(pairs), expected, "{file}");
+        let rows = if file.ends_with("ndjson") { rows_of_ndjson(&out) } else { rows_of_parquet(&out) };
+        assert_eq!(by_ids(rows), expected, "{file}");
     }
     let out = folder.path().join("intents.ndjson");
     assert!(export("intents", folder.path(), &out).status.success());
@@ -150,31 +173,32 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).expect("each line is JSON")).collect()
 }
 
-fn pairs_of_ndjson(path: &Path) -> Vec<Pair> {
-    let text = |row: &Value, name: &str| row[name].as_str().expect("text").to_owned();
-    let pair = |row: &Value| {
-        let verdict = serde_json::from_value(row["verdict"].clone()).expect("a verdict");
-        let score = row["score"].as_f64().expect("a number") as f32;
-        let labelled_at = text(row, "labelled_at").parse().expect("a time");
-        Pair(text(row, "first"), text(row, "second"), verdict, score, labelled_at)
+fn rows_of_ndjson(path: &Path) -> Vec<Row> {
+    let text = |value: &Value| match value {
+        Value::String(text) => text.clone(),
+        // As wide as the score that was written.
+        Value::Number(number) if number.is_f64() => (number.as_f64().expect("a number") as f32).to_string(),
+        other => other.to_string(),
     };
-    lines(path).iter().map(pair).collect()
+    let row = |line: &Value| {
+        let columns = line.as_object().expect("each line is an object").iter();
+        columns.map(|(name, value)| (name.clone(), text(value))).collect()
+    };
+    lines(path).iter().map(row).collect()
 }
 
-fn pairs_of_parquet(path: &Path) -> Vec<Pair> {
+fn rows_of_parquet(path: &Path) -> Vec<Row> {
     let file = SerializedFileReader::new(File::open(path).expect("opens")).expect("is Parquet");
-    let names: Vec<String> =
-        file.metadata().file_metadata().schema().get_fields().iter().map(|field| field.name().to_owned()).collect();
-    let at = |name: &str| names.iter().position(|known| known == name).expect("the column is there");
-    let rows = file.get_row_iter(None).expect("has rows").map(|row| {
-        let row = row.expect("readable");
-        let text = |name| row.get_string(at(name)).expect("text").clone();
-        let verdict = serde_json::from_value(text("verdict").into()).expect("a verdict");
-        let score = row.get_float(at("score")).expect("a number");
-        let micros = row.get_timestamp_micros(at("labelled_at")).expect("a time");
-        Pair(text("first"), text("second"), verdict, score, Timestamp::from_microsecond(micros).expect("in range"))
-    });
-    rows.collect()
+    let text = |field: &Field| match field {
+        Field::Str(text) => text.clone(),
+        Field::Float(score) => score.to_string(),
+        Field::ULong(number) => number.to_string(),
+        Field::TimestampMicros(micros) => Timestamp::from_microsecond(*micros).expect("in range").to_string(),
+        other => panic!("{other:?}"),
+    };
+    let row =
+        |row: parquet::record::Row| row.get_column_iter().map(|(name, field)| (name.clone(), text(field))).collect();
+    file.get_row_iter(None).expect("has rows").map(|found| row(found.expect("readable"))).collect()
 }
 
 /// Numbers that look random and are the same in each run.

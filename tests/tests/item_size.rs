@@ -3,34 +3,72 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use consumer::decide::merge::{self, ENTRIES_MAX, Merged, Owner};
 use consumer::store::Embedded;
+use shared::item::LabelItem;
 use shared::table::LABELS;
 use shared::{PairLabel, ProductId, Stage, TextHash, Verdict};
 use tests::items::{id, state};
 
-#[tokio::test]
-async fn promise_10_an_item_stays_below_8_kb_with_10000_look_alikes() {
-    let engine = Embedded::memory().expect("memory needs nothing");
-    let store = engine.store("large-");
-    store.create_tables().await.expect("the tables are created");
-    let name = |n: usize| id(&format!("{n:0>64}"));
-    let long_ago = "2026-11-24T10:57:53.123456789Z".parse().expect("a time");
-    let label = |n: usize, verdict| PairLabel {
+const LOOK_ALIKES: usize = 10_000;
+
+/// The longest ids there are.
+fn name(n: usize) -> ProductId {
+    id(&format!("{n:0>64}"))
+}
+
+/// A label of the largest kind; the higher the number, the stronger.
+fn label(n: usize, verdict: Verdict) -> PairLabel {
+    PairLabel {
         other: name(n),
         other_hash: TextHash::of(0, &n.to_string()),
         other_version: u64::MAX,
         score: 0.123_456_79 + n as f32 / 20_000.0,
         verdict,
         stage: Stage::CrossEncoder,
-        labelled_at: long_ago,
-    };
+        labelled_at: "2026-11-24T10:57:53.123456789Z".parse().expect("a time"),
+    }
+}
+
+fn owner() -> Owner {
     let own = state(name(0).as_str(), u64::MAX, "own");
-    let owner = Owner::of(&own, &shared::ModelId("m".repeat(64)));
-    let distinct = (20_000..21_000).map(|n| label(n, Verdict::Distinct));
-    let labels: Vec<PairLabel> = (1..=10_000).map(|n| label(n, Verdict::Duplicate)).chain(distinct).collect();
-    let Merged::Write(item) = merge::own(None, &owner, &labels, &[]) else { panic!("there is something to write") };
-    let kept: Vec<ProductId> = (10_001 - ENTRIES_MAX..=10_000).map(name).collect();
+    Owner::of(&own, &shared::ModelId("m".repeat(64)))
+}
+
+fn assert_strongest(item: &LabelItem) {
+    let kept: Vec<ProductId> = (LOOK_ALIKES + 1 - ENTRIES_MAX..=LOOK_ALIKES).map(name).collect();
     assert_eq!(item.pairs.keys().cloned().collect::<Vec<_>>(), kept, "the strongest");
     assert!(item.overflow);
+}
+
+/// As they come: each from its own event, in no order, some of them twice.
+#[test]
+fn of_10000_look_alikes_that_come_one_by_one_the_strongest_stay() {
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut order: Vec<usize> = (1..=LOOK_ALIKES).chain((1..=LOOK_ALIKES).step_by(7)).collect();
+    rng.shuffle(&mut order);
+    let mut item = None;
+    for n in order {
+        match merge::other_side(item.as_ref(), &owner(), &label(n, Verdict::Duplicate)) {
+            Merged::Write(next) => item = Some(next),
+            Merged::Unchanged => {}
+            Merged::Stale => panic!("its owner has not changed"),
+        }
+        assert!(item.as_ref().is_some_and(|item: &LabelItem| item.pairs.len() <= ENTRIES_MAX));
+    }
+    let item = item.expect("it has entries");
+    assert_strongest(&item);
+    let is_few = (ENTRIES_MAX + 1..LOOK_ALIKES / 10).contains(&(item.revision as usize));
+    assert!(is_few, "stronger ones drive weaker ones out, and what is too weak costs no write: {}", item.revision);
+}
+
+#[tokio::test]
+async fn promise_10_an_item_stays_below_8_kb_with_10000_look_alikes() {
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let store = engine.store("large-");
+    store.create_tables().await.expect("the tables are created");
+    let distinct = (20_000..21_000).map(|n| label(n, Verdict::Distinct));
+    let labels: Vec<PairLabel> = (1..=LOOK_ALIKES).map(|n| label(n, Verdict::Duplicate)).chain(distinct).collect();
+    let Merged::Write(item) = merge::own(None, &owner(), &labels, &[]) else { panic!("there is something to write") };
+    assert_strongest(&item);
 
     store.put_label_item(&item).await.expect("writes");
     let request = store.client().scan().table_name(LABELS.physical_name(store.prefix()));

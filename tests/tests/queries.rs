@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use consumer::flow::Outcome;
+use aws_sdk_dynamodb::types::{AttributeValue, TimeToLiveStatus};
+use consumer::flow::{Outcome, Pipeline};
 use consumer::store::{Embedded, Store};
+use jiff::Timestamp;
+use shared::table::INTENTS;
 use tests::events::query;
 use tests::fleet::{TextModel, pipeline};
 
@@ -50,4 +53,30 @@ async fn a_query_is_scored_again_once_its_label_has_expired_or_the_model_is_anot
         assert_eq!(worker.process(&event, 1).await.expect("labelled").outcome, outcome);
     }
     assert_eq!(next.queries_scored(), 1);
+}
+
+/// DynamoDB removes it by the attribute that the table's TTL names.
+#[tokio::test]
+async fn the_label_of_a_query_has_a_ttl() {
+    const NOW: i64 = 2_000_000_000;
+    const TTL: Duration = Duration::from_secs(90 * 24 * 3_600);
+    let (_embedded, store) = tables().await;
+    let clock = || Timestamp::from_second(NOW).expect("a time");
+    let model = TextModel::new("m");
+    let worker = Pipeline { clock, intent_ttl: TTL, ..pipeline(store.clone(), &model) };
+    let mut event = query(" Red  KETTLE", 1);
+    event["occurred_at"] = Timestamp::UNIX_EPOCH.to_string().into();
+    worker.process(&event.to_string(), 1).await.expect("labelled");
+
+    let table = INTENTS.physical_name(store.prefix());
+    let request = store.client().get_item().table_name(&table).consistent_read(true);
+    let request = request.key("query", AttributeValue::S("red kettle".to_owned()));
+    let request = request.key("model", AttributeValue::S(model.id.0.clone()));
+    let item = request.send().await.expect("reads").item.expect("lies under the normalised query");
+    let ttl = INTENTS.ttl_attribute.expect("labels of queries expire");
+    assert_eq!(item[ttl], AttributeValue::N((NOW + TTL.as_secs() as i64).to_string()));
+    let described = store.client().describe_time_to_live().table_name(&table).send().await.expect("answers");
+    let described = described.time_to_live_description.expect("has one");
+    let is_enabled = described.time_to_live_status() == Some(&TimeToLiveStatus::Enabled);
+    assert_eq!((described.attribute_name(), is_enabled), (Some(ttl), true));
 }

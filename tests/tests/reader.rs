@@ -14,10 +14,14 @@ use shared::item::{IntentItem, LabelItem, PairEntry};
 use shared::{Intent, ModelId, ProductId, Stage, TextHash, Verdict};
 use tests::fleet::counted;
 use tests::items::{id, model};
-use tests::table_stub::{Answer, TableStub};
+use tests::recorded::{Recording, Sent};
+use tests::table_stub::{Answer, Request, TableStub};
 
 /// Longest wait for an answer that will come.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Long enough for the first of two answers on a machine that may be busy.
+const HALF_ANSWERED: Duration = Duration::from_secs(5);
 
 /// Tables in memory, with one model active.
 struct Fixture {
@@ -235,6 +239,21 @@ async fn what_stays_unanswered_is_missing() {
     assert_eq!(page.unanswered, page.missing);
 }
 
+/// The table answers a half and is then heard of no more: the page comes at its deadline, with
+/// the half that is known.
+#[tokio::test]
+async fn what_came_before_the_deadline_is_shown_and_the_rest_is_named() {
+    for cache_entries_max in [0, 100] {
+        let answers = |request: &Request| if request.number == 0 { request.batch_get_half() } else { Answer::Never };
+        let stub = TableStub::start(answers).await;
+        let options =
+            Options { model: Some(model()), cache_entries_max, deadline: HALF_ANSWERED, ..Options::default() };
+        let reader = LabelReader::new(stub.client(), "p-", options);
+        let page = reader.labels_for_page(&ids("A B C D E F G")).await.expect("a part is better than nothing");
+        assert_eq!((page.unanswered, page.missing), (ids("E F G"), ids("E F G")), "cache of {cache_entries_max}");
+    }
+}
+
 #[tokio::test]
 async fn a_silent_or_throttled_table_leaves_the_page_unanswered() {
     let silent = TableStub::start(|_| Answer::Never).await;
@@ -279,12 +298,24 @@ async fn promise_10_a_page_of_100_full_items_is_one_request() {
         full.distinct = (0..DISTINCT_MAX as u64).collect();
         fixture.put(full).await;
     }
-    let (store, requests) = counted(&fixture.store);
-    let reader =
-        LabelReader::new(store.client().clone(), store.prefix(), Options { model: Some(model()), ..patient() });
+    let recording = Recording::default();
+    let store = recording.of(&fixture.store);
+    let reader = LabelReader::new(store.client().clone(), store.prefix(), patient());
     let page = reader.labels_for_page(&ids(&names.join(" "))).await.expect("reads");
     assert_eq!((page.missing.len(), page.pairs.len()), (0, 3 * PAGE_PRODUCTS_MAX));
-    assert_eq!(requests.load(Ordering::SeqCst), 1, "one BatchGetItem");
+    let again = reader.labels_for_page(&ids(&names.join(" "))).await.expect("reads");
+    assert_eq!(again.pairs, page.pairs);
+    let sent: Vec<(String, usize)> = recording.sent().iter().map(operation_and_keys).collect();
+    let page = || ("BatchGetItem".to_owned(), PAGE_PRODUCTS_MAX);
+    let pointer = ("GetItem".to_owned(), 1);
+    assert_eq!(sent, [pointer, page(), page()], "the pointer once, and one request a page; no scan, no query");
+}
+
+/// What was asked, and for how many keys.
+fn operation_and_keys(sent: &Sent) -> (String, usize) {
+    let tables = sent.body["RequestItems"].as_object();
+    let keys = tables.map(|tables| tables.values().flat_map(|wanted| wanted["Keys"].as_array()).map(Vec::len).sum());
+    (sent.operation.clone(), keys.unwrap_or(1))
 }
 
 #[tokio::test]

@@ -100,6 +100,56 @@ async fn a_price_costs_no_inference_of_either_model_and_a_crash_between_them_is_
     assert_eq!(process(&both(&store, &model, &next), &priced).await, (Outcome::Unchanged, 0));
 }
 
+/// The catalog is labelled again by the next model while search reads the first one's labels and an
+/// event comes; then one item switches all readers, and back.
+#[tokio::test]
+async fn a_bulk_run_fills_its_own_slot_while_readers_see_the_other() {
+    let (model, next) = models();
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let [store, alone] = ["bulk-", "alone-"].map(|prefix| engine.store(prefix));
+    for store in [&store, &alone] {
+        store.create_tables().await.expect("creates");
+    }
+    store.set_active_model(&model.id, None).await.expect("activates");
+    let catalog: Vec<Value> =
+        ["A", "B", "C"].into_iter().zip(TITLES).map(|(name, title)| upsert(name, 1, title)).collect();
+    let change = upsert("B", 2, TITLES[2]);
+    for event in &catalog {
+        process(&pipeline(store.clone(), &model), event).await;
+    }
+    for event in catalog.iter().chain([&change]) {
+        process(&pipeline(alone.clone(), &next), event).await;
+    }
+    let options = Options {
+        consistent: true,
+        pointer_ttl: Duration::ZERO,
+        deadline: Duration::from_secs(60),
+        ..Options::default()
+    };
+    let reader = LabelReader::new(store.client().clone(), store.prefix(), options);
+    let ids = ["A", "B", "C"].map(id);
+    let page = async || reader.labels_for_page(&ids).await.expect("reads");
+
+    let (before, old) = (page().await, slot(&store, &model.id).await);
+    let bulk = pipeline(store.clone(), &next);
+    let done = bulk.reconcile(2, &|_| {}).await.expect("nothing is in its way");
+    assert_eq!((done.planned, done.failed), (3, 0));
+    assert!(done.tally.pairs_scored > 0, "the next model had not seen them");
+    assert_eq!((page().await, slot(&store, &model.id).await), (before, old), "search sees none of it");
+    process(&both(&store, &model, &next), &change).await;
+    assert_eq!(slot(&store, &next.id).await, slot(&alone, &next.id).await, "as if it had labelled all along");
+
+    let of_first = page().await;
+    let known = store.active_model().await.expect("reads");
+    store.set_active_model(&next.id, known.as_ref()).await.expect("switches");
+    let of_next = page().await;
+    assert_eq!(of_next.model, next.id);
+    assert_ne!(of_next.pairs, of_first.pairs, "the two models find other pairs");
+    let known = store.active_model().await.expect("reads");
+    store.set_active_model(&model.id, known.as_ref()).await.expect("switches back");
+    assert_eq!(page().await, of_first);
+}
+
 /// The shipped model under another name, as a new one would lie beside it.
 fn renamed_artifact(folder: &Path, name: &str) {
     for entry in std::fs::read_dir(artifact()).expect("the artifact is there").flatten() {

@@ -17,7 +17,7 @@ use shared::item::{
     ACTIVE_MODEL, ActiveModelItem, IntentItem, LabelItem, Posting, ProductItem, SKETCH_BYTES_MAX, distinct_key,
 };
 use shared::table::{ALL, LABELS, POSTINGS, PRODUCTS};
-use shared::{Intent, ModelId, ProductId, TextHash};
+use shared::{Intent, ModelId, ProductId, Stage, TextHash};
 use tests::items::{check, id, label, marker, model, posting, state};
 use tests::ministack::Ministack;
 
@@ -379,7 +379,8 @@ async fn racing_label_writers_have_one_winner(store: Store) {
 
 async fn distinct_keys_are_compact(store: Store) {
     store.create_tables().await.expect("creates");
-    let distinct: Vec<u64> = (0..500).map(|n| distinct_key(&id(&format!("P{n}")), TextHash::of(1, "t"))).collect();
+    let key = |n| distinct_key(&id(&format!("P{n}")), TextHash::of(1, "t"), Stage::Cascade);
+    let distinct: Vec<u64> = (0..500).map(key).collect();
     let item = LabelItem { distinct, pairs: BTreeMap::new(), ..label("A", 1) };
     store.put_label_item(&item).await.expect("puts");
     assert_eq!(store.label_item(&id("A"), &model()).await.expect("reads"), Some(item));

@@ -174,9 +174,10 @@ fn apply(item: &mut LabelItem, label: &PairLabel) {
     }
     if label.verdict == Verdict::Distinct {
         item.pairs.remove(&label.other);
-        let key = distinct_key(&label.other, label.other_hash);
-        if let Err(at) = item.distinct.binary_search(&key) {
-            item.distinct.insert(at, key);
+        if item.distinct_stage(&label.other, label.other_hash).is_none() {
+            let key = distinct_key(&label.other, label.other_hash, label.stage);
+            let place = item.distinct.partition_point(|known| *known < key);
+            item.distinct.insert(place, key);
         }
         return;
     }

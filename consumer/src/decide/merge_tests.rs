@@ -46,9 +46,26 @@ fn written(merged: Merged) -> LabelItem {
 fn own_labels_are_split_into_entries_and_distinct_keys() {
     let item = written(own(None, &owner(1, "a"), &[label("b", 1, 0.9), label("c", 1, 0.6), label("d", 1, 0.1)], &[]));
     assert_eq!(item.pairs.keys().map(ProductId::as_str).collect::<Vec<_>>(), ["b", "c"]);
-    assert_eq!(item.distinct, [distinct_key(&id("d"), hash("d v1"))]);
+    assert_eq!(item.distinct, [distinct_key(&id("d"), hash("d v1"), Stage::CrossEncoder)]);
     assert_eq!(item.revision, 1);
     assert_eq!(own(Some(&item), &owner(1, "a"), &[label("b", 1, 0.9)], &[id("c")]), Merged::Unchanged);
+}
+
+/// Whatever the order of the pairs, each keeps its stage, and the first scoring stands.
+#[test]
+fn a_distinct_pair_keeps_the_stage_that_settled_it() {
+    let stages = [Stage::Cascade, Stage::CrossEncoder];
+    let of = |n: usize| PairLabel { stage: stages[n % 2], ..label(&format!("d{n}"), 1, 0.1) };
+    let labels: Vec<PairLabel> = (0..40).rev().map(of).collect();
+    let item = written(own(None, &owner(1, "a"), &labels, &[]));
+    assert!(item.distinct.is_sorted() && item.distinct.len() == labels.len());
+    for known in &labels {
+        assert_eq!(item.distinct_stage(&known.other, known.other_hash), Some(known.stage), "{}", known.other);
+        assert_eq!(item.distinct_stage(&known.other, hash("another text")), None);
+    }
+    assert_eq!(item.distinct_stage(&id("unknown"), hash("d0 v1")), None);
+    let otherwise: Vec<PairLabel> = (1..41).map(|n| PairLabel { stage: stages[n % 2], ..of(n - 1) }).collect();
+    assert_eq!(own(Some(&item), &owner(1, "a"), &otherwise, &[]), Merged::Unchanged);
 }
 
 #[test]

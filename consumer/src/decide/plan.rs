@@ -58,8 +58,8 @@ pub fn plan(
 }
 
 fn known_distinct(item: Option<&LabelItem>, candidate: &ProductItem) -> Option<u64> {
-    let key = distinct_key(&candidate.id, candidate.text_hash);
-    item.filter(|item| item.distinct.binary_search(&key).is_ok()).map(|_| key)
+    let stage = item?.distinct_stage(&candidate.id, candidate.text_hash)?;
+    Some(distinct_key(&candidate.id, candidate.text_hash, stage))
 }
 
 impl Plan {
@@ -67,7 +67,6 @@ impl Plan {
     /// the candidates' label items.
     pub fn adopt<'a>(&mut self, own: &ProductItem, theirs: impl Iterator<Item = &'a LabelItem> + Clone) {
         let (known, known_distinct) = (&mut self.known, &mut self.known_distinct);
-        let own_key = distinct_key(&own.id, own.text_hash);
         self.to_score.retain(|candidate| {
             let is_theirs = |item: &&LabelItem| item.id == candidate.id && item.text_hash == candidate.text_hash;
             let Some(item) = theirs.clone().filter(|item| !item.deleted).find(is_theirs) else { return true };
@@ -75,8 +74,8 @@ impl Plan {
                 known.push(as_label(candidate, entry));
                 return false;
             }
-            if item.distinct.binary_search(&own_key).is_ok() {
-                known_distinct.push(distinct_key(&candidate.id, candidate.text_hash));
+            if let Some(stage) = item.distinct_stage(&own.id, own.text_hash) {
+                known_distinct.push(distinct_key(&candidate.id, candidate.text_hash, stage));
                 return false;
             }
             true

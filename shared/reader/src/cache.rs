@@ -45,8 +45,21 @@ struct Entry<V> {
     read_at: Instant,
 }
 
-/// A read under way: none until it has landed. Closed without a value if it died.
-type Flight<K, V> = watch::Receiver<Option<Arc<Read<K, V>>>>;
+/// A read under way. Closed without an end if it died.
+type Flight<K, V> = watch::Receiver<Landed<K, V>>;
+
+/// What a read under way has given.
+struct Landed<K, V> {
+    found: HashMap<K, V>,
+    /// None while more may come.
+    end: Option<Result<(), ReaderError>>,
+}
+
+/// Where a read puts what it finds, as it finds it.
+pub(crate) struct Landing<K, V> {
+    cache: Arc<Cache<K, V>>,
+    flight: watch::Sender<Landed<K, V>>,
+}
 
 impl<K, V> Cache<K, V>
 where
@@ -65,20 +78,41 @@ where
     where
         F: Future<Output = Read<K, V>> + Send + 'static,
     {
-        let (landing, flight) = watch::channel(None);
+        let in_one_part = |keys, landing: Arc<Landing<K, V>>| {
+            let read = read(keys);
+            async move { read.await.map(|found| landing.found(found)) }
+        };
+        self.get_in_parts(keys, until, in_one_part).await
+    }
+
+    /// The same for a `read` that finds one part after the other: whoever's deadline passes in
+    /// between has the parts until then.
+    pub async fn get_in_parts<F>(
+        self: &Arc<Self>,
+        keys: &[K],
+        until: Instant,
+        read: impl FnOnce(Vec<K>, Arc<Landing<K, V>>) -> F,
+    ) -> Answers<K, V>
+    where
+        F: Future<Output = Result<(), ReaderError>> + Send + 'static,
+    {
+        let (sender, flight) = watch::channel(Landed { found: HashMap::new(), end: None });
         let (mut values, flights, unread) = self.known(keys, &flight);
         if !unread.is_empty() {
-            let (cache, read) = (self.clone(), read(unread.clone()));
-            tokio::spawn(async move { cache.land(&unread, read.await, &landing) });
+            let landing = Arc::new(Landing { cache: self.clone(), flight: sender });
+            let read = read(unread.clone(), landing.clone());
+            tokio::spawn(async move { landing.end(&unread, read.await) });
         }
         let mut error = None;
         for (key, mut flight) in flights {
-            // Late, or the read died: either way the key stays unanswered.
-            let Ok(Ok(landed)) = timeout_at(until, flight.wait_for(Option::is_some)).await else { continue };
-            match landed.as_deref() {
-                Some(Ok(found)) => values.extend(found.get(&key).map(|value| (key, value.clone()))),
-                Some(Err(failed)) => error = Some(failed.clone()),
-                None => {}
+            let is_settled = |landed: &Landed<K, V>| landed.found.contains_key(&key) || landed.end.is_some();
+            // Late, or the read died: either way what is here is all there is.
+            drop(timeout_at(until, flight.wait_for(is_settled)).await);
+            let landed = flight.borrow();
+            match (landed.found.get(&key), &landed.end) {
+                (Some(value), _) => drop(values.insert(key, value.clone())),
+                (None, Some(Err(failed))) => error = Some(failed.clone()),
+                (None, _) => {}
             }
         }
         Answers { values, error }
@@ -111,21 +145,36 @@ where
         (values, flights, unread)
     }
 
-    fn land(&self, keys: &[K], read: Read<K, V>, landing: &watch::Sender<Option<Arc<Read<K, V>>>>) {
-        let mut state = self.lock();
-        let read_at = Instant::now();
-        for key in keys {
-            state.flights.remove(key);
-            if let Some(value) = read.as_ref().ok().and_then(|found| found.get(key)) {
-                state.insert(key.clone(), Entry { value: value.clone(), read_at }, self.entries_max);
-            }
-        }
-        landing.send_replace(Some(Arc::new(read)));
-    }
-
     /// Nothing here panics half way, so a poisoned lock guards whole data.
     fn lock(&self) -> MutexGuard<'_, State<K, V>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K, V> Landing<K, V>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// For all who wait for one of these, and for the cache.
+    pub fn found(&self, found: HashMap<K, V>) {
+        let mut state = self.cache.lock();
+        let read_at = Instant::now();
+        for (key, value) in &found {
+            state.insert(key.clone(), Entry { value: value.clone(), read_at }, self.cache.entries_max);
+        }
+        drop(state);
+        self.flight.send_modify(|landed| landed.found.extend(found));
+    }
+
+    /// No more comes of these keys.
+    fn end(&self, keys: &[K], end: Result<(), ReaderError>) {
+        let mut state = self.cache.lock();
+        for key in keys {
+            state.flights.remove(key);
+        }
+        drop(state);
+        self.flight.send_modify(|landed| landed.end = Some(end));
     }
 }
 

@@ -106,6 +106,24 @@ async fn a_read_that_is_late_answers_the_next_one() {
     assert_eq!((fixture.get(&[1]).await, fixture.reads()), (vec![9], 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_has_landed_by_the_deadline_is_given_and_kept() {
+    let fixture = Fixture::new(10);
+    let halting = |keys: Vec<u32>, landing: Arc<Landing<u32, u32>>| async move {
+        landing.found(keys.into_iter().take(2).map(|key| (key, 9)).collect());
+        // Longer than anybody waits.
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Err(failed())
+    };
+    let answers = fixture.cache.get_in_parts(&[1, 2, 3], soon(), halting).await;
+    assert_eq!(answers.values, HashMap::from([(1, 9), (2, 9)]));
+    assert!(answers.error.is_none(), "it has not failed by then");
+    assert_eq!((fixture.get(&[1, 2]).await, fixture.reads()), (vec![9, 9], 0), "they are kept");
+    assert_eq!((fixture.get(&[3]).await, fixture.reads()), (vec![], 0), "the read is still under way");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!((fixture.get(&[3]).await, fixture.reads()), (vec![6], 1));
+}
+
 #[tokio::test]
 async fn a_read_that_fails_says_why_and_is_tried_again() {
     let fixture = Fixture::new(10);

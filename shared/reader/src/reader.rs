@@ -11,7 +11,7 @@ use shared::text::normalise_query;
 use shared::{ModelId, ProductId};
 use tokio::time::Instant;
 
-use crate::cache::{Answers, Cache};
+use crate::cache::{Answers, Cache, Landing};
 use crate::error::ReaderError;
 use crate::page::{PageLabels, current_entry};
 use crate::table::{LabelItems, Tables};
@@ -217,10 +217,9 @@ impl LabelReader {
         let (items, error) = if self.caches() {
             self.cached_label_items(ids, model, until).await
         } else {
-            match self.tables.label_items(ids, model, until).await {
-                Ok(items) => (items, None),
-                Err(error) => (LabelItems::new(), Some(error)),
-            }
+            let mut items = LabelItems::new();
+            let read = self.tables.label_items(ids, model, until, |found| items.extend(found)).await;
+            (items, read.err())
         };
         match error {
             Some(error) if !error.is_passing() => Err(error),
@@ -244,13 +243,13 @@ impl LabelReader {
     ) -> (LabelItems, Option<ReaderError>) {
         let keys: Vec<(ModelId, ProductId)> = ids.iter().map(|id| (model.clone(), id.clone())).collect();
         let (tables, of) = (self.tables.clone(), model.clone());
-        let read = |keys: Vec<(ModelId, ProductId)>| async move {
+        let read = |keys: Vec<(ModelId, ProductId)>, landing: Arc<Landing<_, _>>| async move {
             let until = Instant::now() + tables.deadline;
             let ids: Vec<ProductId> = keys.into_iter().map(|(_, id)| id).collect();
-            let items = tables.label_items(&ids, &of, until).await?;
-            Ok(items.into_iter().map(|(id, item)| ((of.clone(), id), item)).collect())
+            let keyed = |found: LabelItems| found.into_iter().map(|(id, item)| ((of.clone(), id), item)).collect();
+            tables.label_items(&ids, &of, until, |found| landing.found(keyed(found))).await
         };
-        let Answers { values, error } = self.labels.get(&keys, until, read).await;
+        let Answers { values, error } = self.labels.get_in_parts(&keys, until, read).await;
         (values.into_iter().map(|((_, id), item)| (id, item)).collect(), error)
     }
 

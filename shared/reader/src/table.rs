@@ -60,15 +60,16 @@ impl Tables {
         self.get(&INTENTS, key, until).await?.map(|item| self.decode(&INTENTS, item)).transpose()
     }
 
-    /// The label items of at most 100 distinct products. An error only before the first
-    /// answer; after it, what came is better than nothing.
+    /// Gives `found` the label items of at most 100 distinct products, as answers come. An error
+    /// only before the first answer; after it, what came is better than nothing.
     pub async fn label_items(
         &self,
         ids: &[ProductId],
         model: &ModelId,
         until: Instant,
-    ) -> Result<LabelItems, ReaderError> {
-        let (mut items, mut asked) = (LabelItems::new(), ids.to_vec());
+        mut found: impl FnMut(LabelItems),
+    ) -> Result<(), ReaderError> {
+        let mut asked = ids.to_vec();
         for round in 0..self.rounds_max.max(1) {
             if asked.is_empty() {
                 break;
@@ -78,10 +79,11 @@ impl Tables {
                 sleep_until((Instant::now() + back_off).min(until)).await;
             }
             match self.label_round(&asked, model, until).await {
-                Ok((found, left)) => {
+                Ok((items, left)) => {
                     let answered = asked.into_iter().filter(|id| !left.contains(id));
-                    items.extend(answered.map(|id| (id, None)));
-                    items.extend(found.into_iter().map(|item| (item.id.clone(), Some(Arc::new(item)))));
+                    let mut answers: LabelItems = answered.map(|id| (id, None)).collect();
+                    answers.extend(items.into_iter().map(|item| (item.id.clone(), Some(Arc::new(item)))));
+                    found(answers);
                     asked = left;
                 }
                 Err(error) if round == 0 => return Err(error),
@@ -91,7 +93,7 @@ impl Tables {
                 }
             }
         }
-        Ok(items)
+        Ok(())
     }
 
     /// One BatchGetItem: the items found, and the products left unprocessed.

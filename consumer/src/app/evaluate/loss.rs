@@ -1,7 +1,7 @@
 //! Where a true pair was lost on its way to a stored duplicate label. Pure.
 
 use serde::Serialize;
-use shared::item::{LabelItem, ProductItem, distinct_key};
+use shared::item::{LabelItem, ProductItem};
 use shared::{Stage, Verdict};
 
 use crate::decide::blocking::{KeyEpoch, Limits, posting_keys, query_keys};
@@ -55,8 +55,8 @@ impl<'a> Side<'a> {
         is_labelled.then_some(Self { state, item })
     }
 
-    fn knows_as_distinct(&self, other: &Self) -> bool {
-        self.item.distinct.binary_search(&distinct_key(&other.state.id, other.state.text_hash)).is_ok()
+    fn distinct_stage(&self, other: &Self) -> Option<Stage> {
+        self.item.distinct_stage(&other.state.id, other.state.text_hash)
     }
 
     fn asks_for(&self, other: &Self, epoch: &KeyEpoch, limits: &Limits) -> bool {
@@ -65,26 +65,23 @@ impl<'a> Side<'a> {
     }
 }
 
-/// What is stored of a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    Duplicate,
-    Lost(Loss),
-    /// Scored and found distinct; the items do not say by which stage.
-    Distinct,
-}
-
-/// What the stored labels say of a pair, and if it is no duplicate, where it was last seen.
-pub fn stored(left: Option<Side<'_>>, right: Option<Side<'_>>, epoch: &KeyEpoch, limits: &Limits) -> Stored {
-    let (Some(left), Some(right)) = (left, right) else { return Stored::Lost(Loss::Unlabelled) };
-    match reader::newest_entry(left.item, right.item) {
-        Some(entry) if entry.verdict == Verdict::Duplicate => Stored::Duplicate,
-        Some(entry) if entry.stage == Stage::Cascade => Stored::Lost(Loss::Cascade),
-        Some(_) => Stored::Lost(Loss::Review),
-        None if left.knows_as_distinct(&right) || right.knows_as_distinct(&left) => Stored::Distinct,
-        None if left.asks_for(&right, epoch, limits) || right.asks_for(&left, epoch, limits) => Stored::Lost(Loss::Cap),
-        None => Stored::Lost(Loss::Blocking),
+/// Where a pair was last seen; none where the stored labels call it a duplicate. `epoch` is
+/// the one that look-ups read.
+pub fn loss(left: Option<Side<'_>>, right: Option<Side<'_>>, epoch: &KeyEpoch, limits: &Limits) -> Option<Loss> {
+    let (Some(left), Some(right)) = (left, right) else { return Some(Loss::Unlabelled) };
+    if let Some(entry) = reader::newest_entry(left.item, right.item) {
+        return match (entry.verdict, entry.stage) {
+            (Verdict::Duplicate, _) => None,
+            (_, Stage::Cascade) => Some(Loss::Cascade),
+            (_, Stage::CrossEncoder) => Some(Loss::Review),
+        };
     }
+    Some(match left.distinct_stage(&right).or_else(|| right.distinct_stage(&left)) {
+        Some(Stage::Cascade) => Loss::Cascade,
+        Some(Stage::CrossEncoder) => Loss::Model,
+        None if left.asks_for(&right, epoch, limits) || right.asks_for(&left, epoch, limits) => Loss::Cap,
+        None => Loss::Blocking,
+    })
 }
 
 #[cfg(test)]
@@ -92,7 +89,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use jiff::Timestamp;
-    use shared::item::PairEntry;
+    use shared::item::{PairEntry, distinct_key};
     use shared::{ModelId, ProductId, TextHash};
 
     use super::*;
@@ -145,19 +142,25 @@ mod tests {
         let (own, other, lamp_item) = (item(&a), item(&b), item(&lamp));
         let say = |own: &LabelItem, state: &ProductItem, item: &LabelItem| {
             let sides = (Side::of(Some(&a), Some(own)), Side::of(Some(state), Some(item)));
-            stored(sides.0, sides.1, KeyEpoch::shipped(), &Limits::default())
+            loss(sides.0, sides.1, KeyEpoch::shipped(), &Limits::default())
         };
         let entry = |verdict, stage| with(&own, &b, verdict, stage);
-        assert_eq!(say(&entry(Verdict::Duplicate, Stage::CrossEncoder), &b, &other), Stored::Duplicate);
-        assert_eq!(say(&entry(Verdict::Review, Stage::CrossEncoder), &b, &other), Stored::Lost(Loss::Review));
-        assert_eq!(say(&entry(Verdict::Review, Stage::Cascade), &b, &other), Stored::Lost(Loss::Cascade));
-        assert_eq!(say(&own, &b, &other), Stored::Lost(Loss::Cap), "they share a code, and nobody scored them");
-        assert_eq!(say(&own, &lamp, &lamp_item), Stored::Lost(Loss::Blocking));
-        let distinct = LabelItem { distinct: vec![distinct_key(&a.id, a.text_hash)], ..other.clone() };
-        assert_eq!(say(&own, &b, &distinct), Stored::Distinct);
+        assert_eq!(say(&entry(Verdict::Duplicate, Stage::CrossEncoder), &b, &other), None);
+        assert_eq!(say(&entry(Verdict::Review, Stage::CrossEncoder), &b, &other), Some(Loss::Review));
+        assert_eq!(say(&entry(Verdict::Review, Stage::Cascade), &b, &other), Some(Loss::Cascade));
+        assert_eq!(say(&own, &b, &other), Some(Loss::Cap), "they share a code, and nobody scored them");
+        assert_eq!(say(&own, &lamp, &lamp_item), Some(Loss::Blocking));
+        for (stage, lost) in [(Stage::Cascade, Loss::Cascade), (Stage::CrossEncoder, Loss::Model)] {
+            let knows = |item: &LabelItem, of: &ProductItem| LabelItem {
+                distinct: vec![distinct_key(&of.id, of.text_hash, stage)],
+                ..item.clone()
+            };
+            assert_eq!(say(&own, &b, &knows(&other, &a)), Some(lost), "one side knows it");
+            assert_eq!(say(&knows(&own, &b), &b, &other), Some(lost), "the other one does");
+        }
         let deleted = ProductItem { deleted: true, ..b.clone() };
-        assert_eq!(say(&own, &deleted, &other), Stored::Lost(Loss::Unlabelled));
+        assert_eq!(say(&own, &deleted, &other), Some(Loss::Unlabelled));
         let older = LabelItem { text_hash: lamp.text_hash, ..other };
-        assert_eq!(say(&own, &b, &older), Stored::Lost(Loss::Unlabelled));
+        assert_eq!(say(&own, &b, &older), Some(Loss::Unlabelled));
     }
 }

@@ -4,20 +4,21 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use models::TextPair;
 use serde::Serialize;
 use shared::item::{LabelItem, ProductItem};
 use shared::product::BadProductId;
-use shared::{ModelId, Product, ProductId, Stage};
+use shared::{ModelId, Product, ProductId};
 
 use super::dataset::{self, IdPair};
-use super::loss::{Loss, Side, Stored, stored};
+use super::loss::{Loss, Side, loss};
 use super::metrics::class_score;
 use super::printing;
 use crate::app::CommandResult;
-use crate::app::config::{ModelArgs, TableArgs};
+use crate::app::config::TableArgs;
 use crate::app::open::Tables;
 use crate::decide::blocking::{KeyEpoch, Limits};
+use crate::decide::rollout;
+use crate::flow::published_epoch;
 use crate::store::Store;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -44,8 +45,6 @@ pub struct Args {
     json: bool,
     #[command(flatten)]
     tables: TableArgs,
-    #[command(flatten)]
-    model: ModelArgs,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +55,6 @@ enum StoredError {
     Id { path: PathBuf, id: String, source: BadProductId },
     #[error("no model is active under prefix {prefix}; has a worker labelled anything there?")]
     NoActiveModel { prefix: String },
-    #[error("--artifact: is model {given}, and the labels are of {stored}; name the artifact of that one")]
-    Model { given: ModelId, stored: ModelId },
 }
 
 /// What is printed; the names are a promise.
@@ -92,8 +89,8 @@ pub struct Group {
 struct Judged {
     category: String,
     is_match: bool,
-    stored: Stored,
-    texts: Option<TextPair>,
+    /// Where it was lost; none where the tables call it a duplicate.
+    lost: Option<Loss>,
 }
 
 /// A set as it is on disk.
@@ -149,20 +146,18 @@ fn category(product: &Product) -> Option<String> {
 async fn report(args: &Args, store: &Store, sets: Vec<Set>) -> Result<Report, Error> {
     let none = || StoredError::NoActiveModel { prefix: store.prefix().to_owned() };
     let model = store.active_model().await?.ok_or_else(none)?.model;
-    let mut judged = Vec::with_capacity(sets.len());
+    let epochs = store.key_epochs().await?.unwrap_or_else(rollout::shipped);
+    let epoch = published_epoch(store, epochs.active).await?;
+    let mut reports = Vec::with_capacity(sets.len());
     for set in sets {
-        judged.push((set.name.clone(), judge(store, &model, set).await?));
+        let name = set.name.clone();
+        let judged = judge(store, &model, &epoch, set).await?;
+        reports.push(SetReport { set: name, all: group(judged.iter()), by_category: by_category(&judged) });
     }
-    tell_stages(args, &model, judged.iter_mut().flat_map(|(_, judged)| judged)).await?;
-    let sets = judged.into_iter().map(|(set, judged)| SetReport {
-        set,
-        all: group(judged.iter()),
-        by_category: by_category(&judged),
-    });
-    Ok(Report { sets: sets.collect(), model, split: args.split.clone() })
+    Ok(Report { sets: reports, model, split: args.split.clone() })
 }
 
-async fn judge(store: &Store, model: &ModelId, set: Set) -> Result<Vec<Judged>, Error> {
+async fn judge(store: &Store, model: &ModelId, epoch: &KeyEpoch, set: Set) -> Result<Vec<Judged>, Error> {
     let mut ids: Vec<ProductId> = set.pairs.iter().flat_map(|(left, right, _)| [left.clone(), right.clone()]).collect();
     ids.sort();
     ids.dedup();
@@ -177,38 +172,13 @@ async fn judge(store: &Store, model: &ModelId, set: Set) -> Result<Vec<Judged>, 
     let category = |id: &ProductId| set.categories.get(id).cloned();
     let judged = set.pairs.iter().map(|(left, right, is_match)| {
         let side = |id| Side::of(states.get(id), items.get(id));
-        let (own, other) = (side(left), side(right));
-        let text = |side: Option<Side<'_>>| side.map(|side| side.state.text.as_str().into());
         Judged {
             category: category(left).or_else(|| category(right)).unwrap_or_default(),
             is_match: *is_match,
-            stored: stored(own, other, KeyEpoch::shipped(), &Limits::default()),
-            texts: text(own).zip(text(other)).map(|(left, right)| TextPair { left, right }),
+            lost: loss(side(left), side(right), epoch, &Limits::default()),
         }
     });
     Ok(judged.collect())
-}
-
-/// Items do not say which stage found a pair distinct, so the few matches among them are
-/// scored once more, by the same model.
-async fn tell_stages(args: &Args, model: &ModelId, judged: impl Iterator<Item = &mut Judged>) -> Result<(), Error> {
-    let (mut unknown, mut texts) = (Vec::new(), Vec::new());
-    for pair in judged.filter(|pair| pair.is_match && pair.stored == Stored::Distinct) {
-        texts.extend(pair.texts.clone());
-        unknown.push(pair);
-    }
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let start = args.model.clone();
-    let scorer = tokio::task::spawn_blocking(move || start.start()).await??;
-    if scorer.model_id() != model {
-        return Err(StoredError::Model { given: scorer.model_id().clone(), stored: model.clone() }.into());
-    }
-    for (pair, score) in unknown.into_iter().zip(scorer.score_pairs(texts).await?) {
-        pair.stored = Stored::Lost(if score.stage == Stage::Cascade { Loss::Cascade } else { Loss::Model });
-    }
-    Ok(())
 }
 
 fn by_category(judged: &[Judged]) -> BTreeMap<String, Group> {
@@ -220,13 +190,11 @@ fn by_category(judged: &[Judged]) -> BTreeMap<String, Group> {
 }
 
 fn group<'a>(judged: impl Iterator<Item = &'a Judged> + Clone) -> Group {
-    let rows = judged.clone().map(|pair| (pair.stored == Stored::Duplicate, pair.is_match));
+    let rows = judged.clone().map(|pair| (pair.lost.is_none(), pair.is_match));
     let class = class_score(rows);
     let mut lost = BTreeMap::new();
-    for pair in judged.clone().filter(|pair| pair.is_match) {
-        if let Stored::Lost(loss) = pair.stored {
-            *lost.entry(loss).or_default() += 1;
-        }
+    for loss in judged.clone().filter(|pair| pair.is_match).filter_map(|pair| pair.lost) {
+        *lost.entry(loss).or_default() += 1;
     }
     let (precision, recall, f1, matches) = (class.precision, class.recall, class.f1, class.support);
     Group { pairs: judged.count(), matches, precision, recall, f1, lost }
