@@ -89,16 +89,45 @@ describe('worker fleet', () => {
     expect(group().MetricsCollection).toEqual([{ Granularity: '1Minute' }]);
   });
 
-  it('grows, and never shrinks, when the oldest event gets too old', () => {
-    const policy = only('worker', 'AWS::AutoScaling::ScalingPolicy', ({ PolicyType }) => PolicyType === 'StepScaling');
-    for (const { ScalingAdjustment } of policy.StepAdjustments) expect(ScalingAdjustment).toBeGreaterThan(0);
-    const alarm = only('worker', 'AWS::CloudWatch::Alarm');
-    expect(alarm).toMatchObject({
+  /** The alarms that call for growth, by the metrics that they read. */
+  const growth = (metricName: string) =>
+    Object.values(template('worker').findResources('AWS::CloudWatch::Alarm'))
+      .map(({ Properties: alarm }) => alarm)
+      .filter(({ Metrics }) => metricNames(Metrics).has(metricName));
+  const metricNames = (metrics: Properties[]) =>
+    new Set(metrics.flatMap(({ MetricStat }) => MetricStat?.Metric.MetricName ?? []));
+
+  it('grows, and never shrinks, when labels are late or the oldest event gets too old', () => {
+    const policies = Object.values(template('worker').findResources('AWS::AutoScaling::ScalingPolicy'))
+      .map(({ Properties: policy }) => policy)
+      .filter(({ PolicyType }) => PolicyType === 'StepScaling');
+    expect(policies).toHaveLength(3);
+    for (const { ScalingAdjustment } of policies.flatMap(({ StepAdjustments }) => StepAdjustments)) {
+      expect(ScalingAdjustment).toBeGreaterThan(0);
+    }
+    const [oldest] = growth('ApproximateAgeOfOldestMessage');
+    expect(oldest).toMatchObject({
       Threshold: CONFIG.worker.freshnessSeconds,
       ComparisonOperator: 'GreaterThanOrEqualToThreshold',
     });
-    const names = alarm.Metrics.flatMap(({ MetricStat }: Properties) => MetricStat?.Metric.MetricName ?? []);
-    expect(new Set(names)).toEqual(new Set(['ApproximateAgeOfOldestMessage']));
+  });
+
+  it('grows on the freshness of each lane that somebody waits for, while something waits', () => {
+    const alarms = growth('events_by_age_total');
+    expect(alarms).toHaveLength(2);
+    for (const { Metrics, Threshold } of alarms) {
+      expect(Threshold).toBe(1);
+      expect(metricNames(Metrics)).toEqual(
+        new Set(['events_by_age_total', 'events_total', 'ApproximateNumberOfMessagesVisible']),
+      );
+      const stats = Metrics.filter(({ MetricStat }: Properties) => MetricStat);
+      // CloudWatch takes no more of them in one alarm.
+      expect(stats.length).toBeLessThanOrEqual(10);
+      const lanes = stats.flatMap(({ MetricStat }: Properties) =>
+        (MetricStat.Metric.Dimensions ?? []).filter(({ Name }: Properties) => Name === 'lane'),
+      );
+      expect(new Set(lanes.map(({ Value }: Properties) => Value)).size).toBe(1);
+    }
   });
 
   it('refreshes its instances when the launch template changes, never below the floor', () => {

@@ -60,7 +60,7 @@ const worker = z
     spotPercent: z.int().min(0).max(100).default(0),
     /** Visible messages for each chip that the fleet is scaled towards. */
     backlogPerChip: z.int().min(1).default(2_000),
-    /** Age of the oldest message at which the fleet grows; labels of older events are stale. */
+    /** Labels of events older than this are late; late labels and older messages make the fleet grow. */
     freshnessSeconds: z.union(FRESHNESS_SECONDS.map((seconds) => z.literal(seconds))).default(300),
     leaseSeconds: z.int().min(10).max(3_600).default(60),
     drainSeconds: z.int().min(5).max(3_600).default(60),

@@ -5,21 +5,31 @@ import { Duration } from 'aws-cdk-lib';
 import { Construct } from 'constructs';
 
 import type { Config } from '../config/config.ts';
+import { MINUTE } from './alarms.ts';
+import { type Lane, LANES, stalePercent } from './freshness.ts';
 
 export interface FleetScalingProps {
   readonly config: Config;
   readonly group: autoscaling.AutoScalingGroup;
-  readonly queues: readonly IQueue[];
+  /** Somebody waits for what these bring. */
+  readonly waitedFor: Record<Lane, IQueue>;
+  /** Its age says nothing of freshness. */
+  readonly bulk: IQueue;
 }
 
+/** Percent of a lane's events labelled late from which the fleet grows, and from which it doubles. */
+const LATE_PERCENT = { much: 1, grave: 50 };
+
 /**
- * The fleet follows the backlog for each chip, and grows at once when the oldest event gets
- * too old. Target tracking of a metric expression has no L2 construct.
+ * The fleet follows the backlog for each chip, and grows at once when events are labelled
+ * later than the goal, or the oldest one gets too old. Target tracking of a metric expression
+ * has no L2 construct.
  */
 export class FleetScaling extends Construct {
-  constructor(scope: Construct, id: string, { config, group, queues }: FleetScalingProps) {
+  constructor(scope: Construct, id: string, { config, group, waitedFor, bulk }: FleetScalingProps) {
     super(scope, id);
     const { backlogPerChip, freshnessSeconds } = config.worker;
+    const queues = [waitedFor.catalog, waitedFor.queries, bulk];
     new autoscaling.CfnScalingPolicy(this, 'BacklogPerChip', {
       autoScalingGroupName: group.autoScalingGroupName,
       policyType: 'TargetTrackingScaling',
@@ -28,37 +38,64 @@ export class FleetScaling extends Construct {
         customizedMetricSpecification: { metrics: backlogPerChipMetrics(group, queues) },
       },
     });
-    const age = new cloudwatch.MathExpression({
-      expression: 'MAX([a0, a1])',
-      label: 'age of the oldest event',
-      period: Duration.minutes(1),
-      usingMetrics: Object.fromEntries(
-        // Bulk may wait: its age says nothing of freshness.
-        queues
-          .slice(0, 2)
-          .map((queue, index) => [
-            `a${index}`,
-            queue.metricApproximateAgeOfOldestMessage({ period: Duration.minutes(1) }),
-          ]),
-      ),
-    });
-    const grow = new autoscaling.StepScalingPolicy(this, 'Freshness', {
+    this.growOn('OldestEvent', group, oldestEvent(waitedFor), freshnessSeconds, 3 * freshnessSeconds);
+    for (const lane of LANES) {
+      const late = lateWhileSomethingWaits(config, lane, waitedFor[lane]);
+      this.growOn(`Freshness-${lane}`, group, late, LATE_PERCENT.much, LATE_PERCENT.grave);
+    }
+  }
+
+  /** A quarter more chips from `much` on, twice as many from `grave` on. It never shrinks the fleet; the backlog does. */
+  private growOn(
+    name: string,
+    group: autoscaling.AutoScalingGroup,
+    metric: cloudwatch.IMetric,
+    much: number,
+    grave: number,
+  ): void {
+    const grow = new autoscaling.StepScalingPolicy(this, name, {
       autoScalingGroup: group,
-      metric: age,
+      metric,
       adjustmentType: autoscaling.AdjustmentType.PERCENT_CHANGE_IN_CAPACITY,
       minAdjustmentMagnitude: 1,
       evaluationPeriods: 2,
       metricAggregationType: autoscaling.MetricAggregationType.MAXIMUM,
       estimatedInstanceWarmup: Duration.minutes(5),
       scalingSteps: [
-        // It never shrinks the fleet; the backlog does.
-        { upper: freshnessSeconds, change: 0 },
-        { lower: freshnessSeconds, upper: 3 * freshnessSeconds, change: 25 },
-        { lower: 3 * freshnessSeconds, change: 100 },
+        { upper: much, change: 0 },
+        { lower: much, upper: grave, change: 25 },
+        { lower: grave, change: 100 },
       ],
     });
     grow.node.addDependency(group);
   }
+}
+
+/** Seconds: the greater age of the two queues. It grows even where nothing is labelled at all. */
+function oldestEvent(queues: Record<Lane, IQueue>): cloudwatch.MathExpression {
+  const age = (lane: Lane) => queues[lane].metricApproximateAgeOfOldestMessage({ period: MINUTE });
+  return new cloudwatch.MathExpression({
+    expression: 'MAX([catalog, queries])',
+    label: 'age of the oldest event',
+    period: MINUTE,
+    usingMetrics: { catalog: age('catalog'), queries: age('queries') },
+  });
+}
+
+/**
+ * Percent of a lane's events that were labelled late, while messages wait: events that came late
+ * to an empty queue are their sender's fault, and no chip makes them fresher.
+ */
+function lateWhileSomethingWaits(config: Config, lane: Lane, queue: IQueue): cloudwatch.MathExpression {
+  return new cloudwatch.MathExpression({
+    expression: 'IF(waiting > 0, late, 0)',
+    label: `${lane} events labelled late while others wait (%)`,
+    period: MINUTE,
+    usingMetrics: {
+      waiting: queue.metricApproximateNumberOfMessagesVisible({ period: MINUTE, statistic: 'Maximum' }),
+      late: stalePercent(config, lane),
+    },
+  });
 }
 
 /** Visible messages of all queues over the chips in service; all of them while there is no chip. */

@@ -7,8 +7,9 @@ import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
 import type { IQueue } from 'aws-cdk-lib/aws-sqs';
 import type { Construct } from 'constructs';
 
-import { AGES, type Fleet, FLEETS, NAMESPACE } from '../build/metrics.ts';
+import { type Fleet, FLEETS } from '../build/metrics.ts';
 import { type Config, namePrefix } from '../config/config.ts';
+import { LANES, published, stalePercent } from '../constructs/freshness.ts';
 import { StageKey } from '../constructs/key.ts';
 import { Alarms, MINUTE } from '../constructs/alarms.ts';
 import type { BulkStack } from './bulk.ts';
@@ -20,9 +21,6 @@ import type { WorkerStack } from './worker.ts';
 /** SQS refuses receives beyond this many messages in flight, which looks like an empty queue. */
 const IN_FLIGHT_CAP = 120_000;
 const IN_FLIGHT_SHARE = 0.8;
-
-/** Lanes that somebody waits for; nobody waits for bulk. */
-const LANES = ['catalog', 'queries'] as const;
 
 export interface ObservabilityProps extends StackProps {
   readonly events: EventsStack;
@@ -106,10 +104,11 @@ export class ObservabilityStack extends Stack {
     });
   }
 
-  private fleetAlarms({ worker, alarms: limits }: Config, alarms: Alarms): void {
+  private fleetAlarms(config: Config, alarms: Alarms): void {
+    const { worker, alarms: limits } = config;
     for (const lane of LANES) {
       alarms.on(`${lane === 'catalog' ? 'Catalog' : 'Queries'}Stale`, {
-        metric: this.stalePercent(lane, worker.freshnessSeconds),
+        metric: stalePercent(config, lane),
         threshold: limits.stalePercentMax,
         minutes: 15,
         meaning: `More than ${limits.stalePercentMax}% of the ${lane} events were labelled later than ${worker.freshnessSeconds} s after they occurred.`,
@@ -117,14 +116,14 @@ export class ObservabilityStack extends Stack {
       });
     }
     alarms.on('FatalFaults', {
-      metric: this.published('event_failures_total', { fault: 'fatal' }),
+      metric: published(this.stage, 'event_failures_total', { fault: 'fatal' }),
       threshold: 0,
       minutes: 1,
       meaning: 'A worker met a fault that every event would meet, and stopped.',
       section: 'not-ready-or-fatal',
     });
     alarms.on('LeasesLost', {
-      metric: this.published('queue_leases_lost_total'),
+      metric: published(this.stage, 'queue_leases_lost_total'),
       threshold: 0,
       minutes: 5,
       meaning: 'Messages became visible to others while a worker had them.',
@@ -171,7 +170,7 @@ export class ObservabilityStack extends Stack {
       section: 'slow-online-service',
     });
     alarms.on('IntentLookUpsFailed', {
-      metric: this.published('intent_lookups_total', { result: 'failed' }),
+      metric: published(this.stage, 'intent_lookups_total', { result: 'failed' }),
       threshold: 0,
       minutes: 15,
       meaning: 'The online service cannot read the label table, and scores every query.',
@@ -197,14 +196,14 @@ export class ObservabilityStack extends Stack {
     const floor = { worker: worker.chipsMin, intent: intent.tasksMin }[fleet];
     const name = fleet === 'worker' ? 'Worker' : 'Intent';
     alarms.on(`${name}DeviceErrors`, {
-      metric: this.published('execution_errors_total', { fleet }),
+      metric: published(this.stage, 'execution_errors_total', { fleet }),
       threshold: 0,
       minutes: 1,
       meaning: `A NeuronCore of the ${fleet} hosts failed.`,
       section: 'device-errors',
     });
     alarms.on(`${name}Unwatched`, {
-      metric: this.published('neuroncore_utilization_ratio', { fleet }, 'SampleCount'),
+      metric: published(this.stage, 'neuroncore_utilization_ratio', { fleet }, 'SampleCount'),
       threshold: 1,
       comparison: cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
       missing: floor > 0 ? cloudwatch.TreatMissingData.BREACHING : cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -242,33 +241,36 @@ export class ObservabilityStack extends Stack {
               queue.metricApproximateNumberOfMessagesVisible(period),
             ),
           ),
+          graph('Stale labels (% of events)', ...LANES.map((lane) => stalePercent(config, lane))),
           graph(
-            'Stale labels (% of events)',
-            ...LANES.map((lane) => this.stalePercent(lane, config.worker.freshnessSeconds)),
+            'Events and failures',
+            published(this.stage, 'events_total'),
+            published(this.stage, 'event_failures_total'),
           ),
-          graph('Events and failures', this.published('events_total'), this.published('event_failures_total')),
         ],
         [
           graph('Online service: P99 (s)', this.p99()),
           graph(
             'Online service: requests, and those in work',
             intent.loadBalancer.metrics.requestCount(period),
-            this.published('http_requests_total'),
-            this.published('http_requests_in_work'),
+            published(this.stage, 'http_requests_total'),
+            published(this.stage, 'http_requests_in_work'),
           ),
           graph(
             'Pairs, queries and labels',
             ...['pairs_scored_total', 'pairs_skipped_total', 'queries_scored_total', 'label_items_written_total'].map(
-              (name) => this.published(name),
+              (name) => published(this.stage, name),
             ),
           ),
         ],
         [
           graph('Online service: refused (%)', this.refusedPercent()),
-          graph('Online service: intents known', this.published('intents_known_total')),
+          graph('Online service: intents known', published(this.stage, 'intents_known_total')),
           graph(
             'Online service: looks in the table',
-            ...['answered', 'failed', 'late'].map((result) => this.published('intent_lookups_total', { result })),
+            ...['answered', 'failed', 'late'].map((result) =>
+              published(this.stage, 'intent_lookups_total', { result }),
+            ),
           ),
         ],
         [
@@ -276,29 +278,12 @@ export class ObservabilityStack extends Stack {
           graph(
             'NeuronCores in use',
             ...FLEETS.map((fleet) =>
-              this.published('neuroncore_utilization_ratio', { fleet }, 'Average').with({ label: fleet }),
+              published(this.stage, 'neuroncore_utilization_ratio', { fleet }, 'Average').with({ label: fleet }),
             ),
           ),
           graph('Dollars per million labels', this.dollarsPerMillionLabels(config.alarms.dollarsPerChipHour)),
         ],
       ],
-    });
-  }
-
-  /** A metric that the agent publishes; the sum over a minute unless `statistic` says otherwise. */
-  private published(
-    metricName: string,
-    dimensions: Record<string, string> = {},
-    statistic = 'Sum',
-    period = MINUTE,
-  ): cloudwatch.Metric {
-    return new cloudwatch.Metric({
-      namespace: NAMESPACE,
-      metricName,
-      dimensionsMap: { stage: this.stage, ...dimensions },
-      statistic,
-      period,
-      label: metricName,
     });
   }
 
@@ -322,25 +307,11 @@ export class ObservabilityStack extends Stack {
     return new cloudwatch.MathExpression({
       expression: '100 * FILL(refused, 0) / requests',
       usingMetrics: {
-        refused: this.published('http_requests_total', { status: '429' }),
-        requests: this.published('http_requests_total'),
+        refused: published(this.stage, 'http_requests_total', { status: '429' }),
+        requests: published(this.stage, 'http_requests_total'),
       },
       period: MINUTE,
       label: 'requests refused (%)',
-    });
-  }
-
-  /** Of the events of a lane, those that were older than the goal when they were labelled. */
-  private stalePercent(lane: (typeof LANES)[number], goalSeconds: number): cloudwatch.MathExpression {
-    const late = Object.entries(AGES).filter(([_age, boundSeconds]) => boundSeconds > goalSeconds);
-    const byAge = late.map(
-      ([age]) => [`${lane}_${age}`, this.published('events_by_age_total', { lane, age })] as const,
-    );
-    return new cloudwatch.MathExpression({
-      expression: `100 * (${byAge.map(([id]) => `FILL(${id}, 0)`).join(' + ')}) / ${lane}_events`,
-      usingMetrics: { ...Object.fromEntries(byAge), [`${lane}_events`]: this.published('events_total', { lane }) },
-      period: MINUTE,
-      label: `${lane} events labelled late (%)`,
     });
   }
 
@@ -349,7 +320,10 @@ export class ObservabilityStack extends Stack {
     const hour = Duration.hours(1);
     return new cloudwatch.MathExpression({
       expression: `1000000 * ${dollarsPerChipHour} * chips / labels`,
-      usingMetrics: { chips: this.chips(hour), labels: this.published('label_items_written_total', {}, 'Sum', hour) },
+      usingMetrics: {
+        chips: this.chips(hour),
+        labels: published(this.stage, 'label_items_written_total', {}, 'Sum', hour),
+      },
       period: hour,
       label: 'dollars per million labels',
     });

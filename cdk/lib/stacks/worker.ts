@@ -100,7 +100,8 @@ export class WorkerStack extends Stack {
       }),
     );
     const group = this.group(config, vpc, template);
-    new FleetScaling(this, 'Scaling', { config, group, queues: [events.catalog, events.queries, events.bulk] });
+    const { catalog, queries, bulk } = events;
+    new FleetScaling(this, 'Scaling', { config, group, waitedFor: { catalog, queries }, bulk });
     this.refreshOnChange(group, template);
   }
 
