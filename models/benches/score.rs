@@ -72,8 +72,9 @@ fn encoding(criterion: &mut Criterion) {
 
 /// Registers that are multiplied without a load: the machine's limit.
 #[cfg(target_arch = "x86_64")]
-#[expect(unsafe_code, reason = "a vector of bf16 has no constructor")]
+#[expect(unsafe_code, reason = "a vector of bf16 has no constructor, and AMX no stable intrinsics")]
 mod peak {
+    use std::arch::asm;
     use std::arch::x86_64::{
         __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_reduce_add_epi32, _mm512_reduce_add_ps,
         _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
@@ -84,6 +85,48 @@ mod peak {
     const STEPS: usize = 10_000;
     pub const BF16_MULTIPLICATIONS: u64 = (SUMS * STEPS * 32) as u64;
     pub const INT8_MULTIPLICATIONS: u64 = (SUMS * STEPS * 64) as u64;
+
+    /// Four sums of tiles of 16 x 16, as many as the kernels have.
+    pub const AMX_BF16_MULTIPLICATIONS: u64 = (4 * STEPS * 16 * 16 * 32) as u64;
+    pub const AMX_INT8_MULTIPLICATIONS: u64 = (4 * STEPS * 16 * 16 * 64) as u64;
+
+    macro_rules! tiles {
+        ($name:ident, $product:literal) => {
+            /// # Safety
+            /// The CPU has AMX, and the kernel granted it.
+            pub unsafe fn $name() {
+                #[repr(C, align(64))]
+                struct Config([u8; 64]);
+                let mut config = Config([0; 64]);
+                config.0[0] = 1;
+                for tile in 0..8 {
+                    (config.0[16 + 2 * tile], config.0[48 + tile]) = (64, 16);
+                }
+                // SAFETY: as the caller promises; the configuration is the 64 bytes that are read.
+                unsafe {
+                    asm!(
+                        "ldtilecfg [{config}]",
+                        "2:",
+                        concat!($product, " tmm0, tmm4, tmm6"),
+                        concat!($product, " tmm1, tmm4, tmm7"),
+                        concat!($product, " tmm2, tmm5, tmm6"),
+                        concat!($product, " tmm3, tmm5, tmm7"),
+                        "dec {steps}",
+                        "jnz 2b",
+                        "tilerelease",
+                        config = in(reg) &raw const config,
+                        steps = inout(reg) STEPS => _,
+                        out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                        out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                        options(nostack),
+                    );
+                }
+            }
+        };
+    }
+
+    tiles!(amx_bf16, "tdpbf16ps");
+    tiles!(amx_int8, "tdpbusd");
 
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub fn bf16(value: i32) -> f32 {
@@ -133,6 +176,14 @@ fn peaks(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(peak::INT8_MULTIPLICATIONS));
     // SAFETY: the features were detected.
     group.bench_function("int8", |bencher| bencher.iter(|| unsafe { peak::int8(black_box(1)) }));
+    let options = ScorerOptions { replicas: 1, numeric: Numeric::Bf16, kernel: Kernel::Amx };
+    let Ok(_granted) = Scorer::start(Path::new(ARTIFACT), options) else { return };
+    group.throughput(Throughput::Elements(peak::AMX_BF16_MULTIPLICATIONS));
+    // SAFETY: a scorer on AMX runs in this process.
+    group.bench_function("bf16, amx", |bencher| bencher.iter(|| unsafe { peak::amx_bf16() }));
+    group.throughput(Throughput::Elements(peak::AMX_INT8_MULTIPLICATIONS));
+    // SAFETY: as above.
+    group.bench_function("int8, amx", |bencher| bencher.iter(|| unsafe { peak::amx_int8() }));
 }
 
 #[cfg(not(target_arch = "x86_64"))]

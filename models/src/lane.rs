@@ -138,9 +138,13 @@ impl Lane {
     /// once the lane is closed.
     pub fn next_batch(&self, prefetch: Option<Prefetch>) -> Option<Batch<Row>> {
         if let Some(mut prefetch) = prefetch {
-            // Closed first: what is not in it by now never will be.
-            prefetch.close();
-            if let Ok(batch) = prefetch.try_recv() {
+            let planned = {
+                // Under the lock: a batch on its way to a place that is given up would be lost.
+                let _nobody_plans = self.lock();
+                prefetch.close();
+                prefetch.try_recv()
+            };
+            if let Ok(batch) = planned {
                 return Some(batch);
             }
         }

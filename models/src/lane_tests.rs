@@ -101,6 +101,33 @@ async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
     assert_eq!(call.answers().await.expect("answered").len(), 9);
 }
 
+/// A batch that is planned for a place just then given up would be in nobody's hands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_does_not_give_its_place_up_while_a_batch_is_planned() {
+    let lane = Lane::new(options(1), Shapes::Any);
+    let mut call = lane.call(None);
+    let prefetch = lane.prefetch();
+    let mut planning = lane.lock();
+    let (begins, has_begun) = std::sync::mpsc::channel();
+    let replica = {
+        let lane = Arc::clone(&lane);
+        thread::spawn(move || {
+            begins.send(()).expect("the test waits");
+            lane.next_batch(Some(prefetch))
+        })
+    };
+    has_begun.recv().expect("the replica begins");
+    // That nothing happens cannot be awaited.
+    let looks_until = Instant::now() + Duration::from_millis(50);
+    while Instant::now() < looks_until {
+        assert!(!planning.busy[0].is_closed());
+    }
+    planning.is_closed = true;
+    drop(planning);
+    assert!(block_in_place(|| replica.join()).expect("the thread does not panic").is_none());
+    assert_eq!(call.enter(vec![row(1, 8)]).await, Err(RunError::Stopped));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_replica_goes_before_a_busy_one() {
     let lane = Lane::new(options(2), Shapes::Any);

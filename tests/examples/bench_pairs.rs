@@ -56,6 +56,7 @@ fn main() {
     }
     let rows = tempfile::NamedTempFile::new().expect("a temporary file");
     let tokens = write_tokens(&pairs, rows.path());
+    quantise(rows.path());
     let mut contenders = contenders(&folder, rows.path());
     for round in 0..ROUNDS {
         for contender in &mut contenders {
@@ -89,14 +90,8 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
         for sorted in [false, true] {
             let rows = rows.to_owned();
             let command = move || {
-                let mut command = Command::new(repository().join(".venv-bench/bin/python"));
-                command
-                    .arg(repository().join("models/bench/peer_pairs.py"))
-                    .args(["--engine", engine, "--path", path, "--models"])
-                    .arg(repository().join(".local/bench-models"))
-                    .arg("--rows-file")
-                    .arg(&rows)
-                    .args(sorted.then_some("--sorted"));
+                let mut command = peer(&rows);
+                command.args(["--engine", engine, "--path", path]).args(sorted.then_some("--sorted"));
                 command
             };
             let order = if sorted { "sorted" } else { "as they come" };
@@ -104,6 +99,20 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
         }
     }
     all
+}
+
+fn peer(rows: &Path) -> Command {
+    let mut command = Command::new(repository().join(".venv-bench/bin/python"));
+    let models = repository().join(".local/bench-models");
+    command.args(["-W", "ignore"]).arg(repository().join("models/bench/peer_pairs.py"));
+    command.arg("--models").arg(models).arg("--rows-file").arg(rows);
+    command
+}
+
+/// OpenVINO's int8 network is calibrated on rows, unlike onnxruntime's.
+fn quantise(rows: &Path) {
+    let status = peer(rows).arg("--quantise").stdout(Stdio::null()).status();
+    assert!(status.is_ok_and(|status| status.success()), "OpenVINO's network is not quantised; run make bench-pairs");
 }
 
 fn answer(command: &mut Command) -> Answer {
@@ -172,7 +181,8 @@ fn report(contenders: &[Contender], pairs: usize, tokens: usize) -> String {
          validation pairs of {} in file order, {pairs} pairs of {:.1} tokens on the mean; the same weights, one thread, \
          {ROUNDS} rounds in turn, medians with the lowest and the highest. A rate is for a second of *CPU time*, since other \
          work may share the machine. catalog-labels is given texts (marking and tokenising count), the peers are given \
-         tokens, in batches of 32 padded to the longest row. *Flips* are verdicts other than PyTorch's in fp32; over \
+         tokens, in batches of 32 padded to the longest row; onnxruntime's int8 is its dynamic quantisation per channel, \
+         OpenVINO's is NNCF's of weights and activations, calibrated on these very rows. *Flips* are verdicts other than PyTorch's in fp32; over \
          {:.1}% a row is not of equal quality.\n\n| engine | pairs/s of CPU | spread | ours is | flips |\n|---|---:|---|---:|---:|\n",
         machine(),
         SETS.join(", "),

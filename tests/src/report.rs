@@ -13,7 +13,13 @@ pub fn machine() -> String {
         line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
     };
     let flags = of("flags");
-    let known = [("avx2", "AVX2"), ("avx512f", "AVX-512"), ("avx512_vnni", "VNNI"), ("avx512_bf16", "BF16")];
+    let known = [
+        ("avx2", "AVX2"),
+        ("avx512f", "AVX-512"),
+        ("avx512_vnni", "VNNI"),
+        ("avx512_bf16", "BF16"),
+        ("amx_tile", "AMX"),
+    ];
     let has = |flag: &str| flags.split(' ').any(|given| given == flag);
     let features: Vec<&str> = known.iter().filter(|(flag, _)| has(flag)).map(|(_, name)| *name).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
