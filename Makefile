@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score bench-inf1 bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score flips bench-inf1 bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -59,6 +59,11 @@ bench-pairs: build bench-env ## pairs a second of a core, beside other engines, 
 	@test -d "$(PAIRS)" || { echo "PAIRS must be a folder of sets: abt-buy, amazon-google, walmart-amazon"; exit 1; }
 	cargo build --release --locked --workspace --example bench_pairs
 	$(TARGET_DIR)/release/examples/bench_pairs "$(PAIRS)"
+
+flips: build ## what bf16 and int8 decide otherwise than fp32, on the sets in PAIRS=FOLDER and QUERIES=FILE
+	@test -d "$(PAIRS)" && test -f "$(QUERIES)" || { echo "PAIRS must be a folder of sets, QUERIES a TSV file of text and label"; exit 1; }
+	cargo build --release --locked --workspace --example flips
+	$(TARGET_DIR)/release/examples/flips "$(PAIRS)" "$(QUERIES)"
 
 bench-score: libtorch ## what a core scores by numeric path, and its arithmetic peak (criterion)
 	cargo bench --locked --package catalog-labels-models --bench score

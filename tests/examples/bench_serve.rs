@@ -8,11 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use models::{Kernel, Numeric, Scorer, ScorerOptions};
 use serde_json::json;
 use tests::load::{Outcome, Target, closed_loop, open_loop};
 use tests::report::{machine, write_section};
 use tests::server::Server;
-use tests::worker::repository;
+use tests::worker::{artifact, repository};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
@@ -35,18 +36,23 @@ async fn main() {
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let lasts = Duration::from_secs(seconds);
     let bodies = Arc::new(queries().into_iter().map(|query| json!({"query": query}).to_string()).collect::<Vec<_>>());
-    let ours = Server::start(&["--without-tables", "--replicas", "1", "--deadline", "60s"]).await;
+    let options = ["--without-tables", "--replicas", "1", "--deadline", "60s"];
+    let ours = Server::start(&options).await;
+    let ours_int8 = match has_int8() {
+        true => Some(Server::start(&[&options[..], &["--numeric", "int8"]].concat()).await),
+        false => None,
+    };
     let (_fp32, fp32) = peer("fp32").await;
     let (_int8, int8) = peer("int8").await;
     let system = |name, address: String| {
         let target = Target { address, path: "/v1/intent", bodies: Arc::clone(&bodies) };
         System { name, target, capacities: Vec::new(), at_shares: vec![Vec::new(); SHARES.len()] }
     };
-    let mut systems = [
-        system("catalog-labels serve", ours.address.clone()),
-        system("onnxruntime fp32 + FastAPI", fp32),
-        system("onnxruntime int8 + FastAPI", int8),
-    ];
+    let mut systems = vec![system("catalog-labels serve", ours.address.clone())];
+    systems
+        .extend(ours_int8.iter().map(|server| system("catalog-labels serve --numeric int8", server.address.clone())));
+    systems.push(system("onnxruntime fp32 + FastAPI", fp32));
+    systems.push(system("onnxruntime int8 + FastAPI", int8));
     for system in &mut systems {
         closed_loop(&system.target, CLIENTS, lasts / 2).await;
     }
@@ -66,6 +72,12 @@ async fn main() {
         }
     }
     write_section("serve", &report(&systems, lasts));
+}
+
+/// Whether this CPU has the instructions for it.
+fn has_int8() -> bool {
+    let options = ScorerOptions { replicas: 1, numeric: Numeric::Int8, kernel: Kernel::Auto };
+    Scorer::start(&artifact(), options).is_ok()
 }
 
 /// Queries of the sample, in the order of the file.
