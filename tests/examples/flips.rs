@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use consumer::app::evaluate::dataset::{LabelledPair, read_pairs, read_queries, read_rows};
-use models::{Kernel, Numeric, Scorer, ScorerOptions, TextPair, Verdict};
-use shared::Intent;
+use models::{Kernel, Numeric, Scorer, ScorerOptions, TextPair};
+use shared::{Intent, Verdict};
 use tests::report::{machine, write_section};
 use tests::worker::artifact;
 
