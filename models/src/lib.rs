@@ -10,6 +10,7 @@ mod engine;
 pub mod explain;
 pub mod features;
 pub mod golden;
+pub mod grid;
 mod kernel;
 mod kind;
 mod lane;

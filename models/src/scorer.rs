@@ -1,43 +1,37 @@
 //! Scores for pairs of product texts and for queries.
 
+mod error;
+mod load;
+
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
-use std::vec;
 
 use shared::{Intent, ModelId, Stage, Verdict};
 
 use crate::batch::Budget;
 use crate::cascade::Cascade;
 use crate::encode::{EncodeError, Encoded, Encoder};
-use crate::engine::{Engine, EngineError, Numeric, RowLogits};
-use crate::golden::GoldenError;
+use crate::engine::{Numeric, RowLogits};
 use crate::kernel::Kernel;
-use crate::lane::{LaneOptions, RunError};
-use crate::malloc;
-use crate::manifest::{Artifact, Compiled, Manifest, Refused, Target, Thresholds};
-use crate::neuron::{self, OpLibraryError};
-use crate::replica::{Checks, Replicas, StartError};
-use crate::tokenise::{TokeniseError, Tokenisers};
+use crate::manifest::{Manifest, Thresholds};
+use crate::replica::Replicas;
+use crate::tokenise::Tokenisers;
+pub use error::{LoadError, ScoreError};
+use load::Loaded;
 
 /// Throughput first. Of 512, 1,024, 2,048 and 4,096 tokens this was the fastest for a core
 /// in fp32 (by up to a quarter) and no slower than the others in bf16; larger activations
 /// leave the caches and are paged in anew each time.
-const BULK: Budget =
+pub(crate) const BULK: Budget =
     Budget { tokens_max: 1_024, rows_max: 128, batch_tokens: 16, wait_max: Duration::from_millis(500) };
 const BULK_ROWS_MAX: usize = 8_192;
 /// Latency first: a query that comes while a batch runs waits for it, so batches are short.
-const ONLINE: Budget = Budget { tokens_max: 32, rows_max: 4, batch_tokens: 8, wait_max: Duration::from_millis(2) };
+pub(crate) const ONLINE: Budget =
+    Budget { tokens_max: 32, rows_max: 4, batch_tokens: 8, wait_max: Duration::from_millis(2) };
 const ONLINE_ROWS_MAX: usize = 2_048;
-/// What a batch costs a NeuronCore beside its tokens, in tokens. From the public figures of
-/// BERT-base at length 128 on inf1 (Neuron's performance page): 7.9 ms for 1 row, and 6 rows
-/// on each of 4 cores at 1,181 rows/s, which is 20.3 ms; so 5.4 ms and 19.4 us a token.
-pub const NEURON_BATCH_TOKENS: usize = 280;
-/// Twice as long as the Neuron runtime waits for a core before it gives up by itself; the
-/// slowest CPU takes seconds.
-const RUN_TIME_MAX: Duration = Duration::from_secs(60);
 /// Rows of one call that are tokenised together, while those before them are scored.
 const TOKENISED_ROWS: usize = 512;
 
@@ -89,97 +83,6 @@ pub struct IntentScore {
     pub intent: Intent,
     /// In the order of [`Intent::ALL`]; sums to 1.
     pub probabilities: [f32; 4],
-}
-
-/// Why there is no scorer. Each of these needs a person.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    Refused(#[from] Refused),
-    #[error("the artifact's tokenizer is of no use")]
-    Tokenizer(#[from] EncodeError),
-    #[error("the tokenizer does not reproduce the golden token ids")]
-    Golden(#[from] GoldenError),
-    #[error("manifest.json: golden_tolerance.int8 is not stated, so int8 is off for this artifact; use --numeric auto")]
-    NoInt8,
-    #[error("the modules are compiled for {compiled}, so --numeric {asked} cannot be had; use --numeric auto")]
-    Compiled { compiled: Numeric, asked: Numeric },
-    #[error(transparent)]
-    OpLibrary(#[from] OpLibraryError),
-    #[error(
-        "{replicas} replicas on {visible} visible NeuronCores: each core takes one; set --replicas (for serve together \
-         with --online-replicas) or NEURON_RT_VISIBLE_CORES so that they are as many"
-    )]
-    Cores { replicas: usize, visible: usize },
-    #[error("the module cannot be loaded")]
-    Engine(#[from] EngineError),
-    #[error("there is no thread to tokenise on")]
-    Thread(#[source] std::io::Error),
-    #[error("a replica did not start")]
-    Replica(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl From<StartError> for LoadError {
-    fn from(error: StartError) -> Self {
-        Self::Replica(Box::new(error))
-    }
-}
-
-/// Why a call has no scores.
-#[derive(Debug, thiserror::Error)]
-pub enum ScoreError {
-    /// These rows of the call have logits that are not finite; without them the others
-    /// can be scored.
-    #[error("the scores of rows {rows:?} are not finite")]
-    NonFinite { rows: Vec<usize> },
-    #[error("the device failed: {reason}")]
-    Device { reason: String },
-    #[error("the tokenizer failed")]
-    Encode(#[from] EncodeError),
-    /// More waits than can be scored by the call's deadline; nothing of the call was.
-    #[error("too much waits already; try again in {retry_after:?}")]
-    Overloaded { retry_after: Duration },
-    #[error("the call's deadline has passed")]
-    Late,
-    #[error("the scorer has stopped")]
-    Stopped,
-}
-
-impl ScoreError {
-    /// True when the next call would fail as well, whatever its rows.
-    pub fn is_fatal(&self) -> bool {
-        match self {
-            Self::Device { .. } | Self::Stopped => true,
-            Self::NonFinite { .. } | Self::Encode(_) | Self::Overloaded { .. } | Self::Late => false,
-        }
-    }
-
-    /// The error of a call that was made with `rows` of another one alone.
-    fn renumbered(self, rows: &[usize]) -> Self {
-        match self {
-            Self::NonFinite { rows: named } => Self::NonFinite { rows: named.iter().map(|&row| rows[row]).collect() },
-            other => other,
-        }
-    }
-}
-
-impl From<RunError> for ScoreError {
-    fn from(error: RunError) -> Self {
-        match error {
-            RunError::Stopped => Self::Stopped,
-            RunError::Overloaded { retry_after } => Self::Overloaded { retry_after },
-            RunError::Lost | RunError::Hung { .. } | RunError::Engine(_) => Self::Device { reason: error.to_string() },
-        }
-    }
-}
-
-impl From<TokeniseError> for ScoreError {
-    fn from(error: TokeniseError) -> Self {
-        match error {
-            TokeniseError::Full => Self::Overloaded { retry_after: Duration::ZERO },
-            TokeniseError::Stopped => Self::Stopped,
-        }
-    }
 }
 
 /// A verified model with the replicas of one lane. Clones share them; the replicas end
@@ -333,107 +236,6 @@ impl Scorer {
         }
         Ok(call.answers().await?)
     }
-}
-
-/// An artifact in memory, checked but for its outputs, which each lane's replicas check.
-struct Loaded {
-    manifest: Arc<Manifest>,
-    cascade: Option<Arc<Cascade>>,
-    tokenisers: Tokenisers,
-    /// For the replicas of all lanes, in the order of the cores.
-    engines: vec::IntoIter<Arc<Engine>>,
-    checks: Arc<Checks>,
-    numeric: Numeric,
-    kernel: Kernel,
-}
-
-impl Loaded {
-    fn open(folder: &Path, options: ScorerOptions, replicas: usize) -> Result<Self, LoadError> {
-        let artifact = Artifact::open(folder)?;
-        let Manifest { pair_tokens_max, query_tokens_max, golden_tolerance, .. } = artifact.manifest;
-        let encoder = Encoder::new(&artifact.tokenizer, pair_tokens_max, query_tokens_max)?;
-        let goldens = artifact.goldens.encode(&encoder)?;
-        let numeric = match &artifact.manifest.compiled {
-            Some(compiled) => numeric_of(compiled, options.numeric)?,
-            None => options.numeric.resolve(),
-        };
-        let tolerance = match numeric {
-            Numeric::Bf16 => golden_tolerance.bf16,
-            Numeric::Int8 => golden_tolerance.int8.ok_or(LoadError::NoInt8)?,
-            Numeric::Fp32 | Numeric::Auto => golden_tolerance.fp32,
-        };
-        let engines = engines(&artifact, numeric, options.kernel, replicas)?;
-        let kernel = engines.first().map_or(Kernel::Libtorch, |engine| engine.kernel());
-        artifact.verify_modules()?;
-        malloc::keep_freed_blocks();
-        // Half a core tokenises more than a core scores.
-        let tokenisers = Tokenisers::start(encoder, cores().div_ceil(2)).map_err(LoadError::Thread)?;
-        let checks = Arc::new(Checks { goldens, tolerance });
-        Ok(Self {
-            manifest: Arc::new(artifact.manifest),
-            cascade: artifact.cascade.map(Arc::new),
-            tokenisers,
-            engines: engines.into_iter(),
-            checks,
-            numeric,
-            kernel,
-        })
-    }
-
-    fn lane(&mut self, budget: Budget, rows_max: usize, replicas: usize, yields: bool) -> Result<Scorer, LoadError> {
-        let is_neuron = self.manifest.compiled.as_ref().is_some_and(|compiled| compiled.device == Target::Neuron);
-        let batch_tokens = if is_neuron { NEURON_BATCH_TOKENS } else { budget.batch_tokens };
-        let budget = Budget { batch_tokens, ..budget };
-        let options = LaneOptions { budget, rows_max, replicas, run_time_max: RUN_TIME_MAX };
-        let engines = self.engines.by_ref().take(replicas).collect();
-        // A core's replica only hands batches over, and does not compete for the CPU.
-        let replicas = Replicas::start(engines, &self.checks, options, yields && !is_neuron)?;
-        let Self { manifest, cascade, tokenisers, numeric, kernel, .. } = self;
-        tracing::info!(model = %manifest.model_id, %numeric, %kernel, replicas = replicas.lane.options().replicas, "model loaded");
-        Ok(Scorer {
-            manifest: Arc::clone(manifest),
-            cascade: cascade.clone(),
-            tokenisers: tokenisers.clone(),
-            replicas: Arc::new(replicas),
-            numeric: *numeric,
-            kernel: *kernel,
-        })
-    }
-}
-
-/// In which type compiled modules multiply, which is no longer anybody's choice.
-fn numeric_of(compiled: &Compiled, asked: Numeric) -> Result<Numeric, LoadError> {
-    let compiled = match compiled.device {
-        Target::Neuron => Numeric::Bf16,
-        Target::Cpu => Numeric::Fp32,
-    };
-    if asked == Numeric::Auto || asked == compiled {
-        Ok(compiled)
-    } else {
-        Err(LoadError::Compiled { compiled, asked })
-    }
-}
-
-/// A network for each replica: on CPU one that all share, on NeuronCores one for each core.
-fn engines(
-    artifact: &Artifact,
-    numeric: Numeric,
-    kernel: Kernel,
-    replicas: usize,
-) -> Result<Vec<Arc<Engine>>, LoadError> {
-    let shared = match &artifact.manifest.compiled {
-        Some(compiled) if compiled.device == Target::Neuron => {
-            match neuron::visible_cores() {
-                Some(visible) if visible != replicas => return Err(LoadError::Cores { replicas, visible }),
-                _ => neuron::open_op_library()?,
-            }
-            let engines = Engine::load_static(&artifact.modules(compiled), replicas)?;
-            return Ok(engines.into_iter().map(Arc::new).collect());
-        }
-        Some(compiled) => Engine::load_static(&artifact.modules(compiled), 1)?.remove(0),
-        None => Engine::load(&artifact.module(), numeric, kernel)?,
-    };
-    Ok(std::iter::repeat_n(Arc::new(shared), replicas).collect())
 }
 
 /// The answer, if it comes before the deadline.

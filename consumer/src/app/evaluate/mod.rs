@@ -2,6 +2,7 @@
 
 mod blocking;
 pub mod dataset;
+mod grid;
 mod loss;
 pub mod metrics;
 mod pairs;
@@ -35,6 +36,8 @@ enum What {
     Queries(queries::Args),
     /// Pair completeness and cost of the worker's own look-ups
     Blocking(blocking::Args),
+    /// Shapes of modules for NeuronCores, and how full they run
+    Grid(grid::Args),
     /// Precision and recall of the labels in the tables, and where missed pairs were lost
     Stored(stored::Args),
 }
@@ -44,6 +47,7 @@ pub fn run(args: Args) -> CommandResult {
         What::Pairs(args) => pairs::run(args),
         What::Queries(args) => queries::run(args),
         What::Blocking(args) => blocking::run(args),
+        What::Grid(args) => grid::run(args),
         What::Stored(args) => stored::run(args),
     }
 }

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
 use shared::ModelId;
 
+use super::grid;
 use super::loss::Loss;
 use super::metrics::IntentReport;
 use super::pairs::Report;
@@ -31,6 +32,33 @@ pub fn pairs(report: &Report, model: &ModelId) {
         format!("{:.1}", report.pairs_per_second),
     ]);
     println!("{}", right_aligned(table, 0));
+}
+
+pub fn grid(report: &grid::Report) {
+    let mut shapes = table(&["", "bucket", "batches", "rows a batch", "fill"]);
+    for (name, lane) in [("pairs", &report.pairs), ("queries", &report.queries)] {
+        for of in &lane.shapes {
+            let rows = format!("{:.1}", of.rows_per_batch);
+            shapes.add_row([name.to_owned(), of.bucket.clone(), of.batches.to_string(), rows, share(of.fill)]);
+        }
+    }
+    println!("{}", right_aligned(shapes, 2));
+    let grid::Report { pairs, queries, .. } = report;
+    println!(
+        "pairs    rows {}  tokens_per_row {:.1}  fill {}  rows_per_core_second {:.0}",
+        pairs.rows,
+        pairs.tokens_per_row,
+        share(pairs.fill),
+        pairs.rows_per_core_second
+    );
+    println!(
+        "queries  rows {}  tokens_per_row {:.1}  fill {}  mean_ms {:.1}",
+        queries.rows,
+        queries.tokens_per_row,
+        share(queries.fill),
+        queries.mean_ms
+    );
+    println!("--buckets {}", report.buckets.join(" "));
 }
 
 pub fn queries(report: &IntentReport, by: Option<&(String, BTreeMap<String, IntentReport>)>, model: &ModelId) {
