@@ -36,9 +36,6 @@ pub struct LaneOptions {
     pub run_time_max: Duration,
 }
 
-/// A place for a batch that is planned before its replica is free.
-pub type Prefetch = oneshot::Receiver<Batch<Row>>;
-
 /// Why a call has no logits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RunError {
@@ -127,30 +124,9 @@ impl Lane {
         Call { lane: Arc::clone(self), deadline, entered: 0, sender, answers }
     }
 
-    /// Asks for the batch after the one that a replica is about to run.
-    pub fn prefetch(&self) -> Prefetch {
-        let (ask, batch) = oneshot::channel();
-        self.with_open(|state| state.busy.push_back(ask));
-        batch
-    }
-
-    /// Waits for a replica's next batch: the prefetched one, if there is one by now. None
-    /// once the lane is closed.
-    pub fn next_batch(&self, prefetch: Option<Prefetch>) -> Option<Batch<Row>> {
-        if let Some(mut prefetch) = prefetch {
-            let planned = {
-                // Under the lock: a batch on its way to a place that is given up would be lost.
-                let _nobody_plans = self.lock();
-                prefetch.close();
-                prefetch.try_recv()
-            };
-            if let Ok(batch) = planned {
-                return Some(batch);
-            }
-        }
-        let (ask, batch) = oneshot::channel();
-        self.with_open(|state| state.idle.push(ask));
-        batch.blocking_recv().ok()
+    /// The batches of one replica.
+    pub fn batches(self: &Arc<Self>) -> Batches {
+        Batches { lane: Arc::clone(self), prefetched: None }
     }
 
     /// Changes the state of an open lane, then plans what can be planned.
@@ -279,6 +255,37 @@ impl State {
                 self.running_tokens += tokens;
             }
         }
+    }
+}
+
+/// One replica's batches: while it runs one, the next is planned for it as soon as it is full.
+pub struct Batches {
+    lane: Arc<Lane>,
+    /// Where the next batch comes, if it is full before this replica asks for it.
+    prefetched: Option<oneshot::Receiver<Batch<Row>>>,
+}
+
+impl Batches {
+    /// Waits for the replica's next batch, full or not; to be called when it has run the one
+    /// before. None once the lane is closed.
+    pub fn next(&mut self) -> Option<Batch<Row>> {
+        let batch = self.take_prefetched().or_else(|| {
+            let (ask, batch) = oneshot::channel();
+            self.lane.with_open(|state| state.idle.push(ask));
+            batch.blocking_recv().ok()
+        })?;
+        let (ask, prefetched) = oneshot::channel();
+        self.lane.with_open(|state| state.busy.push_back(ask));
+        self.prefetched = Some(prefetched);
+        Some(batch)
+    }
+
+    fn take_prefetched(&mut self) -> Option<Batch<Row>> {
+        let mut prefetched = self.prefetched.take()?;
+        // Under the lock: a batch on its way to a place that is given up would be lost.
+        let _nobody_plans = self.lane.lock();
+        prefetched.close();
+        prefetched.try_recv().ok()
     }
 }
 

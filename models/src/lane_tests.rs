@@ -14,10 +14,14 @@ fn options(replicas: usize) -> LaneOptions {
 
 /// Replicas of the module that sums the ids of each row.
 fn replicas(count: usize, options: LaneOptions) -> Replicas {
+    replicas_that(false, count, options)
+}
+
+fn replicas_that(give_way: bool, count: usize, options: LaneOptions) -> Replicas {
     let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32, crate::Kernel::Auto).expect("the module loads");
     let checks = Arc::new(Checks { goldens: Vec::new(), tolerance: 1.0 });
     let engines = std::iter::repeat_n(Arc::new(engine), count).collect();
-    Replicas::start(engines, &checks, options, false).expect("the replicas start")
+    Replicas::start(engines, &checks, options, give_way).expect("the replicas start")
 }
 
 fn row(id: i64, length: usize) -> Encoded {
@@ -40,8 +44,8 @@ fn answer(lane: &Lane, batch: Batch<Row>, took: Duration) {
 }
 
 /// A replica's next batch, which a replica waits for on a thread of its own.
-fn next(lane: &Lane) -> Option<Batch<Row>> {
-    block_in_place(|| lane.next_batch(None))
+fn next(lane: &Arc<Lane>) -> Option<Batch<Row>> {
+    block_in_place(|| lane.batches().next())
 }
 
 fn soon(after: Duration) -> Option<Instant> {
@@ -87,18 +91,23 @@ async fn rows_whose_caller_left_are_not_scored() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
     let lane = Lane::new(options(1), Shapes::Any);
+    let mut replica = lane.batches();
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
-    let running = next(&lane).expect("a row waits");
-    let mut prefetch = lane.prefetch();
+    let running = block_in_place(|| replica.next()).expect("a row waits");
     call.enter((0..7).map(|_| row(2, 8)).collect()).await.expect("there is room");
-    assert!(prefetch.try_recv().is_err(), "7 of 8 rows are no full batch");
+    assert_eq!(lane.lock().waiting.tokens(), 56, "7 of 8 rows are no full batch");
     call.enter(vec![row(3, 8)]).await.expect("there is room");
+    assert_eq!(lane.lock().waiting.tokens(), 0, "the next batch is the replica's while it runs one");
+    call.enter(vec![row(4, 8); 8]).await.expect("there is room");
+    assert_eq!(lane.lock().waiting.tokens(), 64, "and no other is");
     answer(&lane, running, Duration::from_millis(1));
-    let next = block_in_place(|| lane.next_batch(Some(prefetch))).expect("it was prefetched");
-    assert_eq!(next.rows.len(), 8);
-    answer(&lane, next, Duration::from_millis(1));
-    assert_eq!(call.answers().await.expect("answered").len(), 9);
+    for rows in [8, 8] {
+        let next = block_in_place(|| replica.next()).expect("rows wait");
+        assert_eq!(next.rows.len(), rows);
+        answer(&lane, next, Duration::from_millis(1));
+    }
+    assert_eq!(call.answers().await.expect("answered").len(), 17);
 }
 
 /// A batch that is planned for a place just then given up would be in nobody's hands.
@@ -106,16 +115,15 @@ async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
 async fn a_replica_does_not_give_its_place_up_while_a_batch_is_planned() {
     let lane = Lane::new(options(1), Shapes::Any);
     let mut call = lane.call(None);
-    let prefetch = lane.prefetch();
+    let (ask, place) = oneshot::channel();
+    lane.with_open(|state| state.busy.push_back(ask));
+    let mut busy = Batches { lane: Arc::clone(&lane), prefetched: Some(place) };
     let mut planning = lane.lock();
     let (begins, has_begun) = std::sync::mpsc::channel();
-    let replica = {
-        let lane = Arc::clone(&lane);
-        thread::spawn(move || {
-            begins.send(()).expect("the test waits");
-            lane.next_batch(Some(prefetch))
-        })
-    };
+    let replica = thread::spawn(move || {
+        begins.send(()).expect("the test waits");
+        busy.next()
+    });
     has_begun.recv().expect("the replica begins");
     // That nothing happens cannot be awaited.
     let looks_until = Instant::now() + Duration::from_millis(50);
@@ -133,18 +141,18 @@ async fn an_idle_replica_goes_before_a_busy_one() {
     let lane = Lane::new(options(2), Shapes::Any);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
-    let running = next(&lane).expect("a row waits");
-    let mut prefetch = lane.prefetch();
+    let mut busy = lane.batches();
+    let running = block_in_place(|| busy.next()).expect("a row waits");
     let idle = {
         let lane = Arc::clone(&lane);
-        thread::spawn(move || lane.next_batch(None).map(|batch| answer(&lane, batch, Duration::from_millis(1))))
+        thread::spawn(move || next(&lane).map(|batch| answer(&lane, batch, Duration::from_millis(1))))
     };
     while lane.lock().idle.is_empty() {
         tokio::task::yield_now().await;
     }
     call.enter((0..8).map(|_| row(2, 8)).collect()).await.expect("there is room");
     assert!(idle.join().expect("the thread does not panic").is_some());
-    assert!(prefetch.try_recv().is_err());
+    assert!(busy.take_prefetched().is_none());
     answer(&lane, running, Duration::from_millis(1));
     assert_eq!(call.answers().await.expect("answered").len(), 9);
 }
@@ -245,6 +253,37 @@ async fn replicas_end_with_their_handle() {
     drop(replicas);
     assert_eq!(lane.lock().replicas_ended, 2);
     assert_eq!(summed(&lane, vec![row(4, 3)]).await, Err(RunError::Stopped));
+}
+
+/// Linux keeps the priority of each thread: the lowest one gets what the others leave.
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_of_a_lane_that_yields_have_the_lowest_priority() {
+    // Everybody's who was not told to yield; `make test` itself may run at a low priority.
+    let own = rustix::process::getpriority_process(None).expect("Linux has it");
+    let online = replicas(1, options(1));
+    let bulk = replicas_that(true, 2, options(2));
+    for replicas in [&online, &bulk] {
+        assert_eq!(summed(&replicas.lane, vec![row(4, 3)]).await, Ok(vec![12.0]));
+    }
+    // A replica lowers its priority before it takes its first batch; the other one may not be there yet.
+    while niceness_of_replicas().iter().filter(|&&niceness| niceness == 19).count() < 2 {
+        tokio::task::yield_now().await;
+    }
+    drop(bulk);
+    assert!(niceness_of_replicas().contains(&own), "the online one has kept its own");
+    assert!(own == 19 || !niceness_of_replicas().contains(&19), "no other one gives way");
+}
+
+/// Field 19 of proc(5)'s stat, of each replica's thread in this process.
+fn niceness_of_replicas() -> Vec<i32> {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("Linux has it").flatten();
+    // A thread may end while its file is read.
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let niceness = |stat: String| {
+        let (name, fields) = stat.rsplit_once(')')?;
+        name.contains("(replica-").then(|| fields.split_whitespace().nth(16)?.parse().ok())?
+    };
+    stats.filter_map(niceness).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -104,9 +104,8 @@ fn give_way() {
 
 fn serve(engine: &Engine, lane: &Arc<Lane>) {
     let _ended = Ended(lane);
-    let mut prefetch = None;
-    while let Some(batch) = lane.next_batch(prefetch.take()) {
-        prefetch = Some(lane.prefetch());
+    let mut batches = lane.batches();
+    while let Some(batch) = batches.next() {
         run(engine, lane, batch);
     }
 }
