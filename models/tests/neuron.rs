@@ -4,14 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use models::encode::Encoder;
-use models::manifest::{MANIFEST_FILE, TOKENIZER_FILE};
+use models::encode::{Encoded, Encoder};
+use models::manifest::MANIFEST_FILE;
 use models::shape::Shape;
-use models::{Kernel, Numeric, ScoreError, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, Kernel, Numeric, ScoreError, Scorer, ScorerOptions, TextPair};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -25,6 +27,15 @@ const OUTCOME: &str = "outcome: ";
 /// Not in order, and with two shapes of one length.
 const SHAPES: [(usize, usize); 4] = [(4, 128), (1, 16), (8, 48), (8, 16)];
 const PAIRS: usize = 300;
+const QUERIES: usize = 40;
+/// Of the network of BERT-base's shape, which a CPU takes long for.
+const BASE_SHAPES: [(usize, usize); 3] = [(2, 128), (1, 16), (4, 48)];
+const BASE_PAIRS: usize = 24;
+const BASE_QUERIES: usize = 6;
+/// Of probabilities; two residues are further apart.
+const TOLERANCE: f32 = 1e-4;
+/// In the stand-in's folder: what is due, for the child to compare.
+const DUE: &str = "due.json";
 
 /// A host with Neuron devices of its own.
 struct Host {
@@ -37,7 +48,10 @@ struct Host {
 
 impl Host {
     fn new(cores: usize) -> Self {
-        let artifact = stand_in::artifact(&SHAPES.map(|(rows, length)| Shape { rows, length }));
+        Self::of(cores, stand_in::artifact(&SHAPES.map(|(rows, length)| Shape { rows, length })))
+    }
+
+    fn of(cores: usize, artifact: TempDir) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let host = Self { folder, artifact, cores, libraries: stand_in::library().to_owned() };
         host.behave("log=1");
@@ -112,6 +126,82 @@ fn sixteen_cores_run_at_once() {
     // The host holds up no core while another runs: none of the runs ends before 16 have begun.
     let host = Host::new(16);
     assert_eq!(host.outcome("meet", 16), "as expected");
+}
+
+/// Files, memory and time as the network of the public figures has them: 110 million random
+/// weights, whose logits a program of its own has vouched for, one row at a time.
+#[test]
+fn a_network_of_the_base_shape_passes_the_whole_path() {
+    let folder = TempDir::new().expect("a temporary folder");
+    let torchscript = folder.path().join("bert.ts");
+    let mut goldens = stand_in::shipped_goldens();
+    let cases = goldens["cases"].as_array_mut().expect("cases are a list");
+    let kept = ["pairs: mixed lengths", "pairs: longer than the model reads", "queries: one query"];
+    cases.retain(|case| kept.contains(&case["name"].as_str().expect("a case has a name")));
+    let golden_rows: Vec<Encoded> = cases.iter().flat_map(rows_of).collect();
+    let encoder = encoder(&stand_in::shipped());
+    let pair_rows = encoder.pairs(&pairs(BASE_PAIRS)).expect("they are encoded");
+    let query_rows = encoder.queries(&queries(BASE_QUERIES)).expect("they are encoded");
+    let mut logits = bert(&torchscript, golden_rows.iter().chain(&pair_rows).chain(&query_rows)).into_iter();
+    for case in cases {
+        let rows = case["texts"].as_array().map_or(0, Vec::len);
+        let is_pairs = case["kind"] == "pairs";
+        let of_case = logits.by_ref().take(rows);
+        case["logits"] = of_case.map(|(pair, intent)| if is_pairs { json!(pair) } else { json!(intent) }).collect();
+    }
+    let due = Due {
+        pairs: logits.by_ref().take(BASE_PAIRS).map(|(pair, _)| pair).collect(),
+        queries: logits.map(|(_, intent)| intent).collect(),
+    };
+    let differences = due.pairs.iter().map(|[distinct, duplicate]| duplicate - distinct);
+    let [least, most] = [f32::min, f32::max].map(|of| differences.clone().reduce(of).expect("there are pairs"));
+    assert!(most - least > 0.5, "random weights tell rows apart: {:?}", due.pairs);
+
+    let shapes = BASE_SHAPES.map(|(rows, length)| Shape { rows, length });
+    let host = Host::of(2, stand_in::artifact_of(&shapes, Some(&torchscript), &goldens));
+    let parameters = fs::metadata(&torchscript).expect("it was written").len() / 2;
+    assert!(parameters > 108_000_000, "{parameters} of two bytes each");
+    fs::write(host.folder.path().join(DUE), serde_json::to_string(&due).expect("JSON")).expect("writable");
+    assert_eq!(host.outcome("due", 2), "as expected");
+    let runs = host.log("run ");
+    for core in ["0", "1"] {
+        let of_core: BTreeSet<&str> =
+            runs.iter().filter(|run| run["core"] == core).map(|run| run["shape"].as_str()).collect();
+        assert_eq!(of_core.len(), BASE_SHAPES.len(), "core {core} ran every shape: {of_core:?}");
+    }
+}
+
+/// A golden case's rows.
+fn rows_of(case: &Value) -> Vec<Encoded> {
+    let [ids, types] = ["input_ids", "token_types"]
+        .map(|name| serde_json::from_value::<Vec<Vec<i64>>>(case[name].clone()).expect("lists of numbers"));
+    ids.into_iter().zip(types).map(|(ids, types)| Encoded { ids, types }).collect()
+}
+
+/// Has the network written to `torchscript`, and gives what it answers to each row alone: logits
+/// of the pair head and of the intent head.
+fn bert<'r>(torchscript: &Path, rows: impl Iterator<Item = &'r Encoded>) -> Vec<([f32; 2], [f32; 4])> {
+    let mut asked = String::new();
+    for row in rows {
+        let numbers =
+            [row.ids.len() as i64].into_iter().chain(row.ids.iter().copied()).chain(row.types.iter().copied());
+        asked.extend(numbers.map(|number| format!("{number} ")));
+        asked.push('\n');
+    }
+    let mut command = Command::new(stand_in::library().join("bert"));
+    let mut child = command.arg(torchscript).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+    // Of fewer bytes than a pipe holds, so that nobody waits for the other.
+    assert!(asked.len() < 1 << 16, "{} bytes", asked.len());
+    child.stdin.take().expect("it is piped").write_all(asked.as_bytes()).expect("it reads");
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{}", output.status);
+    let answers = String::from_utf8(output.stdout).expect("it answers in text");
+    let answer = |line: &str| {
+        let numbers: Vec<f32> = line.split_whitespace().map(|word| word.parse().expect("a number")).collect();
+        let [distinct, duplicate, intents @ ..] = &numbers[..] else { panic!("{line} is no answer") };
+        ([*distinct, *duplicate], intents.try_into().expect("four intents"))
+    };
+    answers.lines().map(answer).collect()
 }
 
 #[test]
@@ -223,10 +313,14 @@ fn child() {
 
 async fn of_job(job: &str, scorer: Scorer, artifact: &Path, folder: &Path) -> String {
     match job {
-        "score" => as_expected(&scorer, artifact, PAIRS).await,
+        "score" => as_expected(&scorer, Due::residues(artifact, PAIRS)).await,
         "meet" => {
             behave(folder, "meet=16");
-            as_expected(&scorer, artifact, 16 * PAIRS).await
+            as_expected(&scorer, Due::residues(artifact, 16 * PAIRS)).await
+        }
+        "due" => {
+            let due = fs::read(folder.join(DUE)).expect("the parent wrote it");
+            as_expected(&scorer, serde_json::from_slice(&due).expect("JSON")).await
         }
         "fail" | "nan" => {
             behave(folder, &format!("fault={job}"));
@@ -251,29 +345,55 @@ async fn hang(scorer: Scorer, folder: &Path) -> String {
     "late, then served by the other core, then stopped".to_owned()
 }
 
-/// Whether each pair and each query has the score that its own ids make.
-async fn as_expected(scorer: &Scorer, artifact: &Path, count: usize) -> String {
-    let manifest = scorer.manifest();
-    let tokenizer = fs::read(artifact.join(TOKENIZER_FILE)).expect("readable");
-    let encoder = Encoder::new(&tokenizer, manifest.pair_tokens_max, manifest.query_tokens_max).expect("it reads");
-    let expected = encoder.pairs(&pairs(count)).expect("they are encoded");
-    let scores = scorer.score_pairs(pairs(count)).await.expect("the device answers");
-    for (i, (row, score)) in expected.iter().zip(&scores).enumerate() {
-        let due = 1.0 / (1.0 + (-stand_in::residue(&row.ids) / manifest.temperature).exp());
-        if (score.probability - due).abs() > 1e-5 {
+/// Logits that the device owes to [`pairs`] and [`queries`], as many as there are.
+#[derive(Serialize, Deserialize)]
+struct Due {
+    pairs: Vec<[f32; 2]>,
+    queries: Vec<[f32; 4]>,
+}
+
+impl Due {
+    /// What each row's own ids make.
+    fn residues(artifact: &Path, pair_count: usize) -> Self {
+        let encoder = encoder(artifact);
+        let pair_rows = encoder.pairs(&pairs(pair_count)).expect("they are encoded");
+        let query_rows = encoder.queries(&queries(QUERIES)).expect("they are encoded");
+        Self {
+            pairs: pair_rows.iter().map(|row| [0.0, stand_in::residue(&row.ids)]).collect(),
+            queries: query_rows.iter().map(|row| [stand_in::residue(&row.ids), 0.5, 0.0, 0.0]).collect(),
+        }
+    }
+}
+
+fn encoder(artifact: &Path) -> Encoder {
+    let Artifact { manifest, tokenizer, .. } = Artifact::open(artifact).expect("the artifact is good");
+    Encoder::new(&tokenizer, manifest.pair_tokens_max, manifest.query_tokens_max).expect("it reads")
+}
+
+/// Whether each pair and each query has the score that is due.
+async fn as_expected(scorer: &Scorer, due: Due) -> String {
+    let temperature = scorer.manifest().temperature;
+    let scores = scorer.score_pairs(pairs(due.pairs.len())).await.expect("the device answers");
+    for (i, ([distinct, duplicate], score)) in due.pairs.iter().zip(&scores).enumerate() {
+        let due = 1.0 / (1.0 + ((distinct - duplicate) / temperature).exp());
+        let is_close = (score.probability - due).abs() < TOLERANCE;
+        if !is_close {
             return format!("pair {i} has {} where {due} is due", score.probability);
         }
     }
-    let queries: Vec<String> = (0..40).map(|i| format!("kettle {i} litres")).collect();
-    let expected = encoder.queries(&queries).expect("they are encoded");
-    for (row, score) in expected.iter().zip(scorer.score_queries(queries).await.expect("the device answers")) {
-        let logits = [stand_in::residue(&row.ids), 0.5, 0.0, 0.0].map(f32::exp);
-        let due = logits[0] / logits.iter().sum::<f32>();
-        if (score.probabilities[0] - due).abs() > 1e-5 {
-            return format!("a query has {} where {due} is due", score.probabilities[0]);
+    let scores = scorer.score_queries(queries(due.queries.len())).await.expect("the device answers");
+    for (i, (logits, score)) in due.queries.iter().zip(&scores).enumerate() {
+        let due = logits[0].exp() / logits.iter().map(|logit| logit.exp()).sum::<f32>();
+        let is_close = (score.probabilities[0] - due).abs() < TOLERANCE;
+        if !is_close {
+            return format!("query {i} has {} where {due} is due", score.probabilities[0]);
         }
     }
     "as expected".to_owned()
+}
+
+fn queries(count: usize) -> Vec<String> {
+    (0..count).map(|i| format!("kettle {i} litres")).collect()
 }
 
 /// Of 5 to 128 tokens, each one different.

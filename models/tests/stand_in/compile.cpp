@@ -2,7 +2,7 @@
 
 #include <fstream>
 #include <iostream>
-#include <iterator>
+#include <sstream>
 #include <string>
 
 void write_compiled(const char* neff, size_t bytes, const char* shape, const char* path);
@@ -15,7 +15,9 @@ int main(int count, char** arguments) {
     std::string neff;
     if (count > 3) {
         std::ifstream file(arguments[3], std::ios::binary);
-        neff.assign(std::istreambuf_iterator<char>(file), {});
+        std::ostringstream bytes;
+        bytes << file.rdbuf();
+        neff = bytes.str();
         if (neff.empty()) {
             std::cerr << arguments[3] << ": cannot be read\n";
             return 1;

@@ -113,22 +113,42 @@ struct Device {
     }
 };
 
-// One compiled graph on one core.
-struct Model : torch::CustomClassHolder {
-    const std::string neff, metaneff;
-    const int core;
-    int64_t rows, length;
+// What a device computes. Cores and shapes share those of the same bytes, so that large networks fit.
+struct Network {
+    const std::string neff;
     c10::optional<torch::jit::Module> graph;
 
-    Model(std::string neff_, std::string metaneff_)
-        : neff(std::move(neff_)), metaneff(std::move(metaneff_)), core(Device::get().place(metaneff)) {
+    explicit Network(std::string neff_) : neff(std::move(neff_)) {
+        if (neff.empty()) return;
+        std::istringstream bytes(neff);
+        graph = torch::jit::load(bytes);
+        // A CPU computes no other type as well.
+        graph->to(at::kFloat);
+    }
+
+    static std::shared_ptr<Network> of(std::string neff) {
+        static std::mutex mutex;
+        static std::map<size_t, std::weak_ptr<Network>> known;
+        std::lock_guard<std::mutex> lock(mutex);
+        auto& found = known[std::hash<std::string>()(neff)];
+        auto network = found.lock();
+        if (!network) found = network = std::make_shared<Network>(std::move(neff));
+        return network;
+    }
+};
+
+// One compiled graph on one core.
+struct Model : torch::CustomClassHolder {
+    const std::shared_ptr<Network> network;
+    const std::string metaneff;
+    const int core;
+    int64_t rows, length;
+
+    Model(std::string neff, std::string metaneff_)
+        : network(Network::of(std::move(neff))), metaneff(std::move(metaneff_)), core(Device::get().place(metaneff)) {
         auto cross = metaneff.find('x');
         rows = std::stol(metaneff.substr(0, cross));
         length = std::stol(metaneff.substr(cross + 1));
-        if (!neff.empty()) {
-            std::istringstream bytes(neff);
-            graph = torch::jit::load(bytes);
-        }
     }
 
     ~Model() override { Device::get().remove(core); }
@@ -151,8 +171,8 @@ struct Model : torch::CustomClassHolder {
 
     Outputs compute(const std::vector<at::Tensor>& inputs) {
         at::NoGradGuard no_gradients;
-        if (graph) {
-            auto answer = graph->forward({inputs[0], inputs[1], inputs[2]}).toTuple();
+        if (network->graph) {
+            auto answer = network->graph->forward({inputs[0], inputs[1], inputs[2]}).toTuple();
             return {answer->elements()[0].toTensor(), answer->elements()[1].toTensor()};
         }
         auto residue = (inputs[0] * inputs[1]).sum(1).remainder(1009).to(at::kFloat).div(1009);
@@ -181,7 +201,7 @@ TORCH_LIBRARY(neuron, m) {
     m.class_<Model>("Model")
         .def(torch::init<std::string, std::string>())
         .def_pickle(
-            [](const c10::intrusive_ptr<Model>& model) { return std::make_tuple(model->neff, model->metaneff); },
+            [](const c10::intrusive_ptr<Model>& model) { return std::make_tuple(model->network->neff, model->metaneff); },
             [](std::tuple<std::string, std::string> state) {
                 return c10::make_intrusive<Model>(std::get<0>(state), std::get<1>(state));
             });

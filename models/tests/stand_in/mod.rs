@@ -14,18 +14,20 @@ use tempfile::TempDir;
 
 const LIBRARY_SOURCE: &str = include_str!("libtorchneuron.cpp");
 const COMPILE_SOURCE: &str = include_str!("compile.cpp");
+const BERT_SOURCE: &str = include_str!("bert.cpp");
 const WRONG_ABI_SOURCE: &str = include_str!("wrong_abi.cpp");
 /// The stand-in's device tells rows apart by the sum of their ids, modulo this.
 const MODULUS: i64 = 1_009;
 
-/// The folder with `libtorchneuron.so`, its `compile`, and `wrong/libtorchneuron.so`, which is
-/// for the other C++ ABI. Built once for each source, libtorch and target folder.
+/// The folder with `libtorchneuron.so`, its `compile`, `bert`, and `wrong/libtorchneuron.so`,
+/// which is for the other C++ ABI. Built once for each source, libtorch and target folder.
 pub fn library() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let libtorch = PathBuf::from(std::env::var_os("LIBTORCH").expect("cargo's configuration sets it"));
         let abi = std::env::var("LIBTORCH_CXX11_ABI").unwrap_or_else(|_| "1".to_owned());
-        let sources = [LIBRARY_SOURCE, COMPILE_SOURCE, WRONG_ABI_SOURCE, &abi, &libtorch.display().to_string()];
+        let sources =
+            [LIBRARY_SOURCE, COMPILE_SOURCE, BERT_SOURCE, WRONG_ABI_SOURCE, &abi, &libtorch.display().to_string()];
         let name: String = digest(sources.concat().as_bytes()).chars().take(16).collect();
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("stand-in-{name}"));
         fs::create_dir_all(folder.join("wrong")).expect("the target folder is writable");
@@ -41,19 +43,28 @@ pub fn library() -> &'static Path {
 
 /// The library that vouches for the rest of the folder is made last.
 fn build(libtorch: &Path, abi: &str, folder: &Path) {
-    let sources = [("library.cpp", LIBRARY_SOURCE), ("compile.cpp", COMPILE_SOURCE), ("wrong.cpp", WRONG_ABI_SOURCE)];
+    let sources = [
+        ("library.cpp", LIBRARY_SOURCE),
+        ("compile.cpp", COMPILE_SOURCE),
+        ("bert.cpp", BERT_SOURCE),
+        ("wrong.cpp", WRONG_ABI_SOURCE),
+    ];
     for (name, source) in sources {
         fs::write(folder.join(name), source).expect("the target folder is writable");
     }
     let (include, lib) = (libtorch.join("include"), libtorch.join("lib"));
-    let mut library = compiler(folder, abi);
-    library.args(["-fPIC", "-shared", "library.cpp", "-o", "libtorchneuron.so", "-I"]).arg(&include);
-    library.arg("-I").arg(include.join("torch/csrc/api/include")).arg("-L").arg(lib).args(["-ltorch_cpu", "-lc10"]);
-    run(&mut library);
-    // The library's own needs are found at run time.
-    run(compiler(folder, abi)
-        .args(["compile.cpp", "-o", "compile", "-L.", "-ltorchneuron", "-Wl,-rpath,$ORIGIN"])
-        .arg("-Wl,--unresolved-symbols=ignore-in-shared-libs"));
+    let with_torch = |arguments: &[&str]| {
+        let mut command = compiler(folder, abi);
+        command.args(arguments).arg("-I").arg(&include).arg("-I").arg(include.join("torch/csrc/api/include"));
+        command.arg("-L").arg(&lib).args(["-ltorch_cpu", "-lc10"]);
+        command
+    };
+    run(&mut with_torch(&["-fPIC", "-shared", "library.cpp", "-o", "libtorchneuron.so"]));
+    // A library's own needs are found at run time.
+    const NEEDS: &str = "-Wl,--unresolved-symbols=ignore-in-shared-libs";
+    run(&mut with_torch(&["bert.cpp", "-o", "bert", NEEDS]));
+    let compile = ["compile.cpp", "-o", "compile", "-L.", "-ltorchneuron", "-Wl,-rpath,$ORIGIN", NEEDS];
+    run(compiler(folder, abi).args(compile));
     let other = if abi == "1" { "0" } else { "1" };
     run(compiler(folder, other).args(["-fPIC", "-shared", "wrong.cpp", "-o", "wrong/libtorchneuron.so"]));
 }
@@ -71,18 +82,23 @@ fn run(command: &mut Command) {
 
 /// The shipped tokenizer with a module for each shape, whose device answers residues.
 pub fn artifact(shapes: &[Shape]) -> TempDir {
+    artifact_of(shapes, None, &goldens())
+}
+
+/// The same with goldens of one's own, and a device that computes the module in `torchscript`.
+pub fn artifact_of(shapes: &[Shape], torchscript: Option<&Path>, goldens: &Value) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     let path = |name: &str| folder.path().join(name);
     let mut files = vec![TOKENIZER_FILE.to_owned(), GOLDENS_FILE.to_owned()];
     let mut buckets = Vec::new();
     for shape in shapes {
         let file = format!("model.{shape}.ts");
-        run(Command::new(library().join("compile")).arg(shape.to_string()).arg(path(&file)));
+        run(Command::new(library().join("compile")).arg(shape.to_string()).arg(path(&file)).args(torchscript));
         buckets.push(json!({"batch": shape.rows, "length": shape.length, "file": file}));
         files.push(file);
     }
     fs::copy(shipped().join(TOKENIZER_FILE), path(TOKENIZER_FILE)).expect("the tokenizer is copied");
-    fs::write(path(GOLDENS_FILE), goldens().to_string()).expect("writable");
+    fs::write(path(GOLDENS_FILE), goldens.to_string()).expect("writable");
     let mut manifest = read(MANIFEST_FILE);
     manifest["static"] = json!({"device": "neuron", "buckets": buckets});
     // Every pair has to reach the device.
@@ -100,7 +116,7 @@ pub fn artifact(shapes: &[Shape]) -> TempDir {
 
 /// The shipped cases, with what the device answers.
 fn goldens() -> Value {
-    let mut goldens = read(GOLDENS_FILE);
+    let mut goldens = shipped_goldens();
     for case in goldens["cases"].as_array_mut().expect("cases are a list") {
         let rows: Vec<Vec<i64>> = serde_json::from_value(case["input_ids"].clone()).expect("ids are numbers");
         let residues = rows.iter().map(|ids| residue(ids));
@@ -110,6 +126,10 @@ fn goldens() -> Value {
         };
     }
     goldens
+}
+
+pub fn shipped_goldens() -> Value {
+    read(GOLDENS_FILE)
 }
 
 /// What the device answers to a row of these ids.
