@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score flips bench-inf1 bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score flips bench-inf1 bench-backfill bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -13,7 +13,7 @@ BINARY := $(TARGET_DIR)/release/catalog-labels
 MINISTACK := $(CURDIR)/.venv-ministack/bin/ministack
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: build ## label the sample catalog end to end on this machine
 	$(BINARY) demo
@@ -68,8 +68,15 @@ flips: build ## what bf16 and int8 decide otherwise than fp32, on the sets in PA
 bench-score: libtorch ## what a core scores by numeric path, and its arithmetic peak (criterion)
 	cargo bench --locked --package catalog-labels-models --bench score
 
-bench-inf1: libtorch ## whether the host keeps 16 NeuronCores busy, over a stand-in with batches of 5 ms
-	cargo bench --locked --package catalog-labels-models --bench neuron
+bench-inf1: build test-env ## whether the host keeps 16 NeuronCores busy, over a stand-in with batches of 5 ms; with SET=FOLDER also its share of a pair
+	cargo bench --locked --workspace --bench neuron
+	$(if $(SET),CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo bench --locked --workspace --bench host -- "$(abspath $(SET))")
+
+bench-backfill: build ## whether backfill keeps the scorer busy, on the tables of SET=FOLDER, and what 5 million rows take of memory
+	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv and tableB.csv"; exit 1; }
+	cargo build --release --locked --workspace --example bench_backfill --example backfill_memory
+	$(TARGET_DIR)/release/examples/bench_backfill "$(SET)"
+	$(TARGET_DIR)/release/examples/backfill_memory
 
 real-input: build test-env ## send the tables of SET=FOLDER through SQS, worker and DynamoDB, and judge the labels
 	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv, tableB.csv and valid.csv"; exit 1; }
@@ -92,8 +99,8 @@ INF1 := LIBTORCH=$(CURDIR)/.local/inf1/libtorch LIBTORCH_CXX11_ABI=0 CARGO_TARGE
 
 inf1: ## build for the libtorch of inf1's wheels (old C++ ABI), and run the tests of NeuronCores with it
 	@scripts/install-inf1.sh
-	$(INF1) cargo test --release --locked --package catalog-labels-models --test neuron
-	$(INF1) cargo build --release --locked --workspace --bins
+	$(INF1) cargo build --release --locked --workspace --bins --test neuron
+	$(INF1) cargo test --release --locked --workspace --test neuron
 
 models: ## print the commands that train and export the shipped model
 	@sed -n '/^## Train it again/,/^## /p' docs/MODELS.md | sed -n '/^```sh/,/^```/p' | grep -v '^```'
