@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
+use tests::page::sum;
 use tests::stage::Stage;
 use tests::worker::binary;
 
@@ -15,21 +16,9 @@ use tests::worker::binary;
 async fn main() {
     let set = std::env::args().nth(1).expect("give the folder of a set: tableA.csv, tableB.csv, valid.csv");
     let set = Path::new(&set);
-    let name = set.file_name().and_then(|name| name.to_str()).expect("a folder with a name in UTF-8");
     let stage = Stage::start(&[]).await;
-    let checkpoints = tempfile::tempdir().expect("a folder");
-
     let started = Instant::now();
-    for side in ["a", "b"] {
-        let table = set.join(format!("table{}.csv", side.to_uppercase()));
-        let checkpoint = checkpoints.path().join(side);
-        // The ids of the two tables collide.
-        run(Command::new(binary())
-            .arg("backfill")
-            .args([table.as_path(), "--checkpoint".as_ref(), checkpoint.as_path()])
-            .args(["--id-prefix", &format!("{name}-{side}-"), "--region", "us-east-1"])
-            .args(["--bulk-queue-url", &stage.target.catalog_queue_url, "--endpoint-url", &stage.target.endpoint_url]));
-    }
+    stage.send_set(set);
     stage.drained().await;
     let seconds = started.elapsed().as_secs_f64();
 
@@ -37,21 +26,12 @@ async fn main() {
     let [events, pairs] = ["events_total", "pairs_scored_total"].map(|name| sum(&page, name));
     println!("{events} events, {pairs} pairs scored, {seconds:.1} s, {:.1} pairs/s", pairs / seconds);
     println!("peak memory of the worker: {} MiB", stage.worker().peak_memory_kib() / 1024);
-    run(Command::new(binary())
+    let judged = Command::new(binary())
         .args(["evaluate", "stored", "--region", "us-east-1", "--endpoint-url", &stage.target.endpoint_url])
         .args(["--table-prefix", &stage.target.table_prefix, "--set"])
-        .arg(set));
+        .arg(set)
+        .status()
+        .expect("it starts");
+    assert!(judged.success(), "the labels could not be judged: {judged}");
     assert!(stage.stop().await.success(), "the worker failed");
-}
-
-/// Runs `command`, whose output is part of the report.
-fn run(command: &mut Command) {
-    let status = command.status().expect("it starts");
-    assert!(status.success(), "{command:?} ended with {status}");
-}
-
-/// The sum of a counter over its labels.
-fn sum(page: &str, name: &str) -> f64 {
-    let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
-    page.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

@@ -33,7 +33,15 @@ pub fn machine() -> String {
 /// # Panics
 /// Where there is no Linux.
 pub fn cpu_s() -> f64 {
-    let stat = fs::read_to_string("/proc/self/stat").expect("Linux has it");
+    cpu_s_of("self")
+}
+
+/// The same of another process, by its number.
+///
+/// # Panics
+/// When it has ended.
+pub fn cpu_s_of(process: &str) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("Linux has it");
     // The name before the last parenthesis may hold spaces.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     // proc(5): utime and stime are fields 14 and 15; Linux counts them in hundredths.

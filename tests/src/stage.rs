@@ -1,7 +1,8 @@
 //! One engine, one worker and one reader, ready for events.
 
 use std::collections::HashMap;
-use std::process::ExitStatus;
+use std::path::Path;
+use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -10,7 +11,7 @@ use reader::{LabelReader, Options};
 use serde_json::Value;
 
 use crate::ministack::Ministack;
-use crate::worker::{Worker, WorkerTarget};
+use crate::worker::{Launch, Worker, WorkerTarget, binary};
 
 /// Longest wait for any condition; far more than a slow machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,6 +32,11 @@ impl Stage {
 
     /// The same on an engine that has something already.
     pub async fn on(engine: Ministack, worker_arguments: &[&str]) -> Self {
+        Self::launch(engine, Launch { arguments: worker_arguments, ..Launch::default() }).await
+    }
+
+    /// The same with a worker of any kind.
+    pub async fn launch(engine: Ministack, launch: Launch<'_>) -> Self {
         let endpoint_url = engine.endpoint_url();
         let options = AwsOptions { region: Some("us-east-1".to_owned()), endpoint_url: Some(endpoint_url.clone()) };
         let config = sdk_config(&options).await;
@@ -39,7 +45,7 @@ impl Stage {
         let catalog_queue_url = create_queue(&sqs, "catalog", Some(&dead_letter_queue_url)).await;
         let table_prefix = "e2e-".to_owned();
         let target = WorkerTarget { endpoint_url, catalog_queue_url, dead_letter_queue_url, table_prefix };
-        let worker = Worker::start(&target, worker_arguments).await;
+        let worker = Worker::launch(&target, launch).await;
         let options = Options { deadline: PATIENCE, consistent: true, ..Options::default() };
         let reader = LabelReader::new(aws_sdk_dynamodb::Client::new(&config), &target.table_prefix, options);
         Self { sqs, reader, target, worker: Some(worker), _engine: engine }
@@ -54,6 +60,26 @@ impl Stage {
 
     pub async fn send_events(&self, events: impl IntoIterator<Item = Value>) {
         self.send(events.into_iter().map(|event| event.to_string())).await;
+    }
+
+    /// Sends both tables of a set as `backfill` does, whose output is the caller's. Ids begin with
+    /// the folder's name and `-a-` or `-b-`, since those of the two tables collide.
+    pub fn send_set(&self, set: &Path) {
+        let name = set.file_name().and_then(|name| name.to_str()).expect("a folder with a name in UTF-8");
+        let checkpoints = tempfile::tempdir().expect("a folder");
+        for side in ["a", "b"] {
+            let table = set.join(format!("table{}.csv", side.to_uppercase()));
+            let checkpoint = checkpoints.path().join(side);
+            let sent = Command::new(binary())
+                .arg("backfill")
+                .args([table.as_path(), "--checkpoint".as_ref(), checkpoint.as_path()])
+                .args(["--id-prefix", &format!("{name}-{side}-"), "--region", "us-east-1"])
+                .args(["--bulk-queue-url", &self.target.catalog_queue_url])
+                .args(["--endpoint-url", &self.target.endpoint_url])
+                .status()
+                .expect("it starts");
+            assert!(sent.success(), "{} was not sent: {sent}", table.display());
+        }
     }
 
     /// Waits until nothing is visible or in flight on the worker's queue.

@@ -8,11 +8,15 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::http_server;
+use crate::report::cpu_s_of;
 
 /// Longest wait for readiness, and for the end after a SIGTERM; far more than a slow
 /// machine needs.
 const START_TIME_MAX: Duration = Duration::from_secs(120);
 const STOP_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Pause between two looks at a process.
+const PROBE_INTERVAL: Duration = Duration::from_millis(5);
 
 /// A running worker; killed when dropped.
 pub struct Worker {
@@ -34,6 +38,8 @@ pub struct WorkerTarget {
 pub struct Launch<'a> {
     /// Name of the binary.
     pub program: &'a str,
+    /// The shipped one, if none is named.
+    pub artifact: Option<&'a Path>,
     pub arguments: &'a [&'a str],
     pub environment: &'a [(&'a str, &'a str)],
     pub log_filter: &'a str,
@@ -44,7 +50,8 @@ pub struct Launch<'a> {
 impl Default for Launch<'_> {
     /// The real worker, which tells of failures only.
     fn default() -> Self {
-        Self { program: "catalog-labels", arguments: &[], environment: &[], log_filter: "warn", log_file: None }
+        let (artifact, log_file) = (None, None);
+        Self { program: "catalog-labels", artifact, arguments: &[], environment: &[], log_filter: "warn", log_file }
     }
 }
 
@@ -71,7 +78,8 @@ impl Worker {
             .args(["--catalog-queue-url", &target.catalog_queue_url])
             .args(["--dead-letter-queue-url", &target.dead_letter_queue_url])
             .args(["--table-prefix", &target.table_prefix, "--health-address", &health_address])
-            .args(["--artifact", &artifact().display().to_string()])
+            .arg("--artifact")
+            .arg(launch.artifact.map_or_else(artifact, Path::to_owned))
             .args(["--poll", "1s"])
             .args(launch.arguments)
             .env("OMP_NUM_THREADS", "1")
@@ -107,10 +115,16 @@ impl Worker {
 
     /// The most memory that it ever held, in KiB.
     pub fn peak_memory_kib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.child.id().expect("the worker runs"));
-        let status = std::fs::read_to_string(path).expect("Linux tells of a child");
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux counts peak memory");
-        peak.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+        peak_memory_kib_of(self.id()).expect("Linux tells of a child")
+    }
+
+    /// Seconds of CPU that it has used, on all its threads.
+    pub fn cpu_s(&self) -> f64 {
+        cpu_s_of(&self.id().to_string())
+    }
+
+    fn id(&self) -> u32 {
+        self.child.id().expect("the worker runs")
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -121,9 +135,8 @@ impl Worker {
 
     /// Sends a signal, by its name without `SIG`.
     pub async fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the worker runs");
         let sent =
-            Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().await.expect("kill runs");
+            Command::new("kill").args([&format!("-{name}"), &self.id().to_string()]).status().await.expect("kill runs");
         assert!(sent.success());
     }
 
@@ -147,6 +160,32 @@ impl Worker {
     /// Sends SIGKILL: nothing is flushed.
     pub async fn kill(mut self) {
         self.child.kill().await.expect("the worker can be killed");
+    }
+}
+
+/// The most memory that a process ever held, in KiB; none once it has ended.
+fn peak_memory_kib_of(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    peak.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Runs a command to its end, and gives the most memory that it held, in KiB, but for its last
+/// moments: Linux forgets it with the process.
+///
+/// # Panics
+/// When it fails.
+pub async fn peak_memory_kib(command: std::process::Command) -> u64 {
+    let mut child = Command::from(command).kill_on_drop(true).spawn().expect("the command starts");
+    let id = child.id().expect("it was not waited for");
+    let mut peak_kib = 0;
+    loop {
+        if let Some(status) = child.try_wait().expect("it can be asked") {
+            assert!(status.success(), "the command ended with {status}");
+            return peak_kib;
+        }
+        peak_kib = peak_memory_kib_of(id).unwrap_or(peak_kib);
+        tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 

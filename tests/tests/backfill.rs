@@ -11,7 +11,7 @@ use shared::ProductId;
 use shared::table::PREFIX_DEFAULT;
 use tempfile::TempDir;
 use tests::ministack::Ministack;
-use tests::worker::{artifact, binary, repository};
+use tests::worker::{artifact, binary, peak_memory_kib, repository};
 
 /// Longest wait for a checkpoint; far more than a slow machine needs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -150,4 +150,22 @@ fn a_dry_run_checks_rows_and_bad_arguments_are_listed_at_once() {
     for problem in ["--window", "is not a URL", ".parquet"] {
         assert!(stderr.contains(problem), "{problem} is not in {stderr}");
     }
+}
+
+/// A file of any length is read through two windows.
+#[tokio::test]
+async fn memory_does_not_grow_with_the_rows() {
+    let folder = TempDir::new().expect("a folder");
+    let mut peaks_kib = Vec::new();
+    for rows in [5_000, 250_000] {
+        let input = folder.path().join(format!("{rows}.csv"));
+        let row = |number: usize| format!("P{number},Norvik kettle number {number},Boils {} litres\n", number % 9);
+        let content = ["id,title,description\n".to_owned()].into_iter().chain((0..rows).map(row)).collect::<String>();
+        std::fs::write(&input, content).expect("writable");
+        let mut command = Command::new(binary());
+        command.arg("backfill").arg(&input).args(["--dry-run", "--window", "1000"]).stdout(Stdio::null());
+        peaks_kib.push(peak_memory_kib(command).await);
+    }
+    // Of a quarter of a million rows the ids alone would be more.
+    assert!(peaks_kib[1] < peaks_kib[0] + 4 * 1024, "{peaks_kib:?} KiB");
 }

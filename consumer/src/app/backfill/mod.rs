@@ -23,11 +23,10 @@ use tokio::sync::mpsc::Receiver;
 use super::CommandResult;
 use super::config::{ConfigError, ModelArgs, TableArgs};
 use super::telemetry;
+use super::worker::{BoxError, StartScorer};
 use ledger::{Ledger, Plan, Progress};
 use rows::{Format, Row, Rows, RowsError};
 use sink::Sink;
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 const WINDOW_ROWS_MAX: usize = 1_000_000;
 const CONCURRENCY_MAX: usize = 4096;
@@ -110,13 +109,18 @@ impl Args {
 }
 
 pub fn run(args: Args) -> CommandResult {
+    run_with(args, Box::new(|model| Ok(Box::new(model.start()?))))
+}
+
+/// The whole command around a model that need not be the configured one.
+pub fn run_with(args: Args, start: StartScorer) -> CommandResult {
     telemetry::init_logs()?;
     let format = args.check()?;
-    tokio::runtime::Runtime::new()?.block_on(backfill(&args, format))
+    tokio::runtime::Runtime::new()?.block_on(backfill(&args, format, start))
 }
 
 #[expect(clippy::print_stdout, reason = "the result of a command")]
-async fn backfill(args: &Args, format: Format) -> CommandResult {
+async fn backfill(args: &Args, format: Format, start: StartScorer) -> CommandResult {
     let Args { input, window: window_rows, row_version, id_prefix, .. } = args.clone();
     let rows = Rows { path: input, format, window_rows, row_version, id_prefix };
     let plan = Plan { file_bytes: std::fs::metadata(&args.input)?.len(), window_rows: args.window };
@@ -126,7 +130,7 @@ async fn backfill(args: &Args, format: Format) -> CommandResult {
         return Ok(ExitCode::SUCCESS);
     }
     let (started, rows_before) = (Instant::now(), ledger.progress().rows());
-    let sink = Arc::new(Sink::open(args).await?);
+    let sink = Arc::new(Sink::open(args, start).await?);
     let worked = work(args, &rows, &sink, &mut ledger).await;
     sink.close().await?;
     worked?;
@@ -191,4 +195,34 @@ fn progress_bar(rows: u64, done: u64) -> ProgressBar {
     let bar = ProgressBar::new(rows).with_style(style).with_position(done);
     bar.reset_eta();
     bar
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_come_no_faster_than_the_rate_and_catch_up_after_a_pause() {
+        let (sender, rows) = channel(100);
+        let row = |number| Row { number, window: 0, window_rows: 40, body: Ok(String::new()) };
+        for number in 1..=40 {
+            sender.send(Ok(row(number))).await.expect("there is room");
+        }
+        drop(sender);
+        let mut rows = std::pin::pin!(paced(rows, NonZeroU32::new(10)));
+        let began = tokio::time::Instant::now();
+        let mut seconds = Vec::new();
+        while let Some(row) = rows.next().await {
+            if row.expect("a good row").number == 20 {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            seconds.push(began.elapsed().as_secs_f64());
+        }
+        let at = |row: usize| seconds[row - 1];
+        assert!((at(19) - 1.8).abs() < 0.01, "19 rows take 1.8 s: {seconds:?}");
+        assert!((at(30) - at(20)).abs() < 0.01, "10 rows were due in the pause: {seconds:?}");
+        assert!((at(40) - 3.9).abs() < 0.01, "40 rows take 3.9 s: {seconds:?}");
+    }
 }

@@ -9,7 +9,7 @@ use shared::Event;
 use super::ledger::RowOutcome;
 use super::rows::{Row, RowsError};
 use super::{Args, BoxError};
-use crate::app::worker::{activate_first_model, pipeline};
+use crate::app::worker::{StartScorer, activate_first_model, pipeline};
 use crate::aws::{AwsOptions, SqsQueue, dynamo, sdk_config, sqs_client};
 use crate::fault::{Fault, Faulty};
 use crate::flow::{self, EpochFeed, Pipeline};
@@ -39,7 +39,7 @@ pub enum Sink {
 }
 
 impl Sink {
-    pub async fn open(args: &Args) -> Result<Self, BoxError> {
+    pub async fn open(args: &Args, start: StartScorer) -> Result<Self, BoxError> {
         if args.dry_run {
             return Ok(Self::Check);
         }
@@ -60,11 +60,11 @@ impl Sink {
         }
         store.verify_tables().await?;
         let model = args.model.clone();
-        let scorer = tokio::task::spawn_blocking(move || model.start()).await??;
+        let scorer = tokio::task::spawn_blocking(move || start(&model)).await??;
         let (feed, epochs) = EpochFeed::start(store.clone()).await?;
         // It ends with the process.
         tokio::spawn(feed.run(Shutdown::new()));
-        let pipeline = pipeline(store, Box::new(scorer), epochs, args.intent_ttl, args.tombstone_ttl);
+        let pipeline = pipeline(store, scorer, epochs, args.intent_ttl, args.tombstone_ttl);
         activate_first_model(&pipeline).await?;
         Ok(Self::Tables { pipeline: Box::new(pipeline), engine })
     }
