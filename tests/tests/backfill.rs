@@ -157,7 +157,7 @@ fn a_dry_run_checks_rows_and_bad_arguments_are_listed_at_once() {
 async fn memory_does_not_grow_with_the_rows() {
     let folder = TempDir::new().expect("a folder");
     let mut peaks_kib = Vec::new();
-    for rows in [5_000, 250_000] {
+    for rows in [50_000, 500_000] {
         let input = folder.path().join(format!("{rows}.csv"));
         let row = |number: usize| format!("P{number},Norvik kettle number {number},Boils {} litres\n", number % 9);
         let content = ["id,title,description\n".to_owned()].into_iter().chain((0..rows).map(row)).collect::<String>();
@@ -166,6 +166,6 @@ async fn memory_does_not_grow_with_the_rows() {
         command.arg("backfill").arg(&input).args(["--dry-run", "--window", "1000"]).stdout(Stdio::null());
         peaks_kib.push(peak_memory_kib(command).await);
     }
-    // Of a quarter of a million rows the ids alone would be more.
-    assert!(peaks_kib[1] < peaks_kib[0] + 4 * 1024, "{peaks_kib:?} KiB");
+    // The ids of the other rows alone would be more.
+    assert!(peaks_kib[1] < peaks_kib[0] + 8 * 1024, "{peaks_kib:?} KiB");
 }
