@@ -1,6 +1,9 @@
 //! Whether `backfill` keeps the scorer busy: the command's pairs a second, beside what the same
 //! scorer makes of the same pairs when it has them all at once. `make bench-backfill` runs it on the
 //! two tables of a set: the first is labelled beforehand, the second is measured.
+//!
+//! Labels go to the embedded tables in a file, which writes through to the disk request by request,
+//! and to the same engine in the memory of another process, as tables elsewhere are.
 
 #![expect(clippy::print_stdout, reason = "a report")]
 
@@ -13,66 +16,81 @@ use async_trait::async_trait;
 use clap::Parser;
 use consumer::app::{Cli, Command as Of, backfill};
 use consumer::flow::Score;
+use consumer::store::Embedded;
 use models::{IntentScore, PairScore, ScoreError, Scorer, TextPair};
 use shared::ModelId;
+use shared::table::PREFIX_DEFAULT;
 use tests::report::{cpu_s, machine};
 use tests::worker::{artifact, binary};
 
 const ROUNDS: usize = 3;
 /// One core scores, and the others are left to the rest.
 const REPLICAS: &str = "1";
-/// Tells a process that it is one round: the folder with its tables.
+/// Tells a process that it is one round: where its tables are.
 const ROUND: &str = "BENCH_BACKFILL_ROUND";
 
 fn main() -> ExitCode {
     let set = std::env::args().nth(1).expect("give the folder of a set: tableA.csv and tableB.csv");
     let set = Path::new(&set);
-    if let Ok(folder) = std::env::var(ROUND) {
-        return round(set, Path::new(&folder));
+    if let Ok(tables) = std::env::var(ROUND) {
+        return round(set, &tables);
     }
     println!("{}", machine());
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let labelled = folder.path().join("labelled");
-    let first = Command::new(binary())
-        .args(arguments(set, "A", &labelled))
-        .stdout(Stdio::null())
-        .status()
-        .expect("the command starts");
-    assert!(first.success(), "the first table could not be labelled: {first}");
-    let mut ratios: Vec<f64> =
-        (0..ROUNDS).map(|number| ratio_of_round(set, &labelled, folder.path(), number)).collect();
-    ratios.sort_by(f64::total_cmp);
-    println!("backfill / alone, median of {ROUNDS}: {:.3}; the goal is 0.95", ratios[ROUNDS / 2]);
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime starts");
+    for in_memory in [false, true] {
+        let ratio = |number| runtime.block_on(ratio_of_round(set, in_memory, number));
+        let mut ratios: Vec<f64> = (0..ROUNDS).map(ratio).collect();
+        ratios.sort_by(f64::total_cmp);
+        let place = place(in_memory);
+        println!("{place}: backfill / alone, median of {ROUNDS}: {:.3}; the goal is 0.95", ratios[ROUNDS / 2]);
+    }
     ExitCode::SUCCESS
 }
 
-/// One round in a process of its own, on a copy of the tables.
-fn ratio_of_round(set: &Path, labelled: &Path, folder: &Path, number: usize) -> f64 {
-    let tables = folder.join(format!("round-{number}"));
-    let copied = Command::new("cp").arg("-r").args([labelled, &tables]).status().expect("cp starts");
-    assert!(copied.success(), "the tables could not be copied");
+fn place(in_memory: bool) -> &'static str {
+    if in_memory { "tables in another process" } else { "tables in a file" }
+}
+
+/// One round in a process of its own, on tables of its own.
+async fn ratio_of_round(set: &Path, in_memory: bool, number: usize) -> f64 {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let engine = if in_memory { Embedded::memory() } else { Embedded::open(folder.path()) };
+    let engine = engine.expect("the engine starts");
+    engine.store(PREFIX_DEFAULT).create_tables().await.expect("the tables are made");
+    let tables = if in_memory { engine.endpoint_url().to_owned() } else { folder.path().display().to_string() };
+    let engine = if in_memory { Some(engine) } else { engine.stop().await.map(|()| None).expect("it stops") };
+    let mut first = Command::new(binary());
+    let first = first.args(arguments(set, "A", &tables, folder.path())).stdout(Stdio::null()).status();
+    assert!(first.expect("the command starts").success(), "the first table could not be labelled");
     let myself = std::env::current_exe().expect("a program has a path");
-    let output =
-        Command::new(myself).arg(set).env(ROUND, &tables).stderr(Stdio::inherit()).output().expect("it starts");
+    let mut second = Command::new(myself);
+    let output = second.arg(set).env(ROUND, &tables).stderr(Stdio::inherit()).output().expect("it starts");
+    drop(engine);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}");
     let line = said.lines().next_back().unwrap_or_default();
-    println!("round {number}: {line}");
+    println!("{}, round {number}: {line}", place(in_memory));
     let ratio = line.rsplit(' ').next().and_then(|word| word.parse().ok());
     ratio.unwrap_or_else(|| panic!("the round said {said}"))
 }
 
-fn arguments(set: &Path, side: &str, tables: &Path) -> Vec<String> {
+/// `tables` are a URL or a folder.
+fn arguments(set: &Path, side: &str, tables: &str, folder: &Path) -> Vec<String> {
     let display = |path: &Path| path.display().to_string();
-    let checkpoint = tables.with_extension(format!("{side}.json"));
-    let input = set.join(format!("table{side}.csv"));
-    let options = ["--replicas", REPLICAS, "--id-prefix", side, "--local", &display(tables)].map(str::to_owned);
-    let files = ["--artifact".to_owned(), display(&artifact()), "--checkpoint".to_owned(), display(&checkpoint)];
-    ["backfill".to_owned(), display(&input)].into_iter().chain(options).chain(files).collect()
+    let (input, checkpoint) = (set.join(format!("table{side}.csv")), folder.join(format!("{side}.json")));
+    let place: &[&str] = if tables.starts_with("http") {
+        &["--region", "us-east-1", "--endpoint-url", tables]
+    } else {
+        &["--local", tables]
+    };
+    let options = ["backfill", &display(&input), "--replicas", REPLICAS, "--id-prefix", side];
+    let files = ["--artifact", &display(&artifact()), "--checkpoint", &display(&checkpoint)];
+    options.iter().chain(place).chain(&files).map(|&argument| argument.to_owned()).collect()
 }
 
 /// Prints the two rates and their ratio.
-fn round(set: &Path, tables: &Path) -> ExitCode {
+fn round(set: &Path, tables: &str) -> ExitCode {
+    let folder = tempfile::tempdir().expect("a temporary folder");
     let asked = Arc::new(Mutex::new(Asked::default()));
     let (tap, scorer) = (Arc::clone(&asked), Arc::new(Mutex::new(None)));
     let kept = Arc::clone(&scorer);
@@ -81,7 +99,8 @@ fn round(set: &Path, tables: &Path) -> ExitCode {
         *locked(&kept) = Some(scorer.clone());
         Ok(Box::new(Tap { scorer, asked: tap }) as Box<dyn Score>)
     };
-    let cli = Cli::parse_from(["catalog-labels".to_owned()].into_iter().chain(arguments(set, "B", tables)));
+    let cli =
+        Cli::parse_from(["catalog-labels".to_owned()].into_iter().chain(arguments(set, "B", tables, folder.path())));
     let Of::Backfill(args) = cli.command else { panic!("another command was parsed") };
     backfill::run_with(args, Box::new(start)).expect("the second table is labelled");
     let Asked { pairs, first, last } = std::mem::take(&mut *locked(&asked));
