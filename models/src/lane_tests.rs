@@ -118,20 +118,22 @@ async fn a_replica_does_not_give_its_place_up_while_a_batch_is_planned() {
     let (ask, place) = oneshot::channel();
     lane.with_open(|state| state.busy.push_back(ask));
     let mut busy = Batches { lane: Arc::clone(&lane), prefetched: Some(place) };
-    let mut planning = lane.lock();
     let (begins, has_begun) = std::sync::mpsc::channel();
-    let replica = thread::spawn(move || {
-        begins.send(()).expect("the test waits");
-        busy.next()
-    });
-    has_begun.recv().expect("the replica begins");
-    // That nothing happens cannot be awaited.
-    let looks_until = Instant::now() + Duration::from_millis(50);
-    while Instant::now() < looks_until {
-        assert!(!planning.busy[0].is_closed());
-    }
-    planning.is_closed = true;
-    drop(planning);
+    let replica = {
+        let mut planning = lane.lock();
+        let replica = thread::spawn(move || {
+            begins.send(()).expect("the test waits");
+            busy.next()
+        });
+        has_begun.recv().expect("the replica begins");
+        // That nothing happens cannot be awaited.
+        let looks_until = Instant::now() + Duration::from_millis(50);
+        while Instant::now() < looks_until {
+            assert!(!planning.busy[0].is_closed());
+        }
+        planning.is_closed = true;
+        replica
+    };
     assert!(block_in_place(|| replica.join()).expect("the thread does not panic").is_none());
     assert_eq!(call.enter(vec![row(1, 8)]).await, Err(RunError::Stopped));
 }
