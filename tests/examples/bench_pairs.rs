@@ -21,7 +21,7 @@ use tests::worker::{artifact, repository};
 
 const ROUNDS: usize = 3;
 /// Pairs of each set, from the top of its file.
-const PAIRS_OF_SET: usize = 500;
+const PAIRS_OF_SET: usize = 250;
 const SETS: [&str; 3] = ["abt-buy", "amazon-google", "walmart-amazon"];
 /// engine, path; onnxruntime has no bf16 for this network.
 const PEERS: [(&str, &str); 5] =
