@@ -11,8 +11,9 @@ use std::time::Instant;
 use models::shape::Shape;
 use models::{Artifact, Scorer, ScorerOptions, TextPair};
 use tempfile::TempDir;
+use tests::report::cpu_s;
 
-#[path = "../tests/stand_in/mod.rs"]
+#[path = "../../models/tests/stand_in/mod.rs"]
 mod stand_in;
 
 const REPLICAS: &str = "NEURON_BENCH_REPLICAS";
@@ -91,12 +92,4 @@ fn pairs(count: usize) -> Vec<TextPair> {
         right: format!("{} {i}", texts[i % texts.len()][1]).into(),
     };
     (0..count).map(pair).collect()
-}
-
-/// Seconds of CPU that this process has spent: fields 14 and 15 of proc(5)'s stat, in hundredths.
-fn cpu_s() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux has it");
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<f64>().expect("a number"));
-    ticks.sum::<f64>() / 100.0
 }
