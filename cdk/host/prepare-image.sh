@@ -27,6 +27,12 @@ else
     yum versionlock aws-neuronx-dkms
 fi
 
+# The templates encrypt and size the root volume by this name.
+token=$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)
+root=$(curl -fsS -H "X-aws-ec2-metadata-token: $token" http://169.254.169.254/latest/meta-data/block-device-mapping/root)
+[[ /dev/${root#/dev/} == /dev/xvda ]] ||
+    { echo "the root volume of this image is $root, and the templates name /dev/xvda; take another image" >&2; exit 1; }
+
 needed=(amazon-cloudwatch-agent-ctl /opt/aws/neuron/bin/neuron-monitor /opt/aws/neuron/bin/neuron-monitor-prometheus.py)
 case $what in
     worker) needed+=(aws) ;;
