@@ -62,10 +62,27 @@ export function bulkDefinition(parts: BulkParts) {
           ),
         },
         Retry: RETRY,
-        End: true,
+        Output: evaluate('$states.input'),
+        Next: 'Reported',
       },
+      Reported: {
+        Type: 'Choice',
+        Choices: [{ Condition: evaluate('$exists($states.input.error)'), Next: 'Failed' }],
+        Default: 'Succeeded',
+      },
+      Failed: {
+        Type: 'Fail',
+        Error: evaluate('$states.input.error.Error'),
+        Cause: evaluate('$states.input.error.Cause'),
+      },
+      Succeeded: { Type: 'Succeed' },
     },
   };
+}
+
+/** A run that fails is reported as well, and then fails. */
+function reportFailure(variant: string) {
+  return [{ ErrorEquals: ['States.ALL'], Output: { variant, error: evaluate('$states.errorOutput') }, Next: 'Report' }];
 }
 
 function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) {
@@ -116,6 +133,7 @@ function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) 
       WriterConfig: { OutputType: 'JSON', Transformation: 'NONE' },
       Arguments: { Bucket: bucket, Prefix: evaluate("'reports/' & $states.context.Execution.Name") },
     },
+    Catch: reportFailure('queue'),
     Next: 'Count',
   };
 }
@@ -134,6 +152,7 @@ function process({ processingJob }: BulkParts) {
       job: evaluate('$states.result.ProcessingJobName'),
       status: evaluate('$states.result.ProcessingJobStatus'),
     },
+    Catch: reportFailure('processing'),
     Next: 'Report',
   };
 }

@@ -26,6 +26,8 @@ export function workerUserData({ hostUri, hostSums, host, worker }: HostBoot): U
     `install -d -m 0755 ${ETC}`,
     ...environmentFile(`${ETC}/host.env`, host),
     ...environmentFile(`${ETC}/worker.env`, worker),
+    // The AWS CLI wants to know the region.
+    `set -a && . ${ETC}/host.env && set +a`,
     'boot=/var/lib/catalog-labels-boot',
     'rm -rf "$boot" && mkdir -p "$boot" && cd "$boot"',
     `aws s3 cp --only-show-errors '${hostUri}' host.zip`,
