@@ -53,6 +53,8 @@ follow() {
     point "$link" "$wanted"
     if restart_workers; then
         say "rolled out $wanted"
+        # Its volume would fill up with models; the previous one stays, to go back to.
+        find "$STATE/models" -mindepth 1 -maxdepth 1 ! -path "$wanted" ! -path "$previous" -exec rm -rf {} +
         return 0
     fi
     say "rolling back to $previous"

@@ -34,6 +34,8 @@ describe('bulk run', () => {
       ReaderConfig: { InputType: 'JSONL' },
     });
     expect(ItemBatcher.MaxItemsPerBatch).toBe(CONFIG.bulk.linesPerRequest);
+    // A request that SQS refuses for its size would end the run.
+    expect(ItemBatcher.MaxInputBytesPerBatch).toBeLessThan(262_144);
     expect(MaxConcurrency).toBe(CONFIG.bulk.requestsAtOnce);
     expect(ToleratedFailurePercentage).toBe(0);
     expect(ItemProcessor.ProcessorConfig.Mode).toBe('DISTRIBUTED');

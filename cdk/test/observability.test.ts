@@ -142,7 +142,11 @@ describe('logs', () => {
   it('of what a host of the online service installs are collected', () => {
     const { collect_list } = JSON.parse(intentAgentConfig('test', '/log')).logs.logs_collected.files;
     const paths = collect_list.map(({ file_path }: Properties) => file_path);
-    expect(paths).toEqual(['/var/log/cloud-init-output.log', '/var/log/ecs/ecs-agent.log']);
+    expect(paths).toEqual([
+      '/var/log/cloud-init-output.log',
+      '/var/log/catalog-labels/host.log',
+      '/var/log/ecs/ecs-agent.log',
+    ]);
   });
 });
 

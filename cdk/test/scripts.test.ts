@@ -244,6 +244,21 @@ describe('model.sh', () => {
     expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([]);
   });
 
+  it('keeps the model before the one that runs, and no other', () => {
+    const folders = ['second', 'third', 'fourth'].map((name) => {
+      const folder = publish(name, { 'manifest.json': `{"model_id": "${name}"}` });
+      expect(run('model.sh', 'follow').status).toBe(0);
+      return folder;
+    });
+    const kept = readdirSync(join(root, 'var/lib/catalog-labels/models'));
+    expect(kept.sort()).toEqual(
+      folders
+        .slice(1)
+        .map((folder) => folder.split('/').at(-1))
+        .sort(),
+    );
+  });
+
   it('goes back with the pointer', () => {
     publish('second', OTHER);
     expect(run('model.sh', 'follow').status).toBe(0);
@@ -368,7 +383,7 @@ describe('drain.sh', () => {
 describe('user data of an ECS host', () => {
   it('writes what the agent and neuron-monitor are told, and starts both', () => {
     const script = text(only('intent', 'AWS::EC2::LaunchTemplate').LaunchTemplateData.UserData);
-    const here = script.replaceAll('/etc/', `${root}/etc/`);
+    const here = script.replaceAll('/etc/', `${root}/etc/`).replaceAll('/var/log/', `${root}/var/log/`);
     mkdirSync(join(root, 'etc/systemd/system'), { recursive: true });
     mkdirSync(join(root, 'etc/ecs'), { recursive: true });
     write('bin/useradd', '#!/bin/bash\n', 0o755);
@@ -379,6 +394,8 @@ describe('user data of an ECS host', () => {
       expect(JSON.parse(readFileSync(join(root, 'etc/catalog-labels', name), 'utf8'))).toBeTypeOf('object');
     const unit = readFileSync(join(root, 'etc/systemd/system/catalog-labels-neuron-monitor.service'), 'utf8');
     expect(unit.replaceAll(root, '')).toBe(intentUnits()['catalog-labels-neuron-monitor.service']);
+    const log = /^StandardError=append:(.*)$/m.exec(unit)?.[1] as string;
+    expect(existsSync(dirname(log)), log).toBe(true);
     expect(readFileSync(join(root, 'etc/ecs/ecs.config'), 'utf8')).toContain('ECS_CLUSTER=');
     expect(calls()).toEqual([
       'systemctl daemon-reload',
@@ -448,7 +465,8 @@ describe('user data of a worker host', () => {
 describe('prepare-image.sh', () => {
   const TOOLS = ['/opt/aws/neuron/bin/neuron-monitor', '/opt/aws/neuron/bin/neuron-monitor-prometheus.py'];
   /** Runs it as root of a machine on which these programs are found, one package manager among them. */
-  const prepare = (what: string, found: string[], rootDevice: string = ROOT_DEVICE) => {
+  const prepare = (what: string, found: string[], rootDevice: string = ROOT_DEVICE, systemd = 252) => {
+    write('tools/systemctl', `#!/bin/bash\n[[ $1 != --version ]] || echo "systemd ${systemd} (${systemd}.1)"\n`, 0o755);
     write(
       'tools/curl',
       `#!/bin/bash\ncase "$*" in *token) echo token ;; *mapping/root) echo ${rootDevice} ;; esac\n`,
@@ -471,9 +489,9 @@ describe('prepare-image.sh', () => {
 
   it.each([
     ['worker', 'apt-get', ['apt-mark', 'aws']],
-    ['ecs', 'yum', ['python3', 'docker']],
+    ['ecs', 'dnf', ['python3', 'docker']],
   ])('makes the image of a %s host by %s, on the last line of the driver that knows inf1', (what, manager, more) => {
-    const found = [manager, 'systemctl', 'amazon-cloudwatch-agent-ctl', ...TOOLS, ...more];
+    const found = [manager, 'amazon-cloudwatch-agent-ctl', ...TOOLS, ...more];
     const { status, stdout, stderr } = prepare(what, found);
     expect(status, stderr).toBe(0);
     expect(calls().some((call) => call.startsWith(manager) && /aws-neuronx-dkms[=-]2\.24\./.test(call))).toBe(true);
@@ -486,8 +504,15 @@ describe('prepare-image.sh', () => {
     expect(stderr).toContain('the root volume of this image is /dev/sda1');
   });
 
+  it('refuses an image whose systemd is too old for the units', () => {
+    // Amazon Linux 2.
+    const { status, stderr } = prepare('ecs', ['dnf', 'python3'], ROOT_DEVICE, 219);
+    expect(status).toBe(1);
+    expect(stderr).toContain('systemd 219');
+  });
+
   it('says what is missing', () => {
-    const { status, stderr } = prepare('worker', ['apt-get', 'apt-mark', 'systemctl', 'aws']);
+    const { status, stderr } = prepare('worker', ['apt-get', 'apt-mark', 'aws']);
     expect(status).toBe(1);
     expect(stderr).toMatch(
       /still missing: amazon-cloudwatch-agent-ctl \S+neuron-monitor \S+neuron-monitor-prometheus.py/,

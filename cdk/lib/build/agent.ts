@@ -27,7 +27,7 @@ export function workerAgentConfig(size: Inf1Size, stage: string, logGroup: strin
 
 /** What the agent of a host of the online service is told; ECS collects the logs of its task. */
 export function intentAgentConfig(stage: string, logGroup: string): string {
-  const logs = { install: INSTALL_LOG, ecs: '/var/log/ecs/ecs-agent.log' };
+  const logs = { install: INSTALL_LOG, host: HOST_LOG, ecs: '/var/log/ecs/ecs-agent.log' };
   return agentConfig(stage, logGroup, { serve: SERVICE_DECLARATIONS }, logs);
 }
 

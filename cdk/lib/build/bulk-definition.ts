@@ -19,6 +19,8 @@ export const ENTRIES =
 /** Entries of the answer that SQS refused. */
 export const REFUSED = '$count($states.result.Failed)';
 
+/** SQS takes 262,144 bytes in a request; the rest is for what JSON adds to a line. */
+const REQUEST_BYTES_MAX = 200_000;
 const SENDS_MAX = 5;
 const RETRY = [
   { ErrorEquals: ['States.ALL'], IntervalSeconds: 2, MaxAttempts: 6, BackoffRate: 2, JitterStrategy: 'FULL' },
@@ -93,7 +95,7 @@ function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) 
       ReaderConfig: { InputType: 'JSONL' },
       Arguments: { Bucket: bucket, Key: evaluate('$states.input.key') },
     },
-    ItemBatcher: { MaxItemsPerBatch: linesPerRequest },
+    ItemBatcher: { MaxItemsPerBatch: linesPerRequest, MaxInputBytesPerBatch: REQUEST_BYTES_MAX },
     MaxConcurrency: requestsAtOnce,
     ToleratedFailurePercentage: 0,
     ItemProcessor: {

@@ -8,11 +8,11 @@ export const SCRIPTS = `${OPT}/host`;
 /** Link to the model in use. */
 export const MODEL = '/var/lib/catalog-labels/model';
 export const ETC = '/etc/catalog-labels';
-/** Made by install.sh: systemd opens a unit's log before it would make the folder. */
+/** Made by install.sh or user data: systemd opens a unit's log before it would make the folder. */
 export const LOGS = '/var/log/catalog-labels';
 /** JSON lines of the worker on a chip. */
 export const workerLog = (chip: number) => `${LOGS}/worker-${chip}.log`;
-/** What the scripts of a host say, but for install.sh. */
+/** What scripts and neuron-monitor say; install.sh has another. */
 export const HOST_LOG = `${LOGS}/host.log`;
 /** What user data says, and install.sh with it: cloud-init's own file. */
 export const INSTALL_LOG = '/var/log/cloud-init-output.log';

@@ -103,7 +103,7 @@ function worker(size: Inf1Size, chip: number, drainSeconds: number): string {
       Environment: [
         `LD_LIBRARY_PATH=${RELEASE}/lib`,
         `NEURON_RT_VISIBLE_CORES=${visibleCores(chip)}`,
-        'NEURON_RT_LOG_LOCATION=syslog',
+        'NEURON_RT_LOG_LOCATION=console',
         'NEURON_RT_LOG_LEVEL=WARN',
         `CATALOG_LABELS_ARTIFACT=${MODEL}`,
         `CATALOG_LABELS_REPLICAS=${CORES_PER_CHIP}`,
@@ -154,6 +154,8 @@ function neuronMonitor(target: string): string {
       User: 'catalog-labels',
       Group: 'catalog-labels',
       ExecStart: `/bin/bash -o pipefail -c '${pipe}'`,
+      StandardOutput: `append:${HOST_LOG}`,
+      StandardError: `append:${HOST_LOG}`,
       Restart: 'always',
       RestartSec: 10,
       MemoryMax: '256M',

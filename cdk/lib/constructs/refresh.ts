@@ -38,6 +38,7 @@ export class InstanceRefresh extends Construct {
       // One that runs already takes the newest version with it, or is started again by hand.
       ignoreErrorCodesMatching: 'InstanceRefreshInProgress',
     };
+    // Called when the group is made as well: then every instance matches, and nothing happens.
     const refresh = new resources.AwsCustomResource(this, 'Call', {
       onUpdate: call,
       installLatestAwsSdk: false,
