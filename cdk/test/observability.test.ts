@@ -217,6 +217,26 @@ describe('alarms', () => {
     expect(found.Threshold).toBe(threshold);
   });
 
+  it.each([
+    // 2 chips for an hour at the configured price, over 4,000 labels.
+    ['cost-per-million-labels', { chips: 2, labels: 4_000 }, (2 * CONFIG.alarms.dollarsPerChipHour * 1e6) / 4_000],
+    ['intent-refused', { refused: 3, requests: 300 }, 1],
+    ['intent-refused', { requests: 300 }, 0],
+    ['intent-errors', { own: 7, balancer: 5 }, 12],
+    ['intent-errors', { balancer: 5 }, 5],
+    // Older than the goal of 300 s are the ages beyond 5 minutes.
+    ['catalog-stale', { catalog_to_15m: 2, catalog_over_1d: 1, catalog_events: 100 }, 3],
+  ])('%s computes from %o what it means: %d', (name, values, expected) => {
+    const watch = alarm(name);
+    const { Expression } = watch.Metrics.find(({ Expression }: Properties) => Expression);
+    const known: Record<string, number | undefined> = values;
+    const filled = Expression.replaceAll(/FILL\((\w+), 0\)/g, (_: string, id: string) => String(known[id] ?? 0));
+    const arithmetic = filled.replaceAll(/[a-z]\w*/g, (id: string) => String(known[id]));
+    expect(arithmetic).toMatch(/^[\d.\s()+*/-]+$/);
+    expect(new Function(`return ${arithmetic}`)()).toBeCloseTo(expected);
+    for (const id of Object.keys(known)) expect(watch.Metrics.map(({ Id }: Properties) => Id)).toContain(id);
+  });
+
   it('take silence of a fleet with a floor for a failure, and other silence for rest', () => {
     for (const name of ['fleet-below-floor', 'intent-below-floor', 'worker-unwatched', 'intent-unwatched'])
       expect(alarm(name).TreatMissingData).toBe('breaching');

@@ -78,6 +78,8 @@ case "$1" in
 esac
 `;
 
+const PATIENCE_MS = 60_000;
+
 /** A good model, other than the first. */
 const OTHER = { 'manifest.json': '{"model_id": "other"}' };
 
@@ -112,9 +114,11 @@ function run(script: string, ...more: string[]): { status: number | null; output
     READY_SECONDS: existsSync(join(root, 'patient')) ? '3600' : '0',
     POLL_SECONDS: '0.01',
   };
+  // One that waits for what never comes fails, and does not hang.
   const { status, stdout, stderr } = spawnSync('bash', [join(root, 'boot', script), ...more], {
     env,
     encoding: 'utf8',
+    timeout: PATIENCE_MS,
   });
   return { status, output: stdout + stderr };
 }
@@ -177,16 +181,20 @@ describe('install.sh', () => {
 
   it.each([
     ['a right, a queue or a device that is missing', () => write('denied', '')],
-    ['a release that is not the one of the template', () => write('bucket/b/release.tar.gz', 'other')],
-    ['a model that is not the one of the pointer', () => write('bucket/b/first', 'other')],
+    [
+      'a release that is not the one of the template',
+      () => upload('release.tar.gz', { 'bin/catalog-labels': '#!/bin/sh\n' }),
+    ],
+    ['a model that is not the one of the pointer', () => upload('first', OTHER)],
     ['a model that the binary refuses', () => publish('second', { README: 'no manifest' })],
     ['a size that it has no units for', () => write('instance-type', 'm5.large')],
     ['a worker that does not become ready', () => publish('third', { 'manifest.json': '{}', breaks: '' })],
-  ])('gives the instance up at %s', (_what, change) => {
+  ])('gives the instance up at %s', (what, change) => {
     publish('first', { 'manifest.json': '{}' });
     change();
     const { status, output } = run('install.sh');
     expect(status, output).not.toBe(0);
+    expect(output.includes('refused')).toBe(/that is not the one/.test(what));
     expect(calls().at(-1)).toContain('--lifecycle-action-result ABANDON');
     expect(calls().join()).not.toContain('CONTINUE');
     // What it said can be read although it goes; only of a size without units nothing is known.
@@ -269,7 +277,7 @@ describe('model.sh', () => {
 
   it('keeps what runs where the new one is broken on the way', () => {
     publish('second', OTHER);
-    write('bucket/b/second', 'cut off');
+    upload('second', { 'manifest.json': '{"model_id": "swapped"}' });
     expect(run('model.sh', 'follow').status).not.toBe(0);
     expect(model()).toBe(first);
     expect(calls().filter((call) => call.startsWith('systemctl'))).toEqual([]);
