@@ -5,8 +5,6 @@
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=host.sh
 source "$here/host.sh"
-# shellcheck source=/dev/null
-source "$ETC/host.env"
 
 # Both have no answer before there is a notice.
 is_wanted_gone() {

@@ -8,11 +8,18 @@ ROOT=${ROOT:-}
 ETC=$ROOT/etc/catalog-labels
 OPT=$ROOT/opt/catalog-labels
 STATE=$ROOT/var/lib/catalog-labels
+LOGS=$ROOT/var/log/catalog-labels
+# Exported: the AWS CLI reads the region there.
+set -a
+# shellcheck source=/dev/null
+source "$ETC/host.env"
+set +a
 METADATA=${METADATA:-http://169.254.169.254}
 # How long a worker may take from its start until it is ready: the model is loaded on four
 # cores and gives its golden outputs at every bucket.
 READY_SECONDS=${READY_SECONDS:-600}
 WORKER_PORT=9090
+CORES_PER_CHIP=4
 
 say() { echo "$*" >&2; }
 
@@ -63,11 +70,24 @@ port_of() {
     echo $((WORKER_PORT + ${chip%.service}))
 }
 
-# Returns once the worker $1 is ready.
+# Lets the binary look at what the workers of this host need, with the model in the folder $1;
+# more arguments are those of `check`. They differ by their chips only: one look is for all.
+look() (
+    model=$1
+    mapfile -t units < <(workers)
+    set -a
+    # shellcheck source=/dev/null
+    source "$ETC/worker.env"
+    CATALOG_LABELS_ARTIFACT=$model NEURON_RT_VISIBLE_CORES=0-$((CORES_PER_CHIP * ${#units[@]} - 1)) \
+        LD_LIBRARY_PATH=$OPT/current/lib "$OPT/current/bin/catalog-labels" check "${@:2}" >&2
+)
+
+# Returns once the worker $1 is ready; fails at once where systemd has given it up.
 wait_ready() {
     local port until=$((SECONDS + READY_SECONDS))
     port=$(port_of "$1")
     until curl -fsS --max-time 5 --output /dev/null "http://127.0.0.1:$port/readyz" 2>/dev/null; do
+        ! systemctl --quiet is-failed "$1" || { say "$1 stays down"; return 1; }
         ((SECONDS < until)) || { say "$1 is not ready after $READY_SECONDS s"; return 1; }
         sleep "${POLL_SECONDS:-2}"
     done

@@ -5,8 +5,6 @@
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=host.sh
 source "$here/host.sh"
-# shellcheck source=/dev/null
-source "$ETC/host.env"
 
 answer_launch_hook() {
     aws autoscaling complete-lifecycle-action --lifecycle-action-result "$1" --instance-id "$(metadata instance-id)" \
@@ -36,22 +34,26 @@ install_units() {
     [[ -d $here/$size/units ]] || { say "there are no units for an $size"; return 1; }
     install -D -m 0644 -t "$ROOT/etc/systemd/system" "$here/$size/units/"*
     install -D -m 0755 -t "$OPT/host" "$here/"*.sh
-    install -m 0644 "$here/neuron-monitor.json" "$here/$size/prometheus.yaml" "$ETC/"
+    install -m 0644 "$here/neuron-monitor.json" "$here/$size/prometheus.yaml" "$here/$size/cloudwatch-agent.json" "$ETC/"
     install -D -m 0644 "$here/logrotate.conf" "$ROOT/etc/logrotate.d/catalog-labels"
     systemctl daemon-reload
 }
 
 id catalog-labels >/dev/null 2>&1 || useradd --system --no-create-home --shell /usr/sbin/nologin catalog-labels
-mkdir -p "$STATE/models"
-install_release
+# systemd opens a worker's log before it would make its LogsDirectory.
+mkdir -p "$STATE/models" "$LOGS"
 install_units
+# First, so that what an instance says that is given up can be read.
+amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$ETC/cloudwatch-agent.json"
+install_release
 "$OPT/host/model.sh" install
+# Configuration, permissions, queues, tables and devices, each finding with its fix.
+look "$STATE/model"
 systemctl enable catalog-labels-neuron-monitor.service catalog-labels-drain.service
 systemctl enable --now catalog-labels.target
 for unit in $(workers); do
     systemctl enable "$unit"
     wait_ready "$unit"
 done
-amazon-cloudwatch-agent-ctl -a fetch-config -m ec2 -s -c "file:$here/cloudwatch-agent.json"
 systemctl enable --now catalog-labels-model.timer catalog-labels-protect.timer
 answer_launch_hook CONTINUE

@@ -8,8 +8,6 @@
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=host.sh
 source "$here/host.sh"
-# shellcheck source=/dev/null
-source "$ETC/host.env"
 
 link=$STATE/model
 refused=$STATE/refused-models
@@ -30,22 +28,17 @@ wanted_folder() {
         unpack "$STATE/model.tar.gz" "$folder"
         rm "$STATE/model.tar.gz"
     fi
-    check_files "$folder" || { echo "$folder" >>"$refused"; return 1; }
+    # The manifest, and the digest of every file.
+    look "$folder" --config-only || { echo "$folder" >>"$refused"; return 1; }
     echo "$folder"
 }
 
-# The binary reads the manifest and the digest of every file, with the workers' environment.
-check_files() (
-    set -a
-    # shellcheck source=/dev/null
-    source "$ETC/worker.env"
-    CATALOG_LABELS_ARTIFACT=$1 LD_LIBRARY_PATH=$OPT/current/lib "$OPT/current/bin/catalog-labels" check --config-only >&2
-)
-
-# Restarts the workers one at a time, so that the host goes on meanwhile.
+# Restarts the workers one at a time, so that the host goes on meanwhile. One that was started
+# too often on a bad model may be started again.
 restart_workers() {
     local unit
     for unit in $(workers); do
+        systemctl reset-failed "$unit" || return 1
         systemctl restart "$unit" || return 1
         wait_ready "$unit" || return 1
     done
@@ -60,6 +53,8 @@ follow() {
     point "$link" "$wanted"
     if restart_workers; then
         say "rolled out $wanted"
+        # Its volume would fill up with models; the previous one stays, to go back to.
+        find "$STATE/models" -mindepth 1 -maxdepth 1 ! -path "$wanted" ! -path "$previous" -exec rm -rf {} +
         return 0
     fi
     say "rolling back to $previous"

@@ -3,7 +3,7 @@
 # builder, with Neuron's package repository set up as AWS's guide for torch-neuron says:
 #
 #   prepare-image.sh worker   Debian 12, for the workers
-#   prepare-image.sh ecs      an ECS-optimised image with Docker, for the online service
+#   prepare-image.sh ecs      an ECS-optimised image of Amazon Linux 2023, for the online service
 #
 # Neuron's versions are the last that drive inf1. Then take an image, and put its id into the
 # SSM parameter that the configuration names.
@@ -13,6 +13,17 @@ what=${1:-}
 [[ $what == worker || $what == ecs ]] || { sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 ((EUID == 0)) || { echo "run it as root" >&2; exit 1; }
 
+# Older ones know too little of what the units ask for: 219 of Amazon Linux 2 reads a group of
+# system calls that it does not know as none at all.
+read -r _ systemd _ < <(systemctl --version)
+((systemd >= 247)) || { echo "this image has systemd $systemd, and the units need 247; take another image" >&2; exit 1; }
+
+# The templates encrypt and size the root volume by this name.
+token=$(curl -fsS -X PUT -H 'X-aws-ec2-metadata-token-ttl-seconds: 60' http://169.254.169.254/latest/api/token)
+root=$(curl -fsS -H "X-aws-ec2-metadata-token: $token" http://169.254.169.254/latest/meta-data/block-device-mapping/root)
+[[ /dev/${root#/dev/} == /dev/xvda ]] ||
+    { echo "the root volume of this image is $root, and the templates name /dev/xvda; take another image" >&2; exit 1; }
+
 # torch-neuron's archived runtime needs this line of the driver.
 driver=2.24
 if command -v apt-get >/dev/null; then
@@ -21,10 +32,10 @@ if command -v apt-get >/dev/null; then
         aws-neuronx-tools curl python3 python3-prometheus-client logrotate unzip ca-certificates
     apt-mark hold aws-neuronx-dkms
 else
-    yum install --assumeyes "kernel-devel-$(uname -r)" "aws-neuronx-dkms-$driver.*" aws-neuronx-tools \
-        amazon-cloudwatch-agent python3-pip yum-plugin-versionlock
+    dnf install --assumeyes "kernel-devel-$(uname -r)" "aws-neuronx-dkms-$driver.*" aws-neuronx-tools \
+        amazon-cloudwatch-agent python3-pip 'dnf-command(versionlock)'
     python3 -m pip install --quiet prometheus-client==0.17.1
-    yum versionlock aws-neuronx-dkms
+    dnf versionlock aws-neuronx-dkms
 fi
 
 needed=(amazon-cloudwatch-agent-ctl /opt/aws/neuron/bin/neuron-monitor /opt/aws/neuron/bin/neuron-monitor-prometheus.py)

@@ -4,8 +4,6 @@
 here=$(dirname "$(readlink -f "$0")")
 # shellcheck source=host.sh
 source "$here/host.sh"
-# shellcheck source=/dev/null
-source "$ETC/host.env"
 
 last=$STATE/protected
 

@@ -34,6 +34,8 @@ describe('bulk run', () => {
       ReaderConfig: { InputType: 'JSONL' },
     });
     expect(ItemBatcher.MaxItemsPerBatch).toBe(CONFIG.bulk.linesPerRequest);
+    // A request that SQS refuses for its size would end the run.
+    expect(ItemBatcher.MaxInputBytesPerBatch).toBeLessThan(262_144);
     expect(MaxConcurrency).toBe(CONFIG.bulk.requestsAtOnce);
     expect(ToleratedFailurePercentage).toBe(0);
     expect(ItemProcessor.ProcessorConfig.Mode).toBe('DISTRIBUTED');
@@ -81,6 +83,26 @@ describe('bulk run', () => {
     });
   });
 
+  it('writes a report of a run that fails too, and then fails', async () => {
+    for (const name of ['Feed', 'Process']) {
+      const [caught] = states()[name].Catch;
+      expect(caught).toMatchObject({ ErrorEquals: ['States.ALL'], Next: 'Report' });
+      expect(await evaluate(caught.Output.error, { states: { errorOutput: { Error: 'E', Cause: 'C' } } })).toEqual({
+        Error: 'E',
+        Cause: 'C',
+      });
+    }
+    const { Next, Output } = states().Report;
+    expect(Next).toBe('Reported');
+    const input = { variant: 'queue', error: { Error: 'E', Cause: 'C' } };
+    expect(await evaluate(Output, { states: { input } })).toEqual(input);
+    const { Choices, Default } = states().Reported;
+    expect(await evaluate(Choices[0].Condition, { states: { input } })).toBe(true);
+    expect(await evaluate(Choices[0].Condition, { states: { input: { variant: 'queue' } } })).toBe(false);
+    expect([states()[Choices[0].Next].Type, states()[Default].Type]).toEqual(['Fail', 'Succeed']);
+    expect(await evaluate(states().Failed.Cause, { states: { input } })).toBe('C');
+  });
+
   it('has a CPU variant, chosen by its input', async () => {
     const { Choices, Default } = states().Choose;
     expect(await evaluate(Choices[0].Condition, { states: { input: { variant: 'processing' } } })).toBe(true);
@@ -100,6 +122,7 @@ describe('bulk run', () => {
       const targets = Object.values<Properties>(machine.States).flatMap((state) => [
         state.Next,
         state.Default,
+        ...(state.Catch ?? []).map(({ Next }: Properties) => Next),
         ...(state.Choices ?? []).map(({ Next }: Properties) => Next),
       ]);
       expect(new Set([machine.StartAt, ...targets.filter(Boolean)])).toEqual(new Set(Object.keys(machine.States)));
@@ -119,6 +142,24 @@ describe('bulk run', () => {
       IncludeExecutionData: false,
       Level: 'ALL',
     });
+  });
+
+  it('may write and read back what its map run reports', () => {
+    const report = statements('bulk').find(({ Sid }) => Sid === 'Report');
+    // As AWS's guide for the results of a Distributed Map has it.
+    expect([...report.Action].sort()).toEqual([
+      's3:AbortMultipartUpload',
+      's3:GetObject',
+      's3:ListMultipartUploadParts',
+      's3:PutObject',
+    ]);
+  });
+
+  it('lets SageMaker encrypt the volume of its job with the key of the data, in the name of its role', () => {
+    const grant = statements('bulk').find(({ Action }) => Action === 'kms:CreateGrant');
+    expect(grant.Condition).toEqual({ Bool: { 'kms:GrantIsForAWSResource': 'true' } });
+    const { ClusterConfig } = states().Process.Arguments.ProcessingResources;
+    expect(ClusterConfig.VolumeKmsKeyId).toBe('reference');
   });
 
   it('may hand its job role to SageMaker only', () => {

@@ -60,6 +60,34 @@ describe('configuration', () => {
     ]);
   });
 
+  it.each([
+    ['cron(0 2 ? * SUN *)', true],
+    ['cron(15 10 L * ? 2026-2030)', true],
+    ['rate(7 days)', true],
+    ['rate(1 hour)', true],
+    // Five fields, as elsewhere; no or two kinds of days left open; a plural of one.
+    ['cron(0 2 * * 0)', false],
+    ['cron(0 2 * * * *)', false],
+    ['cron(0 2 ? * ? *)', false],
+    ['rate(1 hours)', false],
+    ['every day', false],
+  ])('takes %s for a schedule: %s', (schedule, isTaken) => {
+    const input = { stage: 'dev', bulk: { schedule } };
+    if (isTaken) expect(resolveConfig(input).bulk.schedule).toBe(schedule);
+    else expect(problems(input)).toEqual([expect.stringContaining('bulk.schedule: is no schedule of EventBridge')]);
+  });
+
+  it('refuses zones that it cannot use, and dead letters that go before their queue', () => {
+    const environment = { account: '123456789012', region: 'eu-west-1' };
+    for (const availabilityZones of [['eu-west-1a'], ['us-east-1a', 'us-east-1b'], ['west', 'east'], 4])
+      expect(problems({ stage: 'dev', environment, network: { availabilityZones } }).join()).toContain(
+        'network.availabilityZones',
+      );
+    expect(problems({ stage: 'dev', retention: { queueDays: 14, deadLetterDays: 4 } }).join()).toContain(
+      'retention.deadLetterDays',
+    );
+  });
+
   it('names the stage that has no file', () => {
     expect(() => readConfig('nowhere')).toThrow(/there is no config\/nowhere.json/);
   });

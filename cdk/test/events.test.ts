@@ -67,6 +67,28 @@ describe('events', () => {
     }
   });
 
+  it('lets bus and topic use the key of the queues that they write to, and no other account', () => {
+    const own = only('events', 'AWS::KMS::Key', ({ Description }) => Description.endsWith(': queues'));
+    const uses = (service: string) =>
+      own.KeyPolicy.Statement.find(({ Principal }: Properties) => Principal.Service === `${service}.amazonaws.com`);
+    for (const service of ['events', 'sns'])
+      expect(uses(service).Action, service).toEqual(
+        expect.arrayContaining(['kms:Decrypt', expect.stringMatching(/^kms:GenerateDataKey/)]),
+      );
+    expect(uses('events').Condition).toEqual({ StringEquals: { 'aws:SourceAccount': { Ref: 'AWS::AccountId' } } });
+    expect(uses('sns').Condition.ArnEquals['aws:SourceArn']).toEqual({ Ref: expect.stringMatching(/^QueryTopic/) });
+    // Each may send to its queue, and aside what it cannot deliver.
+    const senders = (queue: string) =>
+      Object.entries<Properties>(template('events').findResources('AWS::SQS::QueuePolicy'))
+        .filter(([id]) => id.startsWith(queue))
+        .flatMap(([, { Properties: policy }]) => policy.PolicyDocument.Statement)
+        .filter(({ Effect, Action }) => Effect === 'Allow' && [Action].flat().includes('sqs:SendMessage'))
+        .map(({ Principal }) => Principal.Service);
+    expect(senders('Catalog')).toEqual(['events.amazonaws.com']);
+    expect(senders('Queries')).toEqual(['sns.amazonaws.com']);
+    expect(senders('Undelivered').sort()).toEqual(['events.amazonaws.com', 'sns.amazonaws.com']);
+  });
+
   it('sends catalog changes to the catalog queue as they are, and what it cannot deliver aside', () => {
     template('events').hasResourceProperties('AWS::Events::Rule', {
       EventPattern: { 'detail-type': CATALOG_DETAIL_TYPES },

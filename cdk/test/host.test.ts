@@ -58,6 +58,11 @@ describe.each([
     }
   });
 
+  it('tell the second at which a timer goes off: of itself it may be a minute late', () => {
+    for (const [name, text] of Object.entries(units).filter(([name]) => name.endsWith('.timer')))
+      expect(text.split('\n'), name).toContain('AccuracySec=1s');
+  });
+
   it('run as a user of their own where they touch a chip, and as root only where they restart others', () => {
     for (const [name, text] of services) {
       const ofScripts = text.includes('/opt/catalog-labels/host/');

@@ -2,6 +2,7 @@ import { describe, expect, it } from 'vitest';
 
 import { intentPrometheusConfig } from '../lib/build/agent.ts';
 import { INF1 } from '../lib/config/inf1.ts';
+import { ROOT_DEVICE } from '../lib/constructs/image.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 import { serviceEnvironment } from './worker-binary.ts';
 
@@ -32,7 +33,9 @@ describe('online service', () => {
       `{{resolve:ssm:${CONFIG.images.ecs.parameter}:${CONFIG.images.ecs.version}}}`,
     );
     expect(LaunchTemplateData.MetadataOptions).toMatchObject({ HttpTokens: 'required', HttpPutResponseHopLimit: 1 });
-    for (const { Ebs } of LaunchTemplateData.BlockDeviceMappings) expect(Ebs.Encrypted).toBe(true);
+    expect(LaunchTemplateData.BlockDeviceMappings).toMatchObject([
+      { DeviceName: ROOT_DEVICE, Ebs: { Encrypted: true } },
+    ]);
   });
 
   it('is reached from inside the VPC only', () => {
@@ -56,6 +59,10 @@ describe('online service', () => {
     const delay = Number(attribute(TargetGroupAttributes, 'deregistration_delay.timeout_seconds'));
     expect(delay).toBe(CONFIG.intent.drainSeconds);
     expect(container().StopTimeout).toBeGreaterThan(delay);
+    // After SIGTERM the service ends by itself, before it is killed.
+    const drain = /^(\d+)s$/.exec(serviceEnvironment().CATALOG_LABELS_DRAIN as string)?.[1];
+    expect(Number(drain)).toBe(CONFIG.intent.drainSeconds);
+    expect(container().StopTimeout).toBeGreaterThanOrEqual(Number(drain) + 10);
     expect(HealthCheckPath).toBe('/readyz');
   });
 
@@ -68,8 +75,33 @@ describe('online service', () => {
       MinimumHealthyPercent: 100,
       DeploymentCircuitBreaker: { Enable: true, Rollback: true },
     });
+    // A count in the template would set the service back to it with each deployment, under load too.
+    expect(only('intent', 'AWS::ECS::Service').DesiredCount).toBeUndefined();
     // New tasks run beside the old ones, on chips of their own.
     expect(Number(only('intent', 'AWS::AutoScaling::AutoScalingGroup').MaxSize)).toBe(2 * CONFIG.intent.tasksMax);
+  });
+
+  it('is made after the capacity of its cluster, and so gone before it', () => {
+    const [[association]] = Object.entries(
+      template('intent').findResources('AWS::ECS::ClusterCapacityProviderAssociations'),
+    ) as [[string, Properties]];
+    const [service] = Object.values<Properties>(template('intent').findResources('AWS::ECS::Service'));
+    expect(service?.DependsOn).toContain(association);
+  });
+
+  it('replaces its hosts when their launch template changes, tasks drained', () => {
+    const refresh = JSON.stringify(only('intent', 'Custom::AWS').Update);
+    for (const part of [
+      'startInstanceRefresh',
+      'catalog-labels-test-intent',
+      'LatestVersionNumber',
+      'MinHealthyPercentage\\":100',
+    ])
+      expect(refresh).toContain(part);
+    expect(only('intent', 'AWS::ECS::CapacityProvider').AutoScalingGroupProvider).toMatchObject({
+      ManagedDraining: 'ENABLED',
+      ManagedTerminationProtection: 'ENABLED',
+    });
   });
 
   it('scales on requests for each task, and up on P99', () => {

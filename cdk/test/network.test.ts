@@ -1,7 +1,7 @@
-import { Match } from 'aws-cdk-lib/assertions';
+import { Match, Template } from 'aws-cdk-lib/assertions';
 import { describe, expect, it } from 'vitest';
 
-import { only, template } from './app.ts';
+import { build, CONFIG, only, template } from './app.ts';
 
 describe('network', () => {
   it('has no way out: no internet gateway, no NAT, no public address', () => {
@@ -41,6 +41,16 @@ describe('network', () => {
       ToPort: 443,
       CidrIp: { 'Fn::GetAtt': [expect.stringMatching(/^Vpc/), 'CidrBlock'] },
     });
+  });
+
+  it('lies in the zones that the configuration names, since not every zone has inf1', () => {
+    const environment = { account: '123456789012', region: 'eu-west-1' };
+    for (const place of [{}, { environment }]) {
+      const network = { ...CONFIG.network, availabilityZones: ['eu-west-1a', 'eu-west-1c'] };
+      const { stacks } = build({ ...CONFIG, ...place, network });
+      const subnets = Object.values(Template.fromStack(stacks.network).findResources('AWS::EC2::Subnet'));
+      expect(subnets.map(({ Properties: subnet }) => subnet.AvailabilityZone)).toEqual(['eu-west-1a', 'eu-west-1c']);
+    }
   });
 
   it('logs refused flows', () => {

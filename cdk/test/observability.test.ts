@@ -12,6 +12,7 @@ import {
 } from '../lib/build/agent.ts';
 import { AGES, NAMESPACE, NEURON_METRICS, SERVICE_DECLARATIONS, WORKER_DECLARATIONS } from '../lib/build/metrics.ts';
 import { intentUnits, unitsOf } from '../lib/build/systemd.ts';
+import { INF1_SIZES } from '../lib/config/inf1.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 import { CONFIG, only, type Properties, template } from './app.ts';
 import { text } from './worker-binary.ts';
@@ -57,7 +58,7 @@ describe('metrics', () => {
   });
 
   it('are declared to the agent under the names that alarms and dashboard read', () => {
-    const configs = [workerAgentConfig('test', '/log'), intentAgentConfig('test', '/log')];
+    const configs = [workerAgentConfig('inf1.6xlarge', 'test', '/log'), intentAgentConfig('test', '/log')];
     const processors = configs.map((config) => JSON.parse(config).logs.metrics_collected.prometheus.emf_processor);
     for (const { metric_namespace } of processors) expect(metric_namespace).toBe(NAMESPACE);
     const declared = new Set(
@@ -96,8 +97,13 @@ describe('metrics', () => {
   });
 
   it.each([
-    ['worker', unitsOf('inf1.6xlarge', 60), workerPrometheusConfig('inf1.6xlarge', 'test'), workerAgentConfig],
-    ['intent', intentUnits(), intentPrometheusConfig('test'), intentAgentConfig],
+    [
+      'worker',
+      unitsOf('inf1.6xlarge', 60),
+      workerPrometheusConfig('inf1.6xlarge', 'test'),
+      workerAgentConfig('inf1.6xlarge', 'test', '/log'),
+    ],
+    ['intent', intentUnits(), intentPrometheusConfig('test'), intentAgentConfig('test', '/log')],
   ] as const)('of the chips of %s hosts are asked of neuron-monitor, scraped and published', (...parts) => {
     const [fleet, units, prometheus, agentConfig] = parts;
     const monitored = JSON.parse(neuronMonitorConfig()).neuron_runtimes[0];
@@ -108,13 +114,38 @@ describe('metrics', () => {
     const jobs: Properties[] = JSON.parse(prometheus).scrape_configs;
     const job = jobs.find(({ static_configs }) => static_configs[0].targets.includes(`127.0.0.1:${port?.[2]}`));
     expect(job?.static_configs[0].labels).toEqual({ stage: 'test', fleet });
-    const { metric_declaration } = JSON.parse(agentConfig('test', '/log')).logs.metrics_collected.prometheus
-      .emf_processor;
+    const { metric_declaration } = JSON.parse(agentConfig).logs.metrics_collected.prometheus.emf_processor;
     const published: Properties[] = metric_declaration.filter(
       ({ label_matcher }: Properties) => label_matcher === `^${job?.job_name}$`,
     );
     expect(published.map(({ metric_selectors, dimensions }) => [metric_selectors, dimensions])).toEqual([
       [Object.values(NEURON_METRICS).map((name) => `^${name}$`), [['stage', 'fleet']]],
+    ]);
+  });
+});
+
+describe('logs', () => {
+  it.each(INF1_SIZES)('of every unit of an %s are collected, each file into a stream of its own', (size) => {
+    const { collect_list } = JSON.parse(workerAgentConfig(size, 'test', '/log')).logs.logs_collected.files;
+    const paths: string[] = collect_list.map(({ file_path }: Properties) => file_path);
+    const written = Object.values(unitsOf(size, 60)).flatMap((unit) =>
+      [...unit.matchAll(/^Standard\w+=append:(.*)$/gm)].map(([, path]) => path as string),
+    );
+    // Of the files that fit a pattern the agent sends the newest only.
+    expect(paths.join()).not.toContain('*');
+    expect(new Set(paths)).toEqual(new Set([...written, '/var/log/cloud-init-output.log']));
+    const streams = collect_list.map(({ log_stream_name }: Properties) => log_stream_name);
+    expect(new Set(streams).size).toBe(paths.length);
+    for (const stream of streams) expect(stream).toMatch(/^\{instance_id\}\//);
+  });
+
+  it('of what a host of the online service installs are collected', () => {
+    const { collect_list } = JSON.parse(intentAgentConfig('test', '/log')).logs.logs_collected.files;
+    const paths = collect_list.map(({ file_path }: Properties) => file_path);
+    expect(paths).toEqual([
+      '/var/log/cloud-init-output.log',
+      '/var/log/catalog-labels/host.log',
+      '/var/log/ecs/ecs-agent.log',
     ]);
   });
 });
@@ -172,6 +203,9 @@ describe('alarms', () => {
     ['fleet-below-floor', 'GroupInServiceCapacity', CONFIG.worker.chipsMin],
     ['intent-p99', 'TargetResponseTime', CONFIG.intent.p99Milliseconds / 1_000],
     ['intent-errors', 'HTTPCode_Target_5XX_Count', 10],
+    ['intent-errors', 'HTTPCode_ELB_5XX_Count', 10],
+    ['intent-below-floor', 'HealthyHostCount', CONFIG.intent.tasksMin],
+    ['bulk-not-started', 'FailedInvocations', 0],
     ['intent-refused', 'http_requests_total', CONFIG.intent.refusedPercentMax],
     ['intent-look-ups-failed', 'intent_lookups_total', 0],
     ['cost-per-million-labels', 'label_items_written_total', CONFIG.alarms.dollarsPerMillionLabelsMax],
@@ -183,8 +217,28 @@ describe('alarms', () => {
     expect(found.Threshold).toBe(threshold);
   });
 
+  it.each([
+    // 2 chips for an hour at the configured price, over 4,000 labels.
+    ['cost-per-million-labels', { chips: 2, labels: 4_000 }, (2 * CONFIG.alarms.dollarsPerChipHour * 1e6) / 4_000],
+    ['intent-refused', { refused: 3, requests: 300 }, 1],
+    ['intent-refused', { requests: 300 }, 0],
+    ['intent-errors', { own: 7, balancer: 5 }, 12],
+    ['intent-errors', { balancer: 5 }, 5],
+    // Older than the goal of 300 s are the ages beyond 5 minutes.
+    ['catalog-stale', { catalog_to_15m: 2, catalog_over_1d: 1, catalog_events: 100 }, 3],
+  ])('%s computes from %o what it means: %d', (name, values, expected) => {
+    const watch = alarm(name);
+    const { Expression } = watch.Metrics.find(({ Expression }: Properties) => Expression);
+    const known: Record<string, number | undefined> = values;
+    const filled = Expression.replaceAll(/FILL\((\w+), 0\)/g, (_: string, id: string) => String(known[id] ?? 0));
+    const arithmetic = filled.replaceAll(/[a-z]\w*/g, (id: string) => String(known[id]));
+    expect(arithmetic).toMatch(/^[\d.\s()+*/-]+$/);
+    expect(new Function(`return ${arithmetic}`)()).toBeCloseTo(expected);
+    for (const id of Object.keys(known)) expect(watch.Metrics.map(({ Id }: Properties) => Id)).toContain(id);
+  });
+
   it('take silence of a fleet with a floor for a failure, and other silence for rest', () => {
-    for (const name of ['fleet-below-floor', 'worker-unwatched', 'intent-unwatched'])
+    for (const name of ['fleet-below-floor', 'intent-below-floor', 'worker-unwatched', 'intent-unwatched'])
       expect(alarm(name).TreatMissingData).toBe('breaching');
     expect(alarm('dead-letters').TreatMissingData).toBe('notBreaching');
   });
@@ -192,6 +246,11 @@ describe('alarms', () => {
   it('go to a topic that is encrypted with a key that CloudWatch may use', () => {
     expect(only('observability', 'AWS::SNS::Topic').KmsMasterKeyId).toBeDefined();
     const statements: Properties[] = only('observability', 'AWS::KMS::Key').KeyPolicy.Statement;
-    expect(statements.some(({ Principal }) => Principal.Service === 'cloudwatch.amazonaws.com')).toBe(true);
+    const ofCloudWatch = statements.find(({ Principal }) => Principal.Service === 'cloudwatch.amazonaws.com');
+    expect(ofCloudWatch.Action).toEqual(['kms:Decrypt', 'kms:GenerateDataKey*']);
+    const published: Properties[] = only('observability', 'AWS::SNS::TopicPolicy').PolicyDocument.Statement;
+    expect(published).toContainEqual(
+      expect.objectContaining({ Action: 'sns:Publish', Principal: { Service: 'cloudwatch.amazonaws.com' } }),
+    );
   });
 });

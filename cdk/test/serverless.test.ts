@@ -13,11 +13,28 @@ describe('function', () => {
   });
 
   it('answers for each message, so that a poison one costs its neighbours nothing', () => {
-    template('serverless').resourceCountIs('AWS::Lambda::EventSourceMapping', 2);
     template('serverless').allResourcesProperties('AWS::Lambda::EventSourceMapping', {
       FunctionResponseTypes: ['ReportBatchItemFailures'],
       ScalingConfig: { MaximumConcurrency: CONFIG.serverless.concurrencyMax },
     });
+  });
+
+  it('reads every queue, that of bulk runs too: without a fleet nobody else does', () => {
+    const sources = Object.values(template('serverless').findResources('AWS::Lambda::EventSourceMapping'));
+    const queues = sources.map(({ Properties: source }) => JSON.stringify(source.EventSourceArn));
+    for (const name of ['Catalog', 'Queries', 'BulkQueue'])
+      expect(
+        queues.filter((queue) => queue.includes(`GetAtt${name}`)),
+        name,
+      ).toHaveLength(1);
+    expect(queues).toHaveLength(3);
+  });
+
+  it('may be made beside queues of a fleet: Lambda refuses a source with less than its own timeout', () => {
+    for (const timeoutSeconds of [30, 900]) {
+      const serverless = { ...CONFIG.serverless, timeoutSeconds };
+      expect(visibilitySeconds({ ...CONFIG, serverless })).toBeGreaterThanOrEqual(timeoutSeconds);
+    }
   });
 
   it('ends before its messages come back', () => {

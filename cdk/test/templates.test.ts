@@ -13,7 +13,7 @@ import { describe, expect, it } from 'vitest';
 import type { Stacks } from '../lib/build/app.ts';
 import { CDK_FOLDER } from '../lib/config/read.ts';
 import { text } from './worker-binary.ts';
-import { assembly, build, type Properties, releaseFolder, shared, template } from './app.ts';
+import { assembly, build, only, type Properties, releaseFolder, shared, template } from './app.ts';
 
 const NAMES: (keyof Stacks)[] = [
   'network',
@@ -40,6 +40,15 @@ function allowed(): Properties[] {
     ),
   ];
   return documents.flatMap(({ Statement }) => Statement).filter(({ Effect }) => Effect === 'Allow');
+}
+
+/** A policy as IAM gets it, without spaces; references become ARNs of a usual length. */
+function resolved(document: Properties): string {
+  const isReference = (value: Properties) =>
+    ['Ref', 'Fn::GetAtt', 'Fn::Join', 'Fn::ImportValue'].some((key) => key in value);
+  return JSON.stringify(document, (_key, value) =>
+    typeof value === 'object' && value !== null && isReference(value) ? text(value) : value,
+  );
 }
 
 /** A new network namespace has no network; not every machine lets one make it. */
@@ -133,7 +142,9 @@ describe('every template', () => {
     const open = resources.filter((resource) => resource.includes('*') && resource !== '*');
     const here = 'us-east-1:123456789012';
     expect([...new Set(open)].sort()).toEqual([
+      `arn:aws:autoscaling:${here}:autoScalingGroup:*:autoScalingGroupName/catalog-labels-test-intent`,
       `arn:aws:autoscaling:${here}:autoScalingGroup:*:autoScalingGroupName/catalog-labels-test-workers`,
+      `arn:aws:events:${here}:replay/catalog-labels-test-*`,
       `arn:aws:logs:${here}:log-group:/aws/sagemaker/ProcessingJobs:*`,
       'arn:aws:s3:::catalog-labels-test-bulk-123456789012-us-east-1/input/*',
       'arn:aws:s3:::catalog-labels-test-bulk-123456789012-us-east-1/reports/*',
@@ -142,6 +153,39 @@ describe('every template', () => {
       `arn:aws:states:${here}:execution:catalog-labels-test-bulk/*`,
       `arn:aws:states:${here}:mapRun:catalog-labels-test-bulk/*`,
     ]);
+  });
+
+  it('lets keys be used only through the services that encrypt with them', () => {
+    const uses = allowed().filter(({ Action }) => [Action].flat().some((action) => action.startsWith('kms:')));
+    const isBound = ({ Condition }: Properties) =>
+      Condition?.StringEquals?.['kms:ViaService'] ?? Condition?.Bool?.['kms:GrantIsForAWSResource'];
+    expect(uses.filter(isBound).length).toBeGreaterThan(5);
+    // The CDK's own, for the function to read its queues.
+    expect(uses.filter((statement) => !isBound(statement)).map(({ Action }) => Action)).toEqual(['kms:Decrypt']);
+  });
+
+  it('stays within what IAM takes: 10,240 characters of a role, 6,144 of a managed policy', () => {
+    const size = (document: Properties) => text(document).length;
+    const ofRoles = new Map<string, number>();
+    for (const name of NAMES) {
+      for (const { Properties: policy } of Object.values(template(name).findResources('AWS::IAM::Policy'))) {
+        for (const { Ref } of policy.Roles) {
+          const role = `${name}/${Ref}`;
+          ofRoles.set(role, (ofRoles.get(role) ?? 0) + size(resolved(policy.PolicyDocument)));
+        }
+      }
+      for (const { Properties: policy } of Object.values(template(name).findResources('AWS::IAM::ManagedPolicy')))
+        expect(size(resolved(policy.PolicyDocument)), policy.ManagedPolicyName).toBeLessThan(6_144);
+    }
+    expect(ofRoles.size).toBeGreaterThan(5);
+    for (const [role, characters] of ofRoles) expect(characters, role).toBeLessThan(10_240);
+  });
+
+  it('hands EC2 user data within its 16 KB', () => {
+    for (const name of ['worker', 'intent'] as const) {
+      const { LaunchTemplateData } = only(name, 'AWS::EC2::LaunchTemplate');
+      expect(Buffer.byteLength(text(LaunchTemplateData.UserData)), name).toBeLessThan(16_384);
+    }
   });
 
   it('gives any resource of one cluster only to these actions', () => {

@@ -1,7 +1,12 @@
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+
 import { describe, expect, it } from 'vitest';
 
 import { unitsOf } from '../lib/build/systemd.ts';
 import { INF1 } from '../lib/config/inf1.ts';
+import { CDK_FOLDER } from '../lib/config/read.ts';
+import { ROOT_DEVICE } from '../lib/constructs/image.ts';
 import { CONFIG, only, type Properties, statements, template } from './app.ts';
 
 /** As host/drain.sh has it. */
@@ -20,6 +25,12 @@ describe('worker fleet', () => {
   it('encrypts every volume', () => {
     for (const { Ebs } of data().BlockDeviceMappings) expect(Ebs.Encrypted).toBe(true);
     expect(data().BlockDeviceMappings.length).toBeGreaterThan(0);
+  });
+
+  it('names the root volume of the images, so that no other one is encrypted and sized', () => {
+    expect(data().BlockDeviceMappings.map(({ DeviceName }: Properties) => DeviceName)).toEqual([ROOT_DEVICE]);
+    const script = readFileSync(join(CDK_FOLDER, 'host/prepare-image.sh'), 'utf8');
+    expect(/== (\/dev\/\w+) \]\]/.exec(script)?.[1]).toBe(ROOT_DEVICE);
   });
 
   it('pins the image to a version of a parameter of the owner', () => {

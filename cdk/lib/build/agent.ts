@@ -14,33 +14,33 @@ import {
   SERVICE_DECLARATIONS,
   WORKER_DECLARATIONS,
 } from './metrics.ts';
-import { ETC, INTENT_PORT, LOGS, NEURON_MONITOR_PORT, WORKER_PORT } from './paths.ts';
+import { ETC, HOST_LOG, INSTALL_LOG, INTENT_PORT, NEURON_MONITOR_PORT, WORKER_PORT, workerLog } from './paths.ts';
 
 const SCRAPE_SECONDS = 60;
 
-/** What the agent of a worker host is told, as JSON. */
-export function workerAgentConfig(stage: string, logGroup: string): string {
-  const logs = [
-    {
-      file_path: `${LOGS}/*.log`,
-      log_group_name: logGroup,
-      log_stream_name: '{instance_id}/workers',
-    },
-  ];
-  return agentConfig(stage, logGroup, { worker: WORKER_DECLARATIONS }, { files: { collect_list: logs } });
+/** What the agent of a worker host of this size is told, as JSON. */
+export function workerAgentConfig(size: Inf1Size, stage: string, logGroup: string): string {
+  const workers = Array.from({ length: INF1[size].chips }, (_, chip) => [`worker-${chip}`, workerLog(chip)] as const);
+  const logs = { install: INSTALL_LOG, host: HOST_LOG, ...Object.fromEntries(workers) };
+  return agentConfig(stage, logGroup, { worker: WORKER_DECLARATIONS }, logs);
 }
 
 /** What the agent of a host of the online service is told; ECS collects the logs of its task. */
 export function intentAgentConfig(stage: string, logGroup: string): string {
-  return agentConfig(stage, logGroup, { serve: SERVICE_DECLARATIONS });
+  const logs = { install: INSTALL_LOG, host: HOST_LOG, ecs: '/var/log/ecs/ecs-agent.log' };
+  return agentConfig(stage, logGroup, { serve: SERVICE_DECLARATIONS }, logs);
 }
 
-/** The metrics of the scraped jobs that are published, those of the device among them. */
+/**
+ * The metrics of the scraped jobs that are published, those of the device among them, and the
+ * log files by stream. Hosts take no logins, so that what is not collected cannot be read. Each
+ * file is named: of the files that fit a pattern the agent sends the newest only.
+ */
 function agentConfig(
   stage: string,
   logGroup: string,
   jobs: Readonly<Record<string, readonly Declaration[]>>,
-  collected?: object,
+  logs: Readonly<Record<string, string>>,
 ): string {
   const declarations = Object.entries({ ...jobs, neuron: NEURON_DECLARATIONS }).flatMap(([job, published]) =>
     published.map(({ dimensions, metrics }) => ({
@@ -56,9 +56,14 @@ function agentConfig(
     prometheus_config_path: `${ETC}/prometheus.yaml`,
     emf_processor: { metric_namespace: NAMESPACE, metric_declaration: declarations },
   };
+  const collected = Object.entries(logs).map(([stream, path]) => ({
+    file_path: path,
+    log_group_name: logGroup,
+    log_stream_name: `{instance_id}/${stream}`,
+  }));
   return json({
     agent: { metrics_collection_interval: SCRAPE_SECONDS },
-    logs: { metrics_collected: { prometheus }, logs_collected: collected },
+    logs: { metrics_collected: { prometheus }, logs_collected: { files: { collect_list: collected } } },
   });
 }
 

@@ -19,6 +19,8 @@ export const ENTRIES =
 /** Entries of the answer that SQS refused. */
 export const REFUSED = '$count($states.result.Failed)';
 
+/** SQS takes 262,144 bytes in a request; the rest is for what JSON adds to a line. */
+const REQUEST_BYTES_MAX = 200_000;
 const SENDS_MAX = 5;
 const RETRY = [
   { ErrorEquals: ['States.ALL'], IntervalSeconds: 2, MaxAttempts: 6, BackoffRate: 2, JitterStrategy: 'FULL' },
@@ -62,10 +64,27 @@ export function bulkDefinition(parts: BulkParts) {
           ),
         },
         Retry: RETRY,
-        End: true,
+        Output: evaluate('$states.input'),
+        Next: 'Reported',
       },
+      Reported: {
+        Type: 'Choice',
+        Choices: [{ Condition: evaluate('$exists($states.input.error)'), Next: 'Failed' }],
+        Default: 'Succeeded',
+      },
+      Failed: {
+        Type: 'Fail',
+        Error: evaluate('$states.input.error.Error'),
+        Cause: evaluate('$states.input.error.Cause'),
+      },
+      Succeeded: { Type: 'Succeed' },
     },
   };
+}
+
+/** A run that fails is reported as well, and then fails. */
+function reportFailure(variant: string) {
+  return [{ ErrorEquals: ['States.ALL'], Output: { variant, error: evaluate('$states.errorOutput') }, Next: 'Report' }];
 }
 
 function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) {
@@ -76,7 +95,7 @@ function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) 
       ReaderConfig: { InputType: 'JSONL' },
       Arguments: { Bucket: bucket, Key: evaluate('$states.input.key') },
     },
-    ItemBatcher: { MaxItemsPerBatch: linesPerRequest },
+    ItemBatcher: { MaxItemsPerBatch: linesPerRequest, MaxInputBytesPerBatch: REQUEST_BYTES_MAX },
     MaxConcurrency: requestsAtOnce,
     ToleratedFailurePercentage: 0,
     ItemProcessor: {
@@ -116,6 +135,7 @@ function feed({ bucket, queueUrl, linesPerRequest, requestsAtOnce }: BulkParts) 
       WriterConfig: { OutputType: 'JSON', Transformation: 'NONE' },
       Arguments: { Bucket: bucket, Prefix: evaluate("'reports/' & $states.context.Execution.Name") },
     },
+    Catch: reportFailure('queue'),
     Next: 'Count',
   };
 }
@@ -134,6 +154,7 @@ function process({ processingJob }: BulkParts) {
       job: evaluate('$states.result.ProcessingJobName'),
       status: evaluate('$states.result.ProcessingJobStatus'),
     },
+    Catch: reportFailure('processing'),
     Next: 'Report',
   };
 }

@@ -12,7 +12,7 @@ import { sha256 } from './release.ts';
 import { unitsOf } from './systemd.ts';
 
 /** Scripts that run on a host; the others of `cdk/host` are for people. */
-const HOST_SCRIPTS = ['drain.sh', 'host.sh', 'install.sh', 'model.sh', 'protect.sh'];
+export const HOST_SCRIPTS = ['drain.sh', 'host.sh', 'install.sh', 'model.sh', 'protect.sh', 'unhealthy.sh'];
 
 export interface HostFolder {
   readonly path: string;
@@ -29,12 +29,12 @@ export function writeHostFolder(config: Config): HostFolder {
   const { stage, worker } = config;
   const path = mkdtempSync(join(tmpdir(), 'catalog-labels-host-'));
   const files: Record<string, string> = {
-    'cloudwatch-agent.json': workerAgentConfig(stage, workerLogGroup(config)),
     'neuron-monitor.json': neuronMonitorConfig(),
     // The worker keeps its file open, so it is copied and cut.
     'logrotate.conf': `${LOGS}/*.log {\n  size 100M\n  rotate 3\n  copytruncate\n  missingok\n  compress\n}\n`,
   };
   for (const size of worker.sizes) {
+    files[`${size}/cloudwatch-agent.json`] = workerAgentConfig(size, stage, workerLogGroup(config));
     files[`${size}/prometheus.yaml`] = workerPrometheusConfig(size, stage);
     for (const [name, text] of Object.entries(unitsOf(size, worker.drainSeconds)))
       files[`${size}/units/${name}`] = text;

@@ -3,13 +3,15 @@
 import { CORES_PER_CHIP, INF1, type Inf1Size } from '../config/inf1.ts';
 import {
   ETC,
-  LOGS,
+  HOST_LOG,
   MODEL,
   NEURON_MONITOR_PORT,
   NEURON_MONITOR_UNIT,
   RELEASE,
   SCRIPTS,
+  UNHEALTHY_UNIT,
   WORKER_PORT,
+  workerLog,
   workerUnit,
 } from './paths.ts';
 
@@ -17,7 +19,7 @@ import {
 const HOST_MEMORY_MIB = 1_536;
 /** Beyond the drain limit: the last requests, and the exit. */
 const STOP_MARGIN_SECONDS = 30;
-/** A worker that fails this often in ten minutes stays down, and its chip is missed. */
+/** A worker that fails this often in ten minutes stays down, and its instance is replaced. */
 const STARTS_IN_TEN_MINUTES = 5;
 
 /** Sections and their lines; a value that is a list gives a line for each. */
@@ -91,6 +93,7 @@ function worker(size: Inf1Size, chip: number, drainSeconds: number): string {
       PartOf: 'catalog-labels.target',
       StartLimitIntervalSec: 600,
       StartLimitBurst: STARTS_IN_TEN_MINUTES,
+      OnFailure: UNHEALTHY_UNIT,
     },
     Service: {
       Type: 'exec',
@@ -100,7 +103,7 @@ function worker(size: Inf1Size, chip: number, drainSeconds: number): string {
       Environment: [
         `LD_LIBRARY_PATH=${RELEASE}/lib`,
         `NEURON_RT_VISIBLE_CORES=${visibleCores(chip)}`,
-        'NEURON_RT_LOG_LOCATION=syslog',
+        'NEURON_RT_LOG_LOCATION=console',
         'NEURON_RT_LOG_LEVEL=WARN',
         `CATALOG_LABELS_ARTIFACT=${MODEL}`,
         `CATALOG_LABELS_REPLICAS=${CORES_PER_CHIP}`,
@@ -109,8 +112,8 @@ function worker(size: Inf1Size, chip: number, drainSeconds: number): string {
       ExecStartPre: `${RELEASE}/bin/catalog-labels check --config-only`,
       ExecStart: `${RELEASE}/bin/catalog-labels worker`,
       LogsDirectory: 'catalog-labels',
-      StandardOutput: `append:${LOGS}/worker-${chip}.log`,
-      StandardError: `append:${LOGS}/worker-${chip}.log`,
+      StandardOutput: `append:${workerLog(chip)}`,
+      StandardError: `append:${workerLog(chip)}`,
       // The worker finishes or releases what it holds; only then it may be killed.
       KillSignal: 'SIGTERM',
       TimeoutStopSec: drainSeconds + STOP_MARGIN_SECONDS,
@@ -151,6 +154,8 @@ function neuronMonitor(target: string): string {
       User: 'catalog-labels',
       Group: 'catalog-labels',
       ExecStart: `/bin/bash -o pipefail -c '${pipe}'`,
+      StandardOutput: `append:${HOST_LOG}`,
+      StandardError: `append:${HOST_LOG}`,
       Restart: 'always',
       RestartSec: 10,
       MemoryMax: '256M',
@@ -163,25 +168,30 @@ function neuronMonitor(target: string): string {
   });
 }
 
-/** Scripts that restart workers run as root; nothing else of root's is left to them. */
-const SCRIPT_HARDENING = {
+/**
+ * Scripts that restart workers run as root; nothing else of root's is left to them. One of them
+ * starts the binary, so that MemoryDenyWriteExecute is left out here too.
+ */
+const SCRIPT = {
+  StandardOutput: `append:${HOST_LOG}`,
+  StandardError: `append:${HOST_LOG}`,
   ...HARDENING,
   PrivateUsers: 'no',
-  MemoryDenyWriteExecute: 'yes',
   PrivateDevices: 'yes',
+  ReadWritePaths: '/var/lib/catalog-labels',
 } as const;
 
-/** A script of `cdk/host`, run once by a timer. */
-function script(description: string, command: string, writable: string): string {
+/** A script of `cdk/host`, run once by a timer or by a unit that failed. */
+function script(description: string, command: string, restart = 'no'): string {
   return render({
     Unit: { Description: description, Wants: 'network-online.target', After: 'network-online.target' },
     Service: {
       Type: 'oneshot',
-      EnvironmentFile: `${ETC}/host.env`,
       ExecStart: `${SCRIPTS}/${command}`,
       TimeoutStartSec: '3h',
-      ...SCRIPT_HARDENING,
-      ReadWritePaths: writable,
+      Restart: restart,
+      RestartSec: 30,
+      ...SCRIPT,
     },
   });
 }
@@ -192,6 +202,8 @@ function timer(description: string, everySeconds: number, spreadSeconds: number)
     Timer: {
       OnActiveSec: everySeconds,
       OnUnitInactiveSec: everySeconds,
+      // Of itself a timer may be a minute late.
+      AccuracySec: '1s',
       // So that a moved pointer does not restart the whole fleet at once.
       RandomizedDelaySec: spreadSeconds,
     },
@@ -205,11 +217,10 @@ function drain(): string {
     Unit: { Description: 'Answer the drain hook once every worker has drained', PartOf: 'catalog-labels.target' },
     Service: {
       Type: 'exec',
-      EnvironmentFile: `${ETC}/host.env`,
       ExecStart: `${SCRIPTS}/drain.sh`,
       Restart: 'on-failure',
       RestartSec: 10,
-      ...SCRIPT_HARDENING,
+      ...SCRIPT,
     },
     Install: { WantedBy: 'catalog-labels.target' },
   });
@@ -229,12 +240,12 @@ export function unitsOf(size: Inf1Size, drainSeconds: number): Record<string, st
     'catalog-labels.target': target(chips),
     'catalog-labels-drain.service': drain(),
     [NEURON_MONITOR_UNIT]: neuronMonitor('catalog-labels.target'),
-    'catalog-labels-model.service': script('Follow the model pointer', 'model.sh follow', '/var/lib/catalog-labels'),
+    [UNHEALTHY_UNIT]: script('Have the instance replaced when a worker stays down', 'unhealthy.sh', 'on-failure'),
+    'catalog-labels-model.service': script('Follow the model pointer', 'model.sh follow'),
     'catalog-labels-model.timer': timer('Follow the model pointer', 60, 300),
     'catalog-labels-protect.service': script(
       'Protect the instance from scale-in while it holds messages',
       'protect.sh',
-      '/var/lib/catalog-labels',
     ),
     'catalog-labels-protect.timer': timer('Protect the instance from scale-in while it holds messages', 30, 0),
   };

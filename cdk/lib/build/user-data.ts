@@ -2,7 +2,7 @@ import { UserData } from 'aws-cdk-lib/aws-ec2';
 
 import type { Config } from '../config/config.ts';
 import { intentAgentConfig, intentPrometheusConfig, neuronMonitorConfig } from './agent.ts';
-import { ETC, NEURON_MONITOR_UNIT } from './paths.ts';
+import { ETC, LOGS, NEURON_MONITOR_UNIT } from './paths.ts';
 import { intentUnits } from './systemd.ts';
 
 export interface HostBoot {
@@ -26,6 +26,8 @@ export function workerUserData({ hostUri, hostSums, host, worker }: HostBoot): U
     `install -d -m 0755 ${ETC}`,
     ...environmentFile(`${ETC}/host.env`, host),
     ...environmentFile(`${ETC}/worker.env`, worker),
+    // The AWS CLI wants to know the region.
+    `set -a && . ${ETC}/host.env && set +a`,
     'boot=/var/lib/catalog-labels-boot',
     'rm -rf "$boot" && mkdir -p "$boot" && cd "$boot"',
     `aws s3 cp --only-show-errors '${hostUri}' host.zip`,
@@ -50,7 +52,7 @@ export function intentUserData({ stage }: Pick<Config, 'stage'>, logGroup: strin
   };
   const data = UserData.forLinux();
   data.addCommands(
-    `install -d -m 0755 ${ETC}`,
+    `install -d -m 0755 ${ETC} ${LOGS}`,
     ...Object.entries(files).flatMap(([path, text]) => file(path, text.trimEnd().split('\n'))),
     'useradd --system --no-create-home --shell /usr/sbin/nologin catalog-labels',
     'systemctl daemon-reload',

@@ -30,13 +30,33 @@ const pinnedImage = (parameter: string) =>
     })
     .prefault({});
 
+/** A cron of EventBridge has six fields, and a question mark for one kind of day. */
+function isSchedule(text: string): boolean {
+  const fields = /^cron\((.*)\)$/.exec(text)?.[1]?.split(' ');
+  if (fields === undefined) return /^rate\((1 (minute|hour|day)|([2-9]|[1-9]\d+) (minutes|hours|days))\)$/.test(text);
+  const known = fields.every((field) => /^([\dA-Z*,/LW#-]+|\?)$/.test(field));
+  return fields.length === 6 && known && [fields[2], fields[4]].filter((field) => field === '?').length === 1;
+}
+
 const network = z
   .strictObject({
     cidr: z
       .string()
       .regex(/^\d+\.\d+\.\d+\.\d+\/(1[6-9]|2[0-2])$/, 'is not an IPv4 range of /16 to /22, such as 10.42.0.0/16')
       .default('10.42.0.0/16'),
-    availabilityZones: z.int().min(2).max(3).default(2),
+    /** How many, or which: not every zone of a region has inf1. */
+    availabilityZones: z
+      .union(
+        [
+          z.int().min(2).max(3),
+          z
+            .array(z.string().regex(/^[a-z]{2}(-[a-z]+)+-\d[a-z]$/))
+            .min(2)
+            .max(3),
+        ],
+        'is neither 2 or 3, nor a list of as many zones, such as ["eu-west-1a", "eu-west-1c"]',
+      )
+      .default(2),
   })
   .prefault({});
 
@@ -91,7 +111,10 @@ const bulk = z
   .strictObject({
     schedule: z
       .string()
-      .regex(/^(cron|rate)\(.+\)$/, 'is no schedule, such as cron(0 2 ? * SUN *)')
+      .refine(
+        isSchedule,
+        'is no schedule of EventBridge, such as cron(0 2 ? * SUN *), with six fields, or rate(7 days)',
+      )
       .default('cron(0 2 ? * SUN *)'),
     scheduleEnabled: z.boolean().default(false),
     /** SQS takes ten messages in a request. */
@@ -150,7 +173,14 @@ const schema = z
   })
   .superRefine((config, context) => {
     const problem = (path: string[], message: string) => context.addIssue({ code: 'custom', path, message });
-    const { worker, intent, serverless } = config;
+    const { worker, intent, serverless, retention, environment } = config;
+    const { availabilityZones: zones } = config.network;
+    if (environment && typeof zones !== 'number' && zones.some((zone) => !zone.startsWith(environment.region))) {
+      problem(['network', 'availabilityZones'], `are not all in ${environment.region}`);
+    }
+    if (retention.deadLetterDays < retention.queueDays) {
+      problem(['retention', 'deadLetterDays'], 'is less than queueDays: SQS counts from when a message was first sent');
+    }
     if (worker.chipsMin > worker.chipsMax) problem(['worker', 'chipsMin'], 'is more than worker.chipsMax');
     if (intent.tasksMin > intent.tasksMax) problem(['intent', 'tasksMin'], 'is more than intent.tasksMax');
     if (worker.spotPercent > 0 && worker.drainSeconds > SPOT_NOTICE_SECONDS - 10) {

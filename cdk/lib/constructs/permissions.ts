@@ -1,5 +1,6 @@
 /** What the binary may do, statement by statement; the fleet and the function share it. */
 
+import { Aws } from 'aws-cdk-lib';
 import { PolicyStatement } from 'aws-cdk-lib/aws-iam';
 import type { IKey } from 'aws-cdk-lib/aws-kms';
 import type { ILogGroup } from 'aws-cdk-lib/aws-logs';
@@ -20,11 +21,6 @@ export function consumeStatements(queues: readonly IQueue[], deadLetters: IQueue
     ),
     allow('Park', ['sqs:SendMessage', ...SETTINGS], [deadLetters.queueArn]),
   ];
-}
-
-/** To send to a queue. */
-export function feedStatements(queue: IQueue): PolicyStatement[] {
-  return [allow('Feed', ['sqs:SendMessage', ...SETTINGS], [queue.queueArn])];
 }
 
 /** To read and write every table, and to look at how it is made. */
@@ -64,14 +60,27 @@ export function lookUpStatements(tables: readonly ITable[]): PolicyStatement[] {
   ];
 }
 
-/** To use keys through the services that encrypt with them. */
+/** What DynamoDB asks for of a table's key; SQS and S3 need two of them. */
+const USES_OF_KEYS = [
+  'kms:Decrypt',
+  'kms:DescribeKey',
+  'kms:Encrypt',
+  'kms:GenerateDataKey',
+  'kms:GenerateDataKeyWithoutPlaintext',
+  'kms:ReEncryptFrom',
+  'kms:ReEncryptTo',
+];
+
+/** To use keys through the services that encrypt with them, and in no other way. */
 export function keyStatements(...keys: readonly IKey[]): PolicyStatement[] {
+  const services = ['dynamodb', 's3', 'sqs'].map((service) => `${service}.${Aws.REGION}.amazonaws.com`);
   return [
-    allow(
-      'UseKeys',
-      ['kms:Decrypt', 'kms:GenerateDataKey'],
-      keys.map((key) => key.keyArn),
-    ),
+    new PolicyStatement({
+      sid: 'UseKeys',
+      actions: USES_OF_KEYS,
+      resources: keys.map((key) => key.keyArn),
+      conditions: { StringEquals: { 'kms:ViaService': services } },
+    }),
   ];
 }
 

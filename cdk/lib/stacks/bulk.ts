@@ -35,6 +35,7 @@ export interface BulkProps extends StackProps {
  */
 export class BulkStack extends Stack {
   readonly stateMachine: sfn.StateMachine;
+  readonly schedule: events.Rule;
 
   constructor(scope: Construct, id: string, config: Config, { data, events: queues, release, ...props }: BulkProps) {
     super(scope, id, props);
@@ -74,7 +75,7 @@ export class BulkStack extends Stack {
       },
     });
     new OperatorPolicy(this, 'Operator', { config, data, events: queues, bulkRun: this.stateMachine });
-    new events.Rule(this, 'Schedule', {
+    this.schedule = new events.Rule(this, 'Schedule', {
       description: 'The periodic bulk run',
       enabled: config.bulk.scheduleEnabled,
       schedule: events.Schedule.expression(config.bulk.schedule),
@@ -120,7 +121,7 @@ export class BulkStack extends Stack {
       allow('Read', ['s3:GetObject'], [objectsArn(config, 'bulk', 'input/')]),
       allow(
         'Report',
-        ['s3:PutObject', 's3:AbortMultipartUpload', 's3:ListMultipartUploadParts'],
+        ['s3:GetObject', 's3:PutObject', 's3:AbortMultipartUpload', 's3:ListMultipartUploadParts'],
         [objectsArn(config, 'bulk', 'reports/')],
       ),
       allow('Feed', ['sqs:SendMessage'], [queues.bulk.queueArn]),
@@ -170,6 +171,15 @@ export class BulkStack extends Stack {
         sid: 'Log',
         actions: ['logs:CreateLogGroup', 'logs:CreateLogStream', 'logs:PutLogEvents', 'logs:DescribeLogStreams'],
         resources: [this.jobLogs()],
+      }),
+    );
+    // SageMaker encrypts the volume of a job in the name of its role.
+    role.addToPolicy(
+      new iam.PolicyStatement({
+        sid: 'EncryptVolume',
+        actions: ['kms:CreateGrant'],
+        resources: [data.key.keyArn],
+        conditions: { Bool: { 'kms:GrantIsForAWSResource': 'true' } },
       }),
     );
     image.repository.grantPull(role);

@@ -9,6 +9,7 @@ import { type Config, namePrefix } from '../config/config.ts';
 import { acknowledge } from '../constructs/acknowledge.ts';
 import { StageKey } from '../constructs/key.ts';
 import { Queue } from '../constructs/queue.ts';
+import { SenderPolicy } from '../constructs/sender.ts';
 
 /** `detail-type` of the events that the rule takes off the bus. */
 export const CATALOG_DETAIL_TYPES = ['upsert', 'delete', 'score_pairs'];
@@ -23,6 +24,7 @@ const TIMEOUTS_OF_VISIBILITY = 6;
 export class EventsStack extends Stack {
   readonly key: StageKey;
   readonly bus: events.EventBus;
+  readonly archive: events.Archive;
   readonly queryTopic: sns.Topic;
   readonly catalog: Queue;
   readonly queries: Queue;
@@ -55,7 +57,7 @@ export class EventsStack extends Stack {
     this.bulk = queue('BulkQueue', 'bulk');
 
     this.bus = new events.EventBus(this, 'Bus', { eventBusName: name, description: 'Changes of the catalog' });
-    this.bus.archive('Archive', {
+    this.archive = this.bus.archive('Archive', {
       archiveName: name,
       description: 'Every change of the catalog, to be replayed',
       eventPattern: { detailType: CATALOG_DETAIL_TYPES },
@@ -75,15 +77,17 @@ export class EventsStack extends Stack {
       ],
     });
 
+    // Of its own: the queues' key names the topic, and so cannot also encrypt it.
+    const topicKey = new StageKey(this, 'TopicKey', config, 'topics');
     this.queryTopic = new sns.Topic(this, 'QueryTopic', {
       topicName: `${name}-queries`,
-      // Of its own: the queues' key names the topic, and so cannot also encrypt it.
-      masterKey: new StageKey(this, 'TopicKey', config, 'topics'),
+      masterKey: topicKey,
       enforceSSL: true,
     });
     this.queryTopic.addSubscription(
       new SqsSubscription(this.queries, { rawMessageDelivery: true, deadLetterQueue: this.undelivered }),
     );
+    new SenderPolicy(this, 'Sender', { config, bus: this.bus, topic: this.queryTopic, topicKey });
     acknowledge(this.deadLetters, 'it is the dead-letter queue', 'AwsSolutions-SQS3');
     acknowledge(this.undelivered, 'it is the dead-letter queue of bus and topic', 'AwsSolutions-SQS3');
   }
@@ -93,5 +97,6 @@ export class EventsStack extends Stack {
 export function visibilitySeconds({ worker, serverless }: Config): number {
   return serverless.enabled
     ? TIMEOUTS_OF_VISIBILITY * serverless.timeoutSeconds
-    : Math.max(LEASES_OF_VISIBILITY * worker.leaseSeconds, 2 * SLOWEST_BATCH_SECONDS);
+    : // Lambda refuses a queue with less than the function's own timeout, though it be off.
+      Math.max(LEASES_OF_VISIBILITY * worker.leaseSeconds, 2 * SLOWEST_BATCH_SECONDS, serverless.timeoutSeconds);
 }

@@ -16,8 +16,9 @@ import { intentUserData } from '../build/user-data.ts';
 import { type Config, namePrefix } from '../config/config.ts';
 import { INF1 } from '../config/inf1.ts';
 import { acknowledge, acknowledgeResources } from '../constructs/acknowledge.ts';
-import { pinnedImage } from '../constructs/image.ts';
+import { pinnedImage, ROOT_DEVICE } from '../constructs/image.ts';
 import { keyStatements, logStatements, lookUpStatements } from '../constructs/permissions.ts';
+import { InstanceRefresh } from '../constructs/refresh.ts';
 import { type DataStack, LOAD_BALANCER_LOGS } from './data.ts';
 
 /** Kept for the kernel, the agents, and neuron-monitor. */
@@ -104,7 +105,7 @@ export class IntentStack extends Stack {
       ebsOptimized: true,
       blockDevices: [
         {
-          deviceName: '/dev/xvda',
+          deviceName: ROOT_DEVICE,
           volume: ec2.BlockDeviceVolume.ebs(40, { encrypted: true, volumeType: ec2.EbsDeviceVolumeType.GP3 }),
         },
       ],
@@ -130,6 +131,7 @@ export class IntentStack extends Stack {
       'the ECS agent reports states of tasks and containers of its own cluster',
       'AwsSolutions-IAM5[Action::ecs:Submit*]',
     );
+    new InstanceRefresh(this, 'Refresh', { group, groupName: name, template: launchTemplate });
     acknowledge(group, 'alarms watch the service; the group sends no notifications of its own', 'AwsSolutions-AS3');
     return new ecs.AsgCapacityProvider(this, 'Capacity', {
       autoScalingGroup: group,
@@ -217,11 +219,12 @@ export class IntentStack extends Stack {
     capacity: ecs.AsgCapacityProvider,
     taskDefinition: ecs.Ec2TaskDefinition,
   ): ecs.Ec2Service {
-    return new ecs.Ec2Service(this, 'Service', {
+    const service = new ecs.Ec2Service(this, 'Service', {
       serviceName: `${namePrefix(config)}-intent`,
       cluster,
       taskDefinition,
-      desiredCount: config.intent.tasksMin,
+      // Left to the scaling: each deployment would set it back to the floor under load.
+      ...(config.intent.tasksMin === 0 && { desiredCount: 0 }),
       capacityProviderStrategies: [{ capacityProvider: capacity.capacityProviderName, weight: 1 }],
       placementConstraints: [ecs.PlacementConstraint.distinctInstances()],
       minHealthyPercent: 100,
@@ -230,6 +233,9 @@ export class IntentStack extends Stack {
       circuitBreaker: { rollback: true },
       healthCheckGracePeriod: Duration.minutes(10),
     });
+    // And with it the cluster's tie to its capacity: made before the service, and gone after it.
+    service.node.addDependency(cluster);
+    return service;
   }
 
   private scale(config: Config, service: ecs.Ec2Service): void {

@@ -25,10 +25,11 @@ export class NetworkStack extends Stack {
 
   constructor(scope: Construct, id: string, config: Config, props: StackProps) {
     super(scope, id, props);
+    const { availabilityZones: zones } = config.network;
     this.vpc = new ec2.Vpc(this, 'Vpc', {
       vpcName: namePrefix(config),
       ipAddresses: ec2.IpAddresses.cidr(config.network.cidr),
-      maxAzs: config.network.availabilityZones,
+      ...(typeof zones === 'number' ? { maxAzs: zones } : { availabilityZones: [...zones] }),
       natGateways: 0,
       subnetConfiguration: [{ name: 'isolated', subnetType: ec2.SubnetType.PRIVATE_ISOLATED, cidrMask: 24 }],
       restrictDefaultSecurityGroup: false,

@@ -1,6 +1,6 @@
 import { Duration, Stack, type StackProps } from 'aws-cdk-lib';
 import * as cloudwatch from 'aws-cdk-lib/aws-cloudwatch';
-import { HttpCodeTarget } from 'aws-cdk-lib/aws-elasticloadbalancingv2';
+import { HttpCodeElb, HttpCodeTarget } from 'aws-cdk-lib/aws-elasticloadbalancingv2';
 import { ServicePrincipal } from 'aws-cdk-lib/aws-iam';
 import * as sns from 'aws-cdk-lib/aws-sns';
 import { EmailSubscription } from 'aws-cdk-lib/aws-sns-subscriptions';
@@ -99,7 +99,7 @@ export class ObservabilityStack extends Stack {
       metric: visible(events.undelivered),
       threshold: 0,
       minutes: 1,
-      meaning: 'Bus, topic or schedule could not deliver.',
+      meaning: 'Bus or topic could not deliver.',
       section: 'undelivered-events',
     });
   }
@@ -136,7 +136,7 @@ export class ObservabilityStack extends Stack {
       missing: worker.chipsMin > 0 ? cloudwatch.TreatMissingData.BREACHING : cloudwatch.TreatMissingData.NOT_BREACHING,
       minutes: 15,
       meaning: `Fewer than ${worker.chipsMin} chips are in service.`,
-      section: 'not-ready-or-fatal',
+      section: 'new-hosts-do-not-come-up',
     });
     alarms.on('CostPerMillionLabels', {
       metric: this.dollarsPerMillionLabels(limits.dollarsPerChipHour),
@@ -148,7 +148,7 @@ export class ObservabilityStack extends Stack {
   }
 
   private serviceAlarms({ intent }: Config, alarms: Alarms): void {
-    const { targets } = this.parts.intent;
+    const { targets, loadBalancer } = this.parts.intent;
     const perMinute = { period: MINUTE, statistic: 'Sum' };
     alarms.on('IntentP99', {
       metric: this.p99(),
@@ -157,9 +157,27 @@ export class ObservabilityStack extends Stack {
       section: 'slow-online-service',
     });
     alarms.on('IntentErrors', {
-      metric: targets.metrics.httpCodeTarget(HttpCodeTarget.TARGET_5XX_COUNT, perMinute),
+      metric: new cloudwatch.MathExpression({
+        expression: 'FILL(own, 0) + FILL(balancer, 0)',
+        usingMetrics: {
+          own: targets.metrics.httpCodeTarget(HttpCodeTarget.TARGET_5XX_COUNT, perMinute),
+          // Without a healthy task the load balancer itself answers.
+          balancer: loadBalancer.metrics.httpCodeElb(HttpCodeElb.ELB_5XX_COUNT, perMinute),
+        },
+        period: MINUTE,
+        label: 'errors',
+      }),
       threshold: 10,
-      meaning: 'The online service answers with errors.',
+      meaning: 'The online service answers with errors, or the load balancer for it.',
+      section: 'slow-online-service',
+    });
+    alarms.on('IntentBelowFloor', {
+      metric: targets.metrics.healthyHostCount({ period: MINUTE, statistic: 'Minimum' }),
+      threshold: intent.tasksMin,
+      comparison: cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD,
+      missing: intent.tasksMin > 0 ? cloudwatch.TreatMissingData.BREACHING : cloudwatch.TreatMissingData.NOT_BREACHING,
+      minutes: 10,
+      meaning: `Fewer than ${intent.tasksMin} tasks of the online service are ready.`,
       section: 'slow-online-service',
     });
     alarms.on('IntentRefused', {
@@ -181,6 +199,18 @@ export class ObservabilityStack extends Stack {
       threshold: 0,
       minutes: 1,
       meaning: 'A bulk run failed.',
+      section: 'bulk-run-failed',
+    });
+    alarms.on('BulkNotStarted', {
+      metric: new cloudwatch.Metric({
+        namespace: 'AWS/Events',
+        metricName: 'FailedInvocations',
+        dimensionsMap: { RuleName: this.parts.bulk.schedule.ruleName },
+        ...perMinute,
+      }),
+      threshold: 0,
+      minutes: 1,
+      meaning: 'The schedule could not start a bulk run.',
       section: 'bulk-run-failed',
     });
     alarms.on('FunctionErrors', {

@@ -50,7 +50,7 @@ export class ServerlessStack extends Stack {
       assumedBy: new iam.ServicePrincipal('lambda.amazonaws.com'),
     });
     const statements = [
-      ...consumeStatements([events.catalog, events.queries], events.deadLetters),
+      ...consumeStatements([events.catalog, events.queries, events.bulk], events.deadLetters),
       ...labelStatements(data.tables),
       ...keyStatements(data.key, events.key),
       ...logStatements(logGroup),
@@ -77,7 +77,8 @@ export class ServerlessStack extends Stack {
         deadLetters: events.deadLetters.queueUrl,
       }),
     });
-    for (const queue of [events.catalog, events.queries]) {
+    // Bulk runs too: without a fleet nobody else reads them.
+    for (const queue of [events.catalog, events.queries, events.bulk]) {
       this.function.addEventSource(
         new SqsEventSource(queue, {
           enabled,

@@ -5,7 +5,6 @@ import * as iam from 'aws-cdk-lib/aws-iam';
 import { LogGroup, type RetentionDays } from 'aws-cdk-lib/aws-logs';
 import { Asset } from 'aws-cdk-lib/aws-s3-assets';
 import { StringParameter } from 'aws-cdk-lib/aws-ssm';
-import * as resources from 'aws-cdk-lib/custom-resources';
 import type { Construct } from 'constructs';
 
 import { workerEnvironment } from '../build/environment.ts';
@@ -16,7 +15,7 @@ import { workerUserData } from '../build/user-data.ts';
 import { type Config, modelPointer, namePrefix, objectsArn } from '../config/config.ts';
 import { INF1 } from '../config/inf1.ts';
 import { acknowledge, acknowledgeResources } from '../constructs/acknowledge.ts';
-import { pinnedImage } from '../constructs/image.ts';
+import { pinnedImage, ROOT_DEVICE } from '../constructs/image.ts';
 import {
   consumeStatements,
   fetchStatements,
@@ -25,6 +24,7 @@ import {
   listStatements,
   logStatements,
 } from '../constructs/permissions.ts';
+import { groupArn, InstanceRefresh } from '../constructs/refresh.ts';
 import { FleetScaling } from '../constructs/scaling.ts';
 import type { DataStack } from './data.ts';
 import type { EventsStack } from './events.ts';
@@ -72,7 +72,11 @@ export class WorkerStack extends Stack {
       this.fleetStatement(),
       ...logStatements(logGroup),
     ]);
-    acknowledgeResources(role, 'the id in the ARN of a group is chosen when it is created', this.groupArn());
+    acknowledgeResources(
+      role,
+      'the id in the ARN of a group is chosen when it is created',
+      groupArn(this, this.groupName),
+    );
     acknowledgeResources(role, 'objects are uploaded after the deployment, under this prefix', ...published);
     const urls = {
       catalog: events.catalog.queueUrl,
@@ -102,7 +106,7 @@ export class WorkerStack extends Stack {
     const group = this.group(config, vpc, template);
     const { catalog, queries, bulk } = events;
     new FleetScaling(this, 'Scaling', { config, group, waitedFor: { catalog, queries }, bulk });
-    this.refreshOnChange(group, template);
+    new InstanceRefresh(this, 'Refresh', { group, groupName: this.groupName, template });
   }
 
   private assets(config: Config, release: Release) {
@@ -129,21 +133,16 @@ export class WorkerStack extends Stack {
     return role;
   }
 
-  /** To answer lifecycle hooks and to protect itself: the instances of this group only. */
+  /** To answer lifecycle hooks, and to protect or give up itself: the instances of this group only. */
   private fleetStatement(): iam.PolicyStatement {
     return new iam.PolicyStatement({
       sid: 'Fleet',
-      actions: ['autoscaling:CompleteLifecycleAction', 'autoscaling:SetInstanceProtection'],
-      resources: [this.groupArn()],
-    });
-  }
-
-  /** The id in a group's ARN is chosen when it is created, so only the name is given. */
-  private groupArn(): string {
-    return this.formatArn({
-      service: 'autoscaling',
-      resource: 'autoScalingGroup:*:autoScalingGroupName',
-      resourceName: this.groupName,
+      actions: [
+        'autoscaling:CompleteLifecycleAction',
+        'autoscaling:SetInstanceHealth',
+        'autoscaling:SetInstanceProtection',
+      ],
+      resources: [groupArn(this, this.groupName)],
     });
   }
 
@@ -169,7 +168,7 @@ export class WorkerStack extends Stack {
       ebsOptimized: true,
       blockDevices: [
         {
-          deviceName: '/dev/sda1',
+          deviceName: ROOT_DEVICE,
           volume: ec2.BlockDeviceVolume.ebs(30, {
             encrypted: true,
             volumeType: ec2.EbsDeviceVolumeType.GP3,
@@ -239,41 +238,6 @@ export class WorkerStack extends Stack {
     );
     acknowledge(group, 'alarms watch the group; it sends no notifications of its own', 'AwsSolutions-AS3');
     return group;
-  }
-
-  /** A new launch template (image, release, units, environment) replaces the instances, few at a time. */
-  private refreshOnChange(group: autoscaling.AutoScalingGroup, template: ec2.LaunchTemplate): void {
-    const call: resources.AwsSdkCall = {
-      service: 'auto-scaling',
-      action: 'startInstanceRefresh',
-      parameters: {
-        AutoScalingGroupName: this.groupName,
-        Preferences: {
-          MinHealthyPercentage: 100,
-          MaxHealthyPercentage: 150,
-          SkipMatching: true,
-          ScaleInProtectedInstances: 'Refresh',
-        },
-      },
-      physicalResourceId: resources.PhysicalResourceId.of(`refresh-${template.latestVersionNumber}`),
-      // One that runs already takes the newest version with it, or is started again by hand.
-      ignoreErrorCodesMatching: 'InstanceRefreshInProgress',
-    };
-    const refresh = new resources.AwsCustomResource(this, 'Refresh', {
-      onUpdate: call,
-      installLatestAwsSdk: false,
-      policy: resources.AwsCustomResourcePolicy.fromStatements([
-        new iam.PolicyStatement({ actions: ['autoscaling:StartInstanceRefresh'], resources: [this.groupArn()] }),
-      ]),
-    });
-    refresh.node.addDependency(group);
-    acknowledgeResources(refresh, 'the id in the ARN of a group is chosen when it is created', this.groupArn());
-    const provider = this.node.findChild(
-      `AWS${resources.AwsCustomResource.PROVIDER_FUNCTION_UUID.replaceAll('-', '')}`,
-    );
-    const logging =
-      'AwsSolutions-IAM4[Policy::arn:<AWS::Partition>:iam::aws:policy/service-role/AWSLambdaBasicExecutionRole]';
-    acknowledge(provider, 'the function that CDK brings for single API calls writes its log', logging);
   }
 }
 

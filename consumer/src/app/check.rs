@@ -13,7 +13,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use aws_config::SdkConfig;
-use models::Artifact;
+use models::manifest::{Refused, Target};
+use models::{Artifact, Manifest};
 
 use self::finding::{Finding, Severity};
 use super::config::{ConfigError, TableArgs, WorkerArgs, WorkerConfig};
@@ -70,9 +71,15 @@ pub fn run(args: Args) -> CommandResult {
 
 async fn findings(args: Args, config_only: bool) -> Vec<Finding> {
     let mut findings = environment::unknown(std::env::vars_os().filter_map(|(name, _value)| name.into_string().ok()));
-    findings.extend(args.artifacts().into_iter().flat_map(of_artifact));
+    let mut targets = Vec::new();
+    for folder in args.artifacts() {
+        match Artifact::open(folder) {
+            Ok(artifact) => targets.push(target(&artifact.manifest)),
+            Err(refused) => findings.extend(of_refused(&refused)),
+        }
+    }
     if !config_only {
-        findings.extend(devices::findings(&devices::Host::this()));
+        findings.extend(devices::findings(&devices::Host::this(), &targets));
     }
     match args.resolve() {
         Err(error) => findings.extend(of_configuration(error)),
@@ -117,11 +124,15 @@ fn of_configuration(error: ConfigError) -> Vec<Finding> {
 }
 
 /// Manifest, and the digest of each file that it names. The outputs are checked at load.
-fn of_artifact(folder: &Path) -> Vec<Finding> {
-    let Err(refused) = Artifact::open(folder) else { return Vec::new() };
+fn of_refused(refused: &Refused) -> impl Iterator<Item = Finding> {
     let about = format!("model {}", refused.folder.display());
     let fix = "copy the artifact again, whole, or point --artifact (or --next-artifact) at another";
-    refused.problems.iter().map(|problem| Finding::error(&about, problem.to_string(), fix)).collect()
+    refused.problems.iter().map(move |problem| Finding::error(&about, problem.to_string(), fix))
+}
+
+/// What a model was made for: where nothing is compiled, libtorch runs it on the CPU.
+fn target(manifest: &Manifest) -> Target {
+    manifest.compiled.as_ref().map_or(Target::Cpu, |compiled| compiled.device)
 }
 
 /// Tables, queues and buckets: how they are made, and what this identity may do with them.
