@@ -27,7 +27,7 @@ def main():
         losses, epochs = rows_of(folder / "loss.ndjson"), rows_of(folder / "log.ndjson")
         left.plot([row["step"] for row in losses], [row["loss"] for row in losses])
         left.set(title=f"{folder.name}: training loss, mean over about 50 steps", xlabel="step", ylabel="cross-entropy")
-        for name in [*VALIDATED, "intent"]:
+        for name in [name for name in [*VALIDATED, "intent"] if name in epochs[0]]:
             right.plot([row["step"] for row in epochs], [row[name] for row in epochs], marker="o", label=name)
         right.set(title="validation F1 at 0.5 (intent: macro-F1)", xlabel="step", ylim=(0.5, 1.0))
         right.legend(fontsize=7, ncol=2, loc="lower right")

@@ -10,6 +10,7 @@ import torch
 POOL_ROWS = 4096
 # Fold of a row that no fold leaves out.
 NO_FOLD = -1
+UNJUDGED = -1
 
 
 class Drawn:
@@ -18,19 +19,21 @@ class Drawn:
     ids, types  int16 and uint8, of all rows one after the other
     ends        int64, where each row's tokens end
     query       bool, whether it is a query; otherwise a pair
-    target      float32, the share of `duplicate` that a pair is trained towards, or a query's intent
+    target      float32, a pair's label, not a number where it has none; or a query's intent
     part        int16, the epoch that draws it
     folds       int8, shape (rows, 2), the folds of a pair's products (folds.py)
+    judged      int32, the place of the pair among those that teachers judge; UNJUDGED for others
     """
 
-    ARRAYS = ("ids", "types", "ends", "query", "target", "part", "folds")
+    ARRAYS = ("ids", "types", "ends", "query", "target", "part", "folds", "judged")
 
     def __init__(self, **arrays):
         for name in self.ARRAYS:
             setattr(self, name, arrays[name])
 
     @classmethod
-    def of(cls, encodings: list, query: list, target: list, part: list | None = None, folds: list | None = None):
+    def of(cls, encodings: list, query: list, target: list, part: list | None = None, folds: list | None = None,
+           judged: list | None = None):
         count = len(encodings)
         return cls(
             ids=np.array([i for ids, _ in encodings for i in ids], dtype=np.int16),
@@ -38,7 +41,8 @@ class Drawn:
             ends=np.cumsum([len(ids) for ids, _ in encodings], dtype=np.int64),
             query=np.array(query, dtype=bool), target=np.array(target, dtype=np.float32),
             part=np.array(part if part else [0] * count, dtype=np.int16),
-            folds=np.array(folds if folds else [(NO_FOLD, NO_FOLD)] * count, dtype=np.int8).reshape(count, 2))
+            folds=np.array(folds if folds else [(NO_FOLD, NO_FOLD)] * count, dtype=np.int8).reshape(count, 2),
+            judged=np.array(judged if judged else [UNJUDGED] * count, dtype=np.int32))
 
     def save(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,10 +63,12 @@ class Drawn:
         ends = self.ends[:count]
         tokens = ends[-1] if len(ends) else 0
         return Drawn(ids=self.ids[:tokens], types=self.types[:tokens], ends=ends,
-                     **{name: getattr(self, name)[:count] for name in ("query", "target", "part", "folds")})
+                     **{name: getattr(self, name)[:count] for name in self.ARRAYS[3:]})
 
-    def lengths(self) -> np.ndarray:
-        return np.diff(self.ends, prepend=0)
+    def lengths(self, rows: list) -> np.ndarray:
+        """Tokens of each of `rows`."""
+        rows = np.asarray(rows)
+        return self.ends[rows] - np.where(rows > 0, self.ends[rows - 1], 0)
 
     def without(self, fold: int | None) -> np.ndarray:
         """Which rows are of no product of `fold`; all without a fold."""
@@ -70,7 +76,7 @@ class Drawn:
 
     def tensors(self, rows: list, device: torch.device) -> tuple:
         """Ids, mask and types, int64, padded to the longest of `rows`."""
-        lengths = self.lengths()[rows]
+        lengths = self.lengths(rows)
         mask = np.arange(lengths.max())[None, :] < lengths[:, None]
         ids, types = np.zeros(mask.shape, dtype=np.int64), np.zeros(mask.shape, dtype=np.int64)
         places = np.concatenate([np.arange(self.ends[r] - n, self.ends[r]) for r, n in zip(rows, lengths)])
@@ -81,7 +87,7 @@ class Drawn:
 def batches(drawn: Drawn, rows: list, tokens_max: int, rng: random.Random | None = None) -> list:
     """`rows` in batches of at most `tokens_max` tokens, padding included, of one task and like
     length. With `rng` the batches of a pool of rows come in its order."""
-    lengths, made = drawn.lengths(), []
+    lengths, made = drawn.lengths(range(len(drawn))), []
     for start in range(0, len(rows), POOL_ROWS):
         order = sorted(rows[start:start + POOL_ROWS], key=lambda r: (drawn.query[r], lengths[r]))
         pool = [[order[0]]]

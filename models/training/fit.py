@@ -1,4 +1,4 @@
-"""Trains a phase on what draw.py drew: one loop for the network that ships and for its teachers,
+"""Trains a phase on what `draw.py` drew: one loop for the network that ships and for its teachers,
 on a GPU where there is one.
 
 Resumable: a checkpoint is written every few minutes, and the same command goes on where it stopped,
@@ -13,16 +13,17 @@ import random
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from drawn import Drawn, batches
+from drawn import UNJUDGED, Drawn, batches
 from folds import FOLDS
 from judge import autocast, device, validation, weights_of
 from model import load_backbone
 from mpnet import load_teacher
-from recipe import PHASES, run_name
+from recipe import PHASES, drawn_sets, run_name
 from rows import VALIDATED, backbone_folder
 
 # Rows of each set that are judged after each epoch; `report.py` judges all.
@@ -34,12 +35,29 @@ LOADERS = {"minilm": load_backbone, "mpnet": load_teacher}
 
 
 def loss_of(model, inputs: tuple, targets: torch.Tensor, query: bool, smoothing: float) -> torch.Tensor:
-    """Mean cross-entropy of a batch of one task. `targets` is float32 (rows): a pair's share of
-    `duplicate`, smoothed when it was drawn, or the number of a query's intent."""
+    """Mean cross-entropy of a batch of one task. `targets` is float32 (rows), from `targets_of`; only
+    queries are smoothed here."""
     pair, intent = model(*inputs)
     if query:
         return F.cross_entropy(intent, targets.long(), label_smoothing=smoothing)
     return F.cross_entropy(pair, torch.stack([1 - targets, targets], dim=1))
+
+
+def targets_of(drawn: Drawn, phase: dict, taught: Path) -> np.ndarray:
+    """What each row is trained towards, float32: a pair's label, smoothed, mixed with what the teachers
+    think of it in phases that learn from them, and theirs alone where it has no label; a query's intent."""
+    own = np.where(drawn.query, drawn.target, (1 - phase["smoothing"]) * drawn.target + phase["smoothing"] / 2).astype(np.float32)
+    if not phase["taught_share"]:
+        return own
+    if not taught.exists():
+        raise SystemExit(f"{taught}: no such file; teach.py writes it, and this phase learns from it")
+    given, asked = np.load(taught), drawn.judged != UNJUDGED
+    if drawn.judged.max() >= len(given):
+        raise SystemExit(f"{taught} is of fewer pairs than this phase draws; run teacher.py and teach.py again")
+    said = given[drawn.judged[asked]]
+    mixed = (1 - phase["taught_share"]) * own[asked] + phase["taught_share"] * said
+    own[asked] = np.where(np.isnan(own[asked]), said, mixed)
+    return own
 
 
 class Run:
@@ -106,17 +124,19 @@ class Run:
             (folder / f"{name}.ndjson").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def load(self, folder: Path, on: torch.device):
-        saved = torch.load(folder / "checkpoint.pt", map_location=on)
+        # The optimizer counts steps on the CPU, and takes the rest to where its weights are.
+        saved = torch.load(folder / "checkpoint.pt", map_location="cpu")
         self.model.load_state_dict(saved["weights"], strict=False)
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.step, self.loss, self.losses, self.reports, self.average = (
-            saved[name] for name in ("step", "loss", "losses", "reports", "average"))
+        self.step, self.losses, self.reports = (saved[name] for name in ("step", "losses", "reports"))
+        self.loss = saved["loss"].to(on)
+        self.average = {name: weight.to(on) for name, weight in saved["average"].items()}
 
 
-def fit(model, drawn: Drawn, phase: dict, folder: Path, judge, on: torch.device, seed: int = 7, fold: int | None = None,
-        checkpoint_minutes: float = 4):
-    """Trains `model`, which is on the device `on`, and writes `averaged.pt` (bfloat16) into `folder`.
-    `judge(model)` is asked after each epoch; `fold` leaves that fold's products out."""
+def fit(model, drawn: Drawn, targets: np.ndarray, phase: dict, folder: Path, judge, on: torch.device, seed: int = 7,
+        fold: int | None = None, checkpoint_minutes: float = 4):
+    """Trains `model`, which is on the device `on`, on `drawn` towards `targets`, and writes `averaged.pt`
+    (bfloat16) into `folder`. `judge(model)` is asked after each epoch; `fold` leaves that fold's products out."""
     kept = drawn.without(fold)
     plan = [(epoch, rows) for epoch in range(len(phase["epochs"])) for rows in batches(
         drawn, ((drawn.part == epoch) & kept).nonzero()[0], phase["batch_tokens"], random.Random(f"{seed}-{epoch}"))]
@@ -126,7 +146,7 @@ def fit(model, drawn: Drawn, phase: dict, folder: Path, judge, on: torch.device,
         run.load(folder, on)
     bar, saved_at = tqdm(total=len(plan), initial=run.step, desc=folder.name, unit="step"), time.monotonic()
     for epoch, rows in plan[run.step:]:
-        run.advance(drawn.tensors(rows, on), torch.from_numpy(drawn.target[rows]).to(on), bool(drawn.query[rows[0]]))
+        run.advance(drawn.tensors(rows, on), torch.from_numpy(targets[rows]).to(on), bool(drawn.query[rows[0]]))
         bar.update()
         if run.step == len(plan) or plan[run.step][0] != epoch:
             run.reports.append({"step": run.step, "epoch": epoch, "loss": round(run.loss.item(), 4), **run.judged(judge)})
@@ -154,13 +174,20 @@ def main():
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     phase, on = PHASES[args.phase], device()
-    model = LOADERS[phase["network"]](args.backbone or (TEACHER if phase["network"] == "mpnet" else backbone_folder()))
+    model = LOADERS[phase["network"]](args.backbone or backbone_of(phase["network"]))
     start = args.start or phase["start"] and start_of(args.run, phase["start"], args.fold)
     if start:
         model.load_state_dict(weights_of(start))
-    sets = {name: Drawn.load(args.drawn / f"valid-{name}.npz").first(VALIDATED_ROWS) for name in [*VALIDATED, "intent"]}
-    fit(model.to(on), Drawn.load(args.drawn / f"{args.phase}.npz"), phase, args.run / run_name(args.phase, args.fold),
-        lambda judged: validation(judged, sets), on, args.seed, args.fold)
+    names = [*VALIDATED, *(["intent"] if "intent" in drawn_sets(phase) else [])]
+    sets = {name: Drawn.load(args.drawn / f"valid-{name}.npz").first(VALIDATED_ROWS) for name in names}
+    drawn = Drawn.load(args.drawn / f"{args.phase}.npz")
+    fit(model.to(on), drawn, targets_of(drawn, phase, args.drawn / "taught.npy"), phase,
+        args.run / run_name(args.phase, args.fold), lambda judged: validation(judged, sets), on, args.seed, args.fold)
+
+
+def backbone_of(network: str) -> Path:
+    """Where `scripts/install-teacher.sh` and `make training-env` put the public weights."""
+    return TEACHER if network == "mpnet" else backbone_folder()
 
 
 def start_of(run: Path, phase: str, fold: int | None) -> Path:

@@ -2,12 +2,11 @@
 see: the recipe's cross-validation.
 
 Of a labelled pair the mean margin of the teachers whose fold holds one of its products is taken, of a
-pair without a label the mean of all. Writes `<set>.taught.json` beside the prepared sets, one
-probability a row.
+pair without a label the mean of all. Writes `runs/drawn/taught.npy`, a probability for each row of
+`judged.npz`. With `--phase targets` it only reports, of our own network (`teacher.py --phase targets`).
 """
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -41,20 +40,23 @@ def line(name: str, p: np.ndarray, labels: np.ndarray) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--phase", choices=["teacher", "targets"], default="teacher")
     parser.add_argument("--run", type=Path, default=Path("models/training/runs/main"))
     parser.add_argument("--drawn", type=Path, default=Path("models/training/runs/drawn"))
     args = parser.parse_args()
-    given = [np.load(args.run / run_name("teacher", fold) / "margins.npz") for fold in range(FOLDS)]
-    for name in TAUGHT:
-        drawn = Drawn.load(args.drawn / f"judged-{name}.npz")
-        p, labels = taught(np.stack([g[f"judged-{name}"] for g in given]), drawn.folds), drawn.target
-        (args.prepared / f"{name}.taught.json").write_text(json.dumps([round(float(x), 5) for x in p]))
+    given = [np.load(args.run / run_name(args.phase, fold) / "margins.npz") for fold in range(FOLDS)]
+    drawn = Drawn.load(args.drawn / "judged.npz")
+    probabilities = taught(np.stack([g["judged"] for g in given]), drawn.folds)
+    if args.phase == "teacher":
+        np.save(args.drawn / "taught.npy", probabilities.astype(np.float32))
+    for number, name in enumerate(TAUGHT):
+        of = drawn.part == number
+        p, labels, folds = probabilities[of], drawn.target[of], drawn.folds[of]
         if np.isnan(labels).any():
             print(f"{name:44} {len(p):6} pairs  without labels, {(p >= 0.5).mean():.3f} judged duplicates")
             continue
         print(line(f"{name}, not trained on", p, labels))
-        apart = drawn.folds[:, 0] == drawn.folds[:, 1]
+        apart = folds[:, 0] == folds[:, 1]
         print(line(f"{name}, neither product in training", p[apart], labels[apart]))
     for name in VALIDATED:
         labels = Drawn.load(args.drawn / f"valid-{name}.npz").target

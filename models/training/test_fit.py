@@ -6,6 +6,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -47,10 +48,10 @@ class Fit(unittest.TestCase):
         self.scratch = Path(scratch.name)
         self.drawn = drawn_rows()
 
-    def fit(self, name: str, kind=CatalogLabels, drawn=None, **options) -> Path:
+    def fit(self, name: str, kind=CatalogLabels, **options) -> Path:
         judged = options.pop("judged", lambda model: {"weight": float(model.pair_out.weight[0, 0])})
         with mock.patch.object(fit, "tqdm"):
-            fit.fit(network(kind), drawn or self.drawn, options.pop("phase", PHASE), self.scratch / name, judged, CPU, **options)
+            fit.fit(network(kind), self.drawn, self.drawn.target, PHASE, self.scratch / name, judged, CPU, **options)
         return self.scratch / name
 
     def cut_off(self, name: str, steps: int, kind=CatalogLabels):
@@ -147,6 +148,20 @@ class Fit(unittest.TestCase):
         by_hand = -(0.9 * q[[0, 1], [3, 1]] + 0.1 * q.mean(-1)).mean()
         self.assertAlmostEqual(fit.loss_of(model, inputs, torch.tensor([3.0, 1.0]), True, 0.1).item(), by_hand.item(), places=6)
 
+    def test_targets_are_labels_smoothed_and_mixed_with_what_teachers_think(self):
+        drawn = Drawn.of([([1], [0])] * 5, [False] * 4 + [True], [1, 0, None, 0, 3], judged=[-1, 1, 0, -1, -1])
+        phase, path = {"smoothing": 0.1, "taught_share": 0.0}, self.scratch / "taught.npy"
+        own = fit.targets_of(drawn, phase, path)
+        np.testing.assert_allclose(own, [0.95, 0.05, np.nan, 0.05, 3], rtol=1e-6)
+        phase["taught_share"] = 0.7
+        with self.assertRaisesRegex(SystemExit, "taught.npy: no such file; teach.py"):
+            fit.targets_of(drawn, phase, path)
+        np.save(path, np.array([0.4], dtype=np.float32))
+        with self.assertRaisesRegex(SystemExit, "of fewer pairs"):
+            fit.targets_of(drawn, phase, path)
+        np.save(path, np.array([0.4, 0.8], dtype=np.float32))
+        np.testing.assert_allclose(fit.targets_of(drawn, phase, path), [0.95, 0.3 * 0.05 + 0.7 * 0.8, 0.4, 0.05, 3], rtol=1e-6)
+
     def test_a_second_phase_starts_from_its_own_fold_if_there_is_one(self):
         (self.scratch / "broad").mkdir()
         self.assertEqual(fit.start_of(self.scratch, "broad", 1), self.scratch / "broad" / "averaged.pt")
@@ -162,7 +177,7 @@ class Batches(unittest.TestCase):
         self.assertEqual(sorted(row for rows in plan for row in rows), list(range(len(drawn))))
         for rows in plan:
             self.assertEqual(len({bool(drawn.query[row]) for row in rows}), 1)
-            self.assertLessEqual(len(rows) * max(drawn.lengths()[rows]), 40)
+            self.assertLessEqual(len(rows) * max(drawn.lengths(rows)), 40)
 
     def test_tensors_hold_each_row_and_a_mask(self):
         drawn = Drawn.of([([5, 6, 7], [1, 1, 12]), ([8], [3])], [False, False], [0, 1])

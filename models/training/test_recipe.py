@@ -23,7 +23,7 @@ import rows
 import teach
 import teacher
 import test_teacher
-from drawn import Drawn
+from drawn import UNJUDGED, Drawn
 from folds import FOLDS
 from judge import weights_of
 from model import load_backbone
@@ -87,41 +87,39 @@ class Steps(unittest.TestCase):
         return out.getvalue()
 
     def test_from_prepared_rows_to_weights(self):
-        folders = {"prepared": "prepared", "out": "drawn"}
         with mock.patch.dict(recipe.PHASES, {name: smaller(phase) for name, phase in recipe.PHASES.items()}), \
                 mock.patch.object(rows, "CATALOGUE_VALID_ROWS", 20):
-            self.step(draw, "teacher-broad", "teacher", "--binary", BINARY, **folders)
-            with self.assertRaisesRegex(SystemExit, "taught.json: no such file"):
-                self.step(draw, "targets", "--binary", BINARY, **folders)
-            with mock.patch.object(subprocess, "Popen", side_effect=functools.partial(subprocess.Popen, stderr=subprocess.DEVNULL)):
-                self.step(teacher, "--threads", "1", run="run", drawn="drawn", backbone="mpnet")
-            report = self.step(teach, prepared="prepared", run="run", drawn="drawn")
-            self.step(draw, "broad", "targets", "--binary", BINARY, **folders)
+            self.step(draw, "--binary", BINARY, prepared="prepared", out="drawn")
+        quiet = functools.partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with mock.patch.object(subprocess, "Popen", side_effect=quiet):
+            self.step(teacher, "--threads", "1", run="run", drawn="drawn", backbone="mpnet")
+        self.step(fit, "broad", "--threads", "1", run="run", drawn="drawn", backbone="minilm")
+        with self.assertRaisesRegex(SystemExit, "taught.npy: no such file"):
+            self.step(fit, "targets", "--threads", "1", run="run", drawn="drawn", backbone="minilm")
+        report = self.step(teach, run="run", drawn="drawn")
         self.assertIn("abt-buy, not trained on                          12 pairs", report)
         self.assertIn("neighbours-offers                                12 pairs  without labels", report)
-        self.check_what_teachers_taught()
-        for phase in ("broad", "targets"):
-            self.step(fit, phase, "--threads", "1", run="run", drawn="drawn", backbone="minilm")
+        self.step(fit, "targets", "--threads", "1", run="run", drawn="drawn", backbone="minilm")
         ends = [weights_of(self.folder / "run" / phase / "averaged.pt") for phase in ("broad", "targets")]
         model = load_backbone(self.folder / "minilm")
         for weights in ends:
             model.load_state_dict(weights)
         self.assertFalse(torch.equal(ends[0]["pair_out.weight"], ends[1]["pair_out.weight"]))
+        self.check_what_teachers_taught()
 
     def check_what_teachers_taught(self):
         """A labelled pair has the word of the teachers that hold one of its products out, and the
-        student is trained towards it."""
-        drawn = Drawn.load(self.folder / "drawn" / "judged-abt-buy.npz")
-        margins = [np.load(self.folder / "run" / f"teacher-without-{fold}" / "margins.npz")["judged-abt-buy"] for fold in range(FOLDS)]
-        taught = json.loads((self.folder / "prepared" / "abt-buy.taught.json").read_text())
-        for row, (p, folds) in enumerate(zip(taught, drawn.folds.tolist())):
-            mean = np.mean([margins[fold][row] for fold in set(folds)])
-            self.assertAlmostEqual(p, 1 / (1 + np.exp(-mean)), places=4)
-        self.assertEqual(len(Drawn.load(self.folder / "drawn" / "judged-neighbours-offers.npz")), 12)
-        targets = Drawn.load(self.folder / "drawn" / "targets.npz")
-        smoothed = {np.float32(share) for share in (0.025, 0.975)}
-        shares = {float(t) for t, query in zip(targets.target, targets.query) if not query}
-        self.assertGreater(len(shares - smoothed), 20, "the teachers' doubts reach the student")
+        student's row leads to it."""
+        judged, targets = (Drawn.load(self.folder / "drawn" / f"{name}.npz") for name in ("judged", "targets"))
+        margins = [np.load(self.folder / "run" / f"teacher-without-{fold}" / "margins.npz")["judged"] for fold in range(FOLDS)]
+        taught = np.load(self.folder / "drawn" / "taught.npy")
+        self.assertEqual(len(taught), 12 * len(rows.TAUGHT))
+        for row, (p, label, folds) in enumerate(zip(taught, judged.target, judged.folds.tolist())):
+            asked = range(FOLDS) if np.isnan(label) else set(folds)
+            self.assertAlmostEqual(p, 1 / (1 + np.exp(-np.mean([margins[fold][row] for fold in asked]))), places=5)
+        asked = targets.judged != UNJUDGED
+        self.assertTrue(0 < asked.sum() < len(targets))
+        np.testing.assert_array_equal(targets.target[asked], judged.target[targets.judged[asked]])
 
 
 if __name__ == "__main__":

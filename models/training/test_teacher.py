@@ -17,6 +17,7 @@ import neighbours
 import recipe
 import rows
 import teach
+import teacher
 from folds import FOLDS, fold_of, folds_of
 from mpnet import Mpnet, distance_buckets, load_teacher
 
@@ -130,22 +131,7 @@ class Folds(unittest.TestCase):
             self.assertAlmostEqual(given, 1 / (1 + math.exp(-margin)), places=12)
 
 
-class Targets(unittest.TestCase):
-    def test_labels_are_smoothed_and_mixed_with_what_teachers_think(self):
-        self.assertAlmostEqual(draw.target({"label": 1}, 0.1, 0.7), 0.95)
-        self.assertAlmostEqual(draw.target({"label": 0, "taught": 0.4}, 0.1, 0.7), 0.3 * 0.05 + 0.7 * 0.4)
-        self.assertEqual(draw.target({"label": None, "taught": 0.4}, 0.1, 0.7), 0.4)
-        self.assertEqual(draw.target({"text": "x", "label": 3}, 0.1, 0.7), 3)
-
-    def test_a_phase_that_learns_from_teachers_says_what_is_missing(self):
-        with tempfile.TemporaryDirectory() as folder:
-            with self.assertRaisesRegex(SystemExit, "abt-buy.taught.json: no such file; teach.py"):
-                draw.with_taught(Path(folder), "abt-buy", [{}])
-            (Path(folder) / "abt-buy.taught.json").write_text("[0.5, 0.25]")
-            with self.assertRaisesRegex(SystemExit, "2 probabilities of 1 rows"):
-                draw.with_taught(Path(folder), "abt-buy", [{}])
-            self.assertEqual(draw.with_taught(Path(folder), "abt-buy", [{}, {"label": 1}])[1], {"label": 1, "taught": 0.25})
-
+class Draws(unittest.TestCase):
     def test_an_epoch_draws_whole_sets_and_a_share_of_the_last(self):
         sets = {"abt-buy": [{"a": str(i), "b": "x", "label": 0, "set": "abt-buy"} for i in range(10)],
                 "intent": [{"text": str(i), "label": 0, "source": "clinc150"} for i in range(1000)]}
@@ -178,8 +164,9 @@ class Recipe(unittest.TestCase):
                 self.assertGreater(phase["taught_share"], 0, "pairs without labels need a teacher")
         self.assertEqual(rows.NEIGHBOURS, [f"neighbours-{name}" for name in [*candidates.SETS, "offers"]])
 
-    def test_the_first_phase_of_the_teachers_reads_nothing_that_they_judge(self):
-        self.assertFalse(set(recipe.drawn_sets(recipe.PHASES["teacher-broad"])) & set(rows.TAUGHT))
+    def test_only_a_phase_that_reads_nothing_judged_is_trained_once_for_all_folds(self):
+        self.assertEqual([teacher.chain(phase) for phase in ("teacher", "targets")], [["teacher-broad", "teacher"], ["broad", "targets"]])
+        self.assertEqual([teacher.folds_to_train(phase) for phase in recipe.PHASES], [[None], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
 
     def test_offers_are_taken_by_whole_clusters(self):
         with tempfile.TemporaryDirectory() as folder:
