@@ -27,6 +27,7 @@ OTHER = [("men's", "women's"), ("mens", "womens"), ("adult", "kids"), ("indoor",
 OTHER = dict(OTHER + [(b, a) for a, b in OTHER])
 VARIANTS = ["pro", "plus", "max", "mini", "lite", "ultra", "xl", "se"]
 MARKETING = ["brand new", "genuine", "free delivery", "best price", "original", "top quality", "hot deal", "in stock"]
+VARY_SHARE = 0.15
 CONDITIONS = ["refurbished", "used", "open box", "renewed"]
 
 
@@ -139,15 +140,15 @@ def synthetic_pairs(texts: list, count: int, rng: random.Random) -> list:
     return rows
 
 
-def vary(text: str, rng: random.Random) -> str:
-    """Light augmentation of a labelled row: a field or a short span of words is left
-    out, so that the model can't lean on one of them."""
-    if rng.random() < 0.15:
+def vary(text: str, rng: random.Random, share: float = VARY_SHARE) -> str:
+    """Light augmentation of a labelled row: a field is left out of `share` of the texts, and a
+    plain word of as many, so that the model can't lean on one of them."""
+    if rng.random() < share:
         fields = text.split(" | ")
         if len(fields) > 1:
             fields.pop(rng.randrange(1, len(fields)))
         text = " | ".join(fields)
-    if rng.random() < 0.15:
+    if rng.random() < share:
         words = text.split()
         plain = [i for i, w in enumerate(words) if w.isalpha()]
         if len(plain) > 5:

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from mine import candidates, labelled, pair_rows
+from candidates import across, labelled, pair_rows
 from prepare import read_csv
-from train import LSPC, TARGETS, WDC, Tokens, backbone_folder, catalogue_rows, read
+from rows import LSPC, TARGETS, WDC, Tokens, backbone_folder, catalogue_rows, read
 
 # One below the goal of 8, for catalogs that are a little harder.
 RUNS_MAX = 7.0
@@ -44,10 +44,10 @@ def labels(rows: list) -> np.ndarray:
 def proposed(data: Path, name: str, binary: str) -> tuple:
     """Rows of what blocking proposes for the left products of a set, how many such products
     there are, and which rows are negatives to train on: of a product whose duplicate is known
-    from the training pairs, and in no split themselves (as in `mine.py`)."""
+    from the training pairs, and in no split themselves."""
     folder = data / "pairs" / name
     train, valid = labelled(folder, "train"), labelled(folder, "valid")
-    pairs = candidates(folder, ["train", "valid"], binary)
+    pairs = across(folder, ["train", "valid"], binary)
     known = [pair for pair, label in train.items() if label == 1]
     left, right = {a for a, _ in known}, {b for _, b in known}
     negative = [(a in left or b in right) and (a, b) not in train and (a, b) not in valid for a, b, _ in pairs]
@@ -97,7 +97,8 @@ def cross_encoder(artifact: Path, manifest: dict, name: str, rows: list, args) -
     kept = args.prepared.parent / "cascade" / f"{base}.{name}.json"
     if not kept.exists():
         # torch is slow to import, and only this needs it.
-        from export import load_weights, pair_logits
+        from export import load_weights
+        from judge import pair_logits
         backbone = backbone_folder()
         logits = pair_logits(load_weights([artifact / "model.ts"], backbone), rows, Tokens(args.binary, backbone / "tokenizer.json"))
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from mine import SETS as MINED_SETS
+from candidates import SETS as CANDIDATE_SETS
+from drawn import Drawn
+from judge import pair_logits, weights_of
 from model import INTENTS, MARKS, CatalogLabels
-from train import (EVALUATION_BATCH_TOKENS, PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder,
-                   batches, catalogue_valid, has_bf16, in_order, read, tensors, weights_of)
+from rows import (PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder, catalogue_valid, in_order, read)
 
 NAME = "minilm-l6-v4"
 SCHEMA_VERSION = 2
@@ -60,17 +61,6 @@ def load_weights(paths: list, backbone: Path) -> CatalogLabels:
     model = CatalogLabels(json.loads((backbone / "config.json").read_text()))
     model.load_state_dict({name: weight.bfloat16().float() for name, weight in mean.items()})
     return model.eval()
-
-
-@torch.no_grad()
-def pair_logits(model, rows: list, tokens: Tokens) -> torch.Tensor:
-    """Logits (rows, 2) in the order of `rows`."""
-    found = {}
-    for batch, inputs in batches(rows, tokens, EVALUATION_BATCH_TOKENS):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=has_bf16()):
-            logits = model(*inputs)[0]
-        found.update((id(row), row_logits) for row, row_logits in zip(batch, logits))
-    return torch.stack([found[id(row)] for row in rows])
 
 
 def platt(margins: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple:
@@ -116,10 +106,10 @@ def best_threshold(sets: list, beta: float, least: float = 0.0, below: float = 1
 
 def calibrate(model, prepared: Path, tokens: Tokens) -> float:
     """Shifts the model's margins so that probabilities hold for what production scores, the
-    candidates that blocking proposes for validation products (mine.py), each set weighted
+    candidates that blocking proposes for validation products (candidates.py), each set weighted
     alike; returns the temperature."""
     margins, labels, weights = [], [], []
-    for name in MINED_SETS:
+    for name in CANDIDATE_SETS:
         rows = read(prepared, f"candidates-{name}.valid")
         logits = pair_logits(model, rows, tokens)
         of_set = torch.tensor([row["weight"] for row in rows])
@@ -162,7 +152,9 @@ def goldens(model, tokens: Tokens, texts: dict) -> list:
             filled = [[t.replace("{long}", long) for t in ([row] if kind == "queries" else row)] for row in case["rows"]]
             encodings = tokens([row[0] if kind == "queries" else in_order(*row) for row in filled])
             length = min(max(len(ids) for ids, _ in encodings) + 3, limit)
-            inputs = [F.pad(t, (0, length - t.size(1))) for t in tensors(encodings)]
+            drawn = Drawn.of(encodings, [kind == "queries"] * len(encodings), [0] * len(encodings))
+            # On the CPU, as the exported module is, whatever trained it.
+            inputs = [F.pad(t, (0, length - t.size(1))) for t in drawn.tensors(range(len(drawn)), torch.device("cpu"))]
             logits = model(*inputs)[0 if kind == "pairs" else 1]
             cases.append({"name": f"{kind}: {case['name']}", "kind": kind, "length": length, "texts": filled,
                           "input_ids": [ids for ids, _ in encodings], "token_types": [types for _, types in encodings],
@@ -187,7 +179,7 @@ def model_id(weights: dict, chosen: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/mined/averaged.pt")], help="several are averaged")
+    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/targets/averaged.pt")], help="several are averaged")
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
     parser.add_argument("--out", type=Path, default=Path("models/artifacts") / NAME)

@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline, make_union
 
 from export import load_weights
 from model import INTENTS
-from train import Tokens, backbone_folder, f1_at, has_bf16, macro_f1, predict, read
+from judge import f1_at, intents, macro_f1, recall
+from rows import Tokens, backbone_folder, read
 
 RESAMPLES = 1000
 MEDIA = INTENTS.index("media")
@@ -53,10 +54,12 @@ def main():
     parser.add_argument("--binary", default="target/release/catalog-labels")
     args = parser.parse_args()
     train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
+    kept = read(args.prepared, "intent-hint3.valid")
     labels = [row["label"] for row in valid]
     tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json")
-    found = {"TF-IDF": floor(train, valid),
-             "model": predict(load_weights(args.weights, backbone_folder()), valid, tokens, has_bf16())}
+    both = {"TF-IDF": floor(train, valid + kept),
+            "model": intents(load_weights(args.weights, backbone_folder()), valid + kept, tokens)}
+    found = {name: predicted[:len(valid)] for name, predicted in both.items()}
     for source in ["", *sorted({row["source"] for row in valid})]:
         of = [i for i, row in enumerate(valid) if source in ("", row["source"])]
         y = [labels[i] for i in of]
@@ -64,6 +67,9 @@ def main():
             p = [predicted[i] for i in of]
             print(f"{source or 'all':12} {name:7} {len(of):5} queries  accuracy {sum(a == b for a, b in zip(p, y)) / len(y):.4f}  "
                   f"macro-F1 {macro_f1(p, y):.4f}  media F1 {media_f1(p, y):.4f}")
+    for name, predicted in both.items():
+        help_recall = recall(predicted[len(valid):], [row["label"] for row in kept], INTENTS.index("help"))
+        print(f"hint3, kept from training, {name}: {len(kept)} queries, help recall {help_recall:.4f}")
     hard = [i for i, row in enumerate(valid) if row["source"] == HARD]
     print(f"media F1 on {HARD}, model less TF-IDF: "
           f"{difference(*([v[i] for i in hard] for v in (found['model'], found['TF-IDF'], labels)))}")

@@ -66,12 +66,12 @@ class Layer(nn.Module):
         self.norm2 = LayerNorm(hidden, eps=eps)
         self.dropout = LockedDropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         batch, length, hidden = x.shape
         split = self.qkv(x).view(batch, length, 3, self.heads, hidden // self.heads)
         q, k, v = split.permute(2, 0, 3, 1, 4).unbind(0)
         weights = torch.matmul(q, k.transpose(-1, -2)) * (hidden // self.heads) ** -0.5
-        weights = torch.softmax(weights + mask, dim=-1)
+        weights = torch.softmax(weights + bias, dim=-1)
         context = torch.matmul(weights, v).transpose(1, 2).reshape(batch, length, hidden)
         x = self.norm1(x + self.dropout(self.out(context)))
         return self.norm2(x + self.dropout(self.down(F.gelu(self.up(x)))))
@@ -100,14 +100,18 @@ class CatalogLabels(nn.Module):
         self.intent_hidden = Linear(2 * hidden, hidden)
         self.intent_out = Linear(hidden, len(INTENTS))
 
+    def attention_bias(self, attention_mask: Tensor) -> Tensor:
+        """What attention adds before its softmax, float32 and broadcast to (batch, heads, from, to)."""
+        # Large and finite: a row of nothing but padding must not become NaN.
+        return (1.0 - attention_mask[:, None, None, :].float()) * -10000.0
+
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor):
         positions = torch.arange(input_ids.size(1), device=input_ids.device)
         x = self.words(input_ids).float() + self.positions(positions).float() + self.types(token_type_ids).float()
         x = self.locked(self.norm(x))
-        # Large and finite: a row of nothing but padding must not become NaN.
-        mask = (1.0 - attention_mask[:, None, None, :].to(x.dtype)) * -10000.0
+        bias = self.attention_bias(attention_mask)
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, bias)
         real = attention_mask[:, :, None].to(x.dtype)
         mean = (x * real).sum(1) / real.sum(1).clamp(min=1.0)
         pooled = self.dropout(torch.cat([x[:, 0], mean], dim=-1))
@@ -119,35 +123,29 @@ class CatalogLabels(nn.Module):
 def load_backbone(folder: Path) -> CatalogLabels:
     """The network with the encoder weights of a Hugging Face BERT folder
     (config.json, model.safetensors); the heads start at random."""
-    config = json.loads((folder / "config.json").read_text())
-    model = CatalogLabels(config)
+    model = CatalogLabels(json.loads((folder / "config.json").read_text()))
     given = load_file(str(folder / "model.safetensors"))
-    state = model.state_dict()
-    names = {
-        "words.weight": "embeddings.word_embeddings.weight",
-        "positions.weight": "embeddings.position_embeddings.weight",
-        "types.weight": "embeddings.token_type_embeddings.weight",
-        "norm.weight": "embeddings.LayerNorm.weight",
-        "norm.bias": "embeddings.LayerNorm.bias",
-    }
-    parts = {
-        "out": "attention.output.dense",
-        "norm1": "attention.output.LayerNorm",
-        "up": "intermediate.dense",
-        "down": "output.dense",
-        "norm2": "output.LayerNorm",
-    }
-    for i in range(config["num_hidden_layers"]):
-        for kind in ("weight", "bias"):
-            for ours, theirs in parts.items():
-                names[f"layers.{i}.{ours}.{kind}"] = f"encoder.layer.{i}.{theirs}.{kind}"
-            qkv = [given[f"encoder.layer.{i}.attention.self.{n}.{kind}"] for n in ("query", "key", "value")]
-            state[f"layers.{i}.qkv.{kind}"] = torch.cat(qkv)
-    for ours, theirs in names.items():
-        state[ours] = given[theirs]
-    state["types.weight"] = marked_types(state["types.weight"])
-    model.load_state_dict(state)
+    state = {"words.weight": given["embeddings.word_embeddings.weight"],
+             "positions.weight": given["embeddings.position_embeddings.weight"],
+             "types.weight": marked_types(given["embeddings.token_type_embeddings.weight"])}
+    state.update(encoder_weights(given, len(model.layers), [f"attention.self.{n}" for n in ("query", "key", "value")],
+                                 "attention.output.dense", "attention.output.LayerNorm"))
+    model.load_state_dict({**model.state_dict(), **state})
     return model
+
+
+def encoder_weights(given: dict, layers: int, qkv: list, out: str, norm1: str) -> dict:
+    """Weights of the first norm and of all layers under our names. `qkv`, `out` and `norm1` are what
+    a layer calls its query, key and value, the attention's last product, and the norm after it."""
+    parts = {"out": out, "norm1": norm1, "up": "intermediate.dense", "down": "output.dense", "norm2": "output.LayerNorm"}
+    state = {}
+    for kind in ("weight", "bias"):
+        state[f"norm.{kind}"] = given[f"embeddings.LayerNorm.{kind}"]
+        for i in range(layers):
+            theirs = f"encoder.layer.{i}"
+            state[f"layers.{i}.qkv.{kind}"] = torch.cat([given[f"{theirs}.{name}.{kind}"] for name in qkv])
+            state.update({f"layers.{i}.{ours}.{kind}": given[f"{theirs}.{name}.{kind}"] for ours, name in parts.items()})
+    return state
 
 
 def marked_types(sides: Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 Each product passes through `catalog-labels texts`, the serialiser that the worker
 uses, so that training never sees a text that production would not write. Output:
-one NDJSON file a set and split, rows {"a", "b", "label", "set"} or
+one NDJSON file a set and split, rows {"a", "b", "label", "set", "products"} or
 {"text", "label", "source"}; written beside each other and renamed at the end, so a
-bad row leaves nothing half-written.
+bad row leaves nothing half-written. "products" holds a key for each side, the same
+wherever that product occurs, so that folds can keep it apart. The queries of HINT3,
+which come without a validation split, are divided: every fourth, by a hash, is kept
+from training.
 """
 
 import argparse
@@ -82,13 +85,24 @@ def labelled_ids(folder: Path, split: str):
         yield number, row["ltable_id"], row["rtable_id"], to_label(row["label"], path, number)
 
 
+def keys(folder: str, left: str, right: str) -> list:
+    """Keys of a left and a right product; a set and its dirty variant list the same products."""
+    table = folder.removesuffix("-dirty")
+    return [f"{table}/left/{left}", f"{table}/right/{right}"]
+
+
 def table_pairs(folder: Path, split: str):
     sides = tables(folder)
     for number, left, right, label in labelled_ids(folder, split):
         for column, products, of_pair in (("ltable_id", sides[0], left), ("rtable_id", sides[1], right)):
             if of_pair not in products:
                 fail(folder / f"{split}.csv", number, column, f"{of_pair!r} is in no table")
-        yield sides[0][left], sides[1][right], label
+        yield sides[0][left], sides[1][right], label, keys(folder.name, left, right)
+
+
+def offers(left: dict, right: dict, label: int) -> tuple:
+    """A row of offers, which are known by their titles in all of WDC's sets."""
+    return left, right, label, [f"offer/{side['title']}" for side in (left, right)]
 
 
 def wdc_products(path: Path):
@@ -103,12 +117,12 @@ def wdc_products(path: Path):
                 fail(path, number, column, "missing")
         sides = [{field: row[f"{field}_{side}"] for field in ("title", "brand", "description")
                   if row.get(f"{field}_{side}")} for side in ("left", "right")]
-        yield sides[0], sides[1], to_label(row["label"], path, number)
+        yield offers(*sides, to_label(row["label"], path, number))
 
 
 def wdc_titles(path: Path):
     for number, row in read_csv(path, ["title_left", "title_right", "label"]):
-        yield {"title": row["title_left"]}, {"title": row["title_right"]}, to_label(row["label"], path, number)
+        yield offers({"title": row["title_left"]}, {"title": row["title_right"]}, to_label(row["label"], path, number))
 
 
 def lspc(path: Path):
@@ -122,7 +136,7 @@ def lspc(path: Path):
         cells = line.rstrip("\r\n").split("\t")
         if len(cells) != 3:
             fail(path, number, "*", f"{len(cells)} cells where 3 are needed")
-        yield title(cells[0]), title(cells[1]), to_label(cells[2], path, number)
+        yield offers(title(cells[0]), title(cells[1]), to_label(cells[2], path, number))
 
 
 def queries(path: Path):
@@ -138,6 +152,11 @@ def queries(path: Path):
         if row["label"] not in INTENTS:
             fail(path, number, "label", f"{row['label']!r} is none of {', '.join(INTENTS)}")
         yield {"text": row["text"], "label": INTENTS.index(row["label"]), "source": row["source"]}
+
+
+def kept_apart(row: dict) -> bool:
+    """Whether a training query is judged instead: a quarter of HINT3, which has no validation rows."""
+    return row["source"].startswith("hint3") and zlib.crc32(row["text"].lower().encode()) % 4 == 0
 
 
 def serialise(products: list, command: list) -> list:
@@ -173,11 +192,13 @@ def main():
     # Every file is read before the first text is made: bad data is known within seconds.
     sets = {name: list(rows) for name, rows in sets.items()}
     written = {f"intent.{split}": list(queries(args.data / "intent" / f"{split}.tsv")) for split in ("train", "valid")}
-    sides = [side for rows in sets.values() for a, b, _ in rows for side in (a, b)]
+    written["intent-hint3.valid"] = [row for row in written["intent.train"] if kept_apart(row)]
+    written["intent.train"] = [row for row in written["intent.train"] if not kept_apart(row)]
+    sides = [side for rows in sets.values() for a, b, *_ in rows for side in (a, b)]
     texts = iter(serialise(sides, [args.binary, "texts"]))
     for name, rows in sets.items():
-        written[name] = [{"a": next(texts), "b": next(texts), "label": label, "set": name.rsplit(".", 1)[0]}
-                         for _, _, label in rows]
+        written[name] = [{"a": next(texts), "b": next(texts), "label": label, "set": name.rsplit(".", 1)[0], "products": products}
+                         for _, _, label, products in rows]
 
     args.out.mkdir(parents=True, exist_ok=True)
     for name, rows in written.items():

@@ -67,10 +67,34 @@ class Prepare(unittest.TestCase):
     def test_every_set_is_written(self):
         self.run_it()
         rows = [json.loads(line) for line in (self.out / "abt-buy.train.ndjson").read_text().splitlines()]
-        self.assertEqual(rows, [{"a": "corlume kettle 1.5 l", "b": "corlume jug kettle", "label": 1, "set": "abt-buy"}])
+        self.assertEqual(rows, [{"a": "corlume kettle 1.5 l", "b": "corlume jug kettle", "label": 1, "set": "abt-buy",
+                                 "products": ["abt-buy/left/0", "abt-buy/right/7"]}])
         rows = [json.loads(line) for line in (self.out / "intent.valid.ndjson").read_text().splitlines()]
         self.assertEqual(rows, [{"text": "red kettle", "label": 0, "source": "made"}])
         self.assertEqual(list(self.out.glob("*.part")), [])
+
+    def test_one_product_has_one_key_in_all_sets(self):
+        self.run_it()
+
+        def products(name: str) -> list:
+            return json.loads((self.out / f"{name}.train.ndjson").read_text())["products"]
+        self.assertEqual(products("walmart-amazon"), products("walmart-amazon-dirty"))
+        self.assertNotEqual(products("walmart-amazon"), products("abt-buy"))
+        self.assertEqual(products("wdc-products-titles"), ["offer/a kettle", "offer/a lid"])
+        self.assertEqual(products("lspc-shoes"), products("wdc-products-titles"))
+
+    def test_a_quarter_of_hint3_is_kept_from_training(self):
+        texts = [f"where is my order {i}" for i in range(40)]
+        (self.data / "intent" / "train.tsv").write_text(
+            "text\tlabel\tsource\n" + "".join(f"{text}\thelp\t{source}\n" for text in texts for source in ("bitext", "hint3-x")))
+        self.run_it()
+        found = {name: [json.loads(line) for line in (self.out / f"{name}.ndjson").read_text().splitlines()]
+                 for name in ("intent.train", "intent-hint3.valid")}
+        trained = {row["text"] for row in found["intent.train"] if row["source"] == "hint3-x"}
+        kept = {row["text"] for row in found["intent-hint3.valid"]}
+        self.assertEqual((trained | kept, trained & kept), (set(texts), set()))
+        self.assertTrue(3 < len(kept) < 20)
+        self.assertEqual(sum(row["source"] == "bitext" for row in found["intent.train"]), 40)
 
     def test_a_missing_column(self):
         self.refused("pairs/abt-buy/train.csv", "ltable_id,label\n0,1\n", ":1: column rtable_id: missing from the header")

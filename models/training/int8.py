@@ -1,0 +1,90 @@
+"""What int8 makes of an artifact, computed by the numbers that the worker's kernels multiply
+(`models/src/native`), on any CPU: the largest difference of a golden logit, and how many verdicts of
+validation pairs and intents of validation queries are other ones than without it.
+
+The kernels' own error is a little larger or smaller, since they round in another order; `export.py
+--int8-tolerance` leaves room for that. `make flips` counts with the kernels, where a CPU has them.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from export import NAME, golden_error, load_weights
+from judge import encoded, logits
+from rows import Tokens, backbone_folder, read
+
+SETS = ["abt-buy", "amazon-google"]
+
+
+class Bytes(torch.nn.Module):
+    """A linear layer of int8 weights, a scale for each output, and unsigned int8 inputs, a scale and a
+    zero point for each row. Sums of integers this small are nearly exact in float32."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.scale = linear.weight.detach().abs().amax(1).clamp(min=1e-38) / 127
+        self.weight = (linear.weight.detach() / self.scale[:, None]).round()
+        self.bias = linear.bias.detach()
+
+    def forward(self, x):
+        least, most = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+        scale = ((most - least) / 255).clamp(min=1e-38)
+        zero = (-least / scale).round()
+        centred = (x / scale + zero).clamp(0, 255).round() - zero
+        return F.linear(centred, self.weight) * scale * self.scale + self.bias
+
+
+class Rounded(torch.nn.Module):
+    """A linear layer of bfloat16 weights and inputs, which adds in float32."""
+
+    def __init__(self, linear: torch.nn.Linear):
+        super().__init__()
+        self.weight, self.bias = linear.weight.detach().bfloat16().float(), linear.bias.detach()
+
+    def forward(self, x):
+        return F.linear(x.bfloat16().float(), self.weight, self.bias)
+
+
+def quantised(model):
+    """The network with int8 layers; the last one and the heads stay bfloat16, as in the worker."""
+    for i, layer in enumerate(model.layers):
+        kind = Rounded if i + 1 == len(model.layers) else Bytes
+        for name in ("qkv", "out", "up", "down"):
+            setattr(layer, name, kind(getattr(layer, name)))
+    for name in ("pair_hidden", "pair_out", "intent_hidden", "intent_out"):
+        setattr(model, name, Rounded(getattr(model, name)))
+    return model
+
+
+def verdicts(pair: torch.Tensor, manifest: dict) -> torch.Tensor:
+    """0 distinct, 1 review, 2 duplicate."""
+    p = (pair / manifest["temperature"]).softmax(-1)[:, 1]
+    return (p >= manifest["thresholds"]["review"]).long() + (p >= manifest["thresholds"]["duplicate"]).long()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts") / NAME)
+    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--binary", default="target/release/catalog-labels")
+    args = parser.parse_args()
+    manifest = json.loads((args.artifact / "manifest.json").read_text())
+    cases = json.loads((args.artifact / "goldens.json").read_text())["cases"]
+    tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json")
+    exact, rough = (load_weights([args.artifact / "model.ts"], backbone_folder()) for _ in range(2))
+    quantised(rough)
+    texts = json.loads((Path(__file__).parent / "golden_texts.json").read_text(encoding="utf-8"))
+    print(f"largest difference of a golden logit: {golden_error(rough, tokens, texts, cases):.4f}", flush=True)
+    for name in [*SETS, "intent"]:
+        drawn = encoded(read(args.prepared, f"{name}.valid"), tokens)
+        (pair, intent), (rough_pair, rough_intent) = logits(exact, drawn), logits(rough, drawn)
+        other = (intent.argmax(-1) != rough_intent.argmax(-1)) if name == "intent" else (verdicts(pair, manifest) != verdicts(rough_pair, manifest))
+        print(f"{name:24} {len(drawn):5} rows, {other.float().mean().item():.4%} decided otherwise", flush=True)
+
+
+if __name__ == "__main__":
+    main()
