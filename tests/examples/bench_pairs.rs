@@ -33,6 +33,8 @@ const PEERS: [(&str, &str); 7] = [
     ("openvino", "int8"),
     ("pytorch", "fp32"),
 ];
+/// Asks the child for the artifact's cascade too, which no peer has.
+const CASCADE: &str = "cascade";
 /// Verdicts that may differ from those of PyTorch in fp32, as a share of the pairs.
 const FLIPS_MAX: f64 = 0.005;
 
@@ -59,7 +61,7 @@ fn main() {
     let folder = PathBuf::from(arguments.next().expect("give the folder of the sets"));
     let pairs = pairs(&folder);
     if let Some(numeric) = arguments.next() {
-        return score(pairs, &numeric);
+        return score(pairs, &numeric, arguments.next().as_deref() == Some(CASCADE));
     }
     let rows = tempfile::NamedTempFile::new().expect("a temporary file");
     let tokens = write_tokens(&pairs, rows.path());
@@ -87,13 +89,16 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
     // Emulated, bf16 is nobody's choice.
     let is_in_hardware = |path: &str| path != "bf16" || Numeric::Auto.resolve() == Numeric::Bf16;
     for numeric in ["int8", "bf16", "fp32"].into_iter().filter(|path| is_in_hardware(path)) {
-        let folder = folder.to_owned();
-        let command = move || {
-            let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
-            command.arg(&folder).arg(numeric);
-            command
-        };
-        all.push(contender(format!("catalog-labels, {numeric}"), Box::new(command)));
+        for cascade in [None, Some(CASCADE)] {
+            let folder = folder.to_owned();
+            let command = move || {
+                let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
+                command.arg(&folder).arg(numeric).args(cascade);
+                command
+            };
+            let behind = cascade.map_or("", |_| ", behind its cascade");
+            all.push(contender(format!("catalog-labels, {numeric}{behind}"), Box::new(command)));
+        }
     }
     for (engine, path) in PEERS.into_iter().filter(|(_, path)| is_in_hardware(path)) {
         for sorted in [false, true] {
@@ -168,10 +173,11 @@ fn write_tokens(pairs: &[TextPair], file: &Path) -> usize {
 }
 
 /// The child: scores every pair in one call, as `backfill` does, and prints an [`Answer`].
-fn score(pairs: Vec<TextPair>, numeric: &str) {
+fn score(pairs: Vec<TextPair>, numeric: &str, cascade: bool) {
     let options =
         ScorerOptions { replicas: 1, numeric: numeric.parse().expect("a numeric path"), kernel: Kernel::Auto };
-    let scorer = Scorer::start(&artifact(), options).expect("the scorer starts").without_cascade();
+    let scorer = Scorer::start(&artifact(), options).expect("the scorer starts");
+    let scorer = if cascade { scorer } else { scorer.without_cascade() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let warm_up = pairs.iter().take(96).cloned().collect();
     runtime.block_on(scorer.score_pairs(warm_up)).expect("the pairs are scored");
@@ -189,7 +195,7 @@ fn report(contenders: &[Contender], pairs: usize, tokens: usize) -> String {
         "## Pairs on one core, beside other engines\n\n{}. `make bench-pairs PAIRS=FOLDER`: the first {PAIRS_OF_SET} \
          validation pairs of {} in file order, {pairs} pairs of {:.1} tokens on the mean; the same weights, one thread, \
          {ROUNDS} rounds in turn, medians with the lowest and the highest. A rate is for a second of *CPU time*, since other \
-         work may share the machine. catalog-labels is given texts (marking and tokenising count), the peers are given \
+         work may share the machine. catalog-labels is given texts (marking and tokenising count), and scores each pair by the network but in the rows with its cascade; the peers are given \
          tokens, in batches of 32 padded to the longest row; onnxruntime's int8 is its dynamic quantisation per channel, 7bit with `reduce_range`, \
          OpenVINO's is NNCF's of weights and activations, calibrated on these very rows. *Flips* are verdicts other than PyTorch's in fp32; over \
          {:.1}% a row is not of equal quality.\n\n| engine | pairs/s of CPU | spread | ours is | flips |\n|---|---:|---|---:|---:|\n",
