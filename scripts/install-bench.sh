@@ -16,7 +16,8 @@ if [[ ! -e "$stamp" ]]; then
 fi
 
 manifest=$(echo models/artifacts/*/manifest.json)
+# The last file that is written.
 exported=.local/bench-models/artifact.txt
-if [[ ! -e "$exported" || "$manifest" -nt "$exported" ]]; then
+if [[ ! -e "$exported" || "$manifest" -nt "$exported" || models/bench/export_onnx.py -nt "$exported" ]]; then
     "$venv/bin/python" -W ignore models/bench/export_onnx.py
 fi

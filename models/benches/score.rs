@@ -38,10 +38,13 @@ fn runtime() -> Runtime {
 fn scoring(criterion: &mut Criterion) {
     let (pairs, queries, runtime) = (pairs(), queries(), runtime());
     use {Kernel::*, Numeric::*};
-    for (numeric, kernel) in [(Fp32, Libtorch), (Bf16, Avx512), (Int8, Avx512), (Bf16, Amx), (Int8, Amx)] {
+    let paths =
+        [(Fp32, Libtorch), (Fp32, Avx2), (Int8, Avx2), (Bf16, Avx512), (Int8, Avx512), (Bf16, Amx), (Int8, Amx)];
+    for (numeric, kernel) in paths {
         // A CPU without the instructions has no such path.
         let options = ScorerOptions { replicas: 1, numeric, kernel };
         let Ok(scorer) = Scorer::start(Path::new(ARTIFACT), options) else { continue };
+        let scorer = scorer.without_cascade();
         let mut group = criterion.benchmark_group("score");
         group.sample_size(20).throughput(Throughput::Elements(ROWS as u64));
         group.bench_function(format!("pairs, {numeric}, {kernel}"), |bencher| {
@@ -76,13 +79,19 @@ fn encoding(criterion: &mut Criterion) {
 mod peak {
     use std::arch::asm;
     use std::arch::x86_64::{
-        __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_reduce_add_epi32, _mm512_reduce_add_ps,
-        _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+        __m512bh, __m512i, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtss_f32, _mm256_extract_epi32, _mm256_fmadd_ps,
+        _mm256_madd_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
+        _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_set1_epi32,
+        _mm512_setzero_ps, _mm512_setzero_si512,
     };
 
     /// Sums in flight; enough to hide an instruction's latency.
     const SUMS: usize = 24;
     const STEPS: usize = 10_000;
+    /// Of the sixteen registers of AVX2.
+    const SUMS_AVX2: usize = 12;
+    pub const FP32_MULTIPLICATIONS: u64 = (SUMS_AVX2 * STEPS * 8) as u64;
+    pub const INT16_MULTIPLICATIONS: u64 = (SUMS_AVX2 * STEPS * 16) as u64;
     pub const BF16_MULTIPLICATIONS: u64 = (SUMS * STEPS * 32) as u64;
     pub const INT8_MULTIPLICATIONS: u64 = (SUMS * STEPS * 64) as u64;
 
@@ -128,6 +137,40 @@ mod peak {
     tiles!(amx_bf16, "tdpbf16ps");
     tiles!(amx_int8, "tdpbusd");
 
+    #[target_feature(enable = "avx2,fma")]
+    pub fn fp32(value: f32) -> f32 {
+        let factor = _mm256_set1_ps(value);
+        let mut sums = [_mm256_setzero_ps(); SUMS_AVX2];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(factor, factor, *sum);
+            }
+        }
+        let mut total = _mm256_setzero_ps();
+        for sum in sums {
+            total = _mm256_add_ps(total, sum);
+        }
+        _mm256_cvtss_f32(total)
+    }
+
+    /// What AVX2 multiplies int8 with.
+    #[target_feature(enable = "avx2")]
+    pub fn int16(value: i32) -> i32 {
+        let factor = _mm256_set1_epi32(value);
+        let mut sums = [_mm256_setzero_si256(); SUMS_AVX2];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                // A sum that changes keeps the product from being computed once for all.
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(factor, *sum));
+            }
+        }
+        let mut total = _mm256_setzero_si256();
+        for sum in sums {
+            total = _mm256_add_epi32(total, sum);
+        }
+        _mm256_extract_epi32::<0>(total)
+    }
+
     #[target_feature(enable = "avx512f,avx512bf16")]
     pub fn bf16(value: i32) -> f32 {
         // SAFETY: both types are 64 bytes without invalid patterns.
@@ -165,6 +208,16 @@ mod peak {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "functions for instructions that were detected")]
 fn peaks(criterion: &mut Criterion) {
+    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+        let mut group = criterion.benchmark_group("peak");
+        group.sample_size(20);
+        group.throughput(Throughput::Elements(peak::FP32_MULTIPLICATIONS));
+        // SAFETY: the features were detected.
+        group.bench_function("fp32, avx2", |bencher| bencher.iter(|| unsafe { peak::fp32(black_box(1.0)) }));
+        group.throughput(Throughput::Elements(peak::INT16_MULTIPLICATIONS));
+        // SAFETY: the features were detected.
+        group.bench_function("int8, avx2", |bencher| bencher.iter(|| unsafe { peak::int16(black_box(1)) }));
+    }
     if !(std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512vnni")) {
         return;
     }

@@ -27,8 +27,7 @@ pub enum Numeric {
     Fp32,
     /// Emulated, and about ten times slower than fp32, on CPUs without `avx512_bf16`.
     Bf16,
-    /// Only on CPUs with `avx512_vnni` and `avx512_bf16`, and of artifacts that state a
-    /// tolerance for it.
+    /// Only on CPUs with AVX2 or more, and of artifacts that state a tolerance for it.
     Int8,
 }
 
@@ -150,9 +149,7 @@ impl Engine {
             Numeric::Bf16 => Kind::BFloat16,
             Numeric::Fp32 | Numeric::Auto => Kind::Float,
             Numeric::Int8 => {
-                let reason =
-                    "int8 needs a CPU with avx512_vnni and avx512_bf16, and is not libtorch's; use --numeric auto";
-                let reason = reason.to_owned();
+                let reason = "int8 needs a CPU with AVX2, and is not libtorch's; use --numeric auto".to_owned();
                 return Err(EngineError { reason });
             }
         };
@@ -189,10 +186,7 @@ impl Engine {
         match &self.backend {
             Backend::Module(_) | Backend::Static(_) => Kernel::Libtorch,
             #[cfg(target_arch = "x86_64")]
-            Backend::Native(network) => match network.instructions() {
-                Instructions::Amx(_) => Kernel::Amx,
-                Instructions::Avx512(_) => Kernel::Avx512,
-            },
+            Backend::Native(network) => kernel_of(network.instructions()),
         }
     }
 
@@ -256,23 +250,37 @@ fn forward<'r>(
 #[cfg(target_arch = "x86_64")]
 fn native(torchscript: &Path, numeric: Numeric, kernel: Kernel) -> Result<Option<Backend>, EngineError> {
     let precision = match numeric {
-        Numeric::Bf16 => Precision::Bf16,
+        Numeric::Bf16 | Numeric::Fp32 => Precision::Exact,
         Numeric::Int8 => Precision::Int8,
-        Numeric::Fp32 | Numeric::Auto => return Ok(None),
+        Numeric::Auto => return Ok(None),
     };
-    let is_asked = |found: &Instructions| match found {
-        Instructions::Amx(_) => matches!(kernel, Kernel::Auto | Kernel::Amx),
-        Instructions::Avx512(_) => matches!(kernel, Kernel::Auto | Kernel::Avx512),
+    let is_asked = |found: &Instructions| {
+        let has_type = numeric == Numeric::Int8 || found.multiplies_bf16() == (numeric == Numeric::Bf16);
+        has_type && (kernel == Kernel::Auto || kernel == kernel_of(*found))
     };
     let Some(instructions) = Instructions::detect().find(is_asked) else { return Ok(None) };
     let module = CModule::load_on_device(torchscript, Device::Cpu)?;
-    let mut weights = ModuleParameters(module.named_parameters()?.into_iter().collect());
+    let parameters = module.named_parameters()?;
+    if numeric == Numeric::Fp32 && parameters.iter().any(|(_, tensor)| tensor.kind() != Kind::BFloat16) {
+        tracing::info!("libtorch runs this module: its weights are not stored in bf16");
+        return Ok(None);
+    }
+    let mut weights = ModuleParameters(parameters.into_iter().collect());
     match Network::new(&mut weights, precision, instructions) {
         Ok(network) => Ok(Some(Backend::Native(Box::new(network)))),
         Err(why) => {
             tracing::info!(%why, "libtorch runs this module");
             Ok(None)
         }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn kernel_of(instructions: Instructions) -> Kernel {
+    match instructions {
+        Instructions::Amx(_) => Kernel::Amx,
+        Instructions::Avx512(_) => Kernel::Avx512,
+        Instructions::Avx2(_) => Kernel::Avx2,
     }
 }
 

@@ -13,12 +13,14 @@ pub enum Kernel {
     Amx,
     /// Packed weights and AVX-512.
     Avx512,
+    /// Packed weights and AVX2, which has no bf16.
+    Avx2,
     /// Any CPU and any module.
     Libtorch,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is not a kernel; use auto, amx, avx512 or libtorch")]
+#[error("{given:?} is not a kernel; use auto, amx, avx512, avx2 or libtorch")]
 pub struct UnknownKernel {
     given: String,
 }
@@ -27,8 +29,10 @@ impl FromStr for Kernel {
     type Err = UnknownKernel;
 
     fn from_str(given: &str) -> Result<Self, UnknownKernel> {
-        let kernel = [Self::Auto, Self::Amx, Self::Avx512, Self::Libtorch].into_iter().find(|k| k.name() == given);
-        kernel.ok_or_else(|| UnknownKernel { given: given.to_owned() })
+        Self::ALL
+            .into_iter()
+            .find(|kernel| kernel.name() == given)
+            .ok_or_else(|| UnknownKernel { given: given.to_owned() })
     }
 }
 
@@ -39,11 +43,14 @@ impl fmt::Display for Kernel {
 }
 
 impl Kernel {
+    const ALL: [Self; 5] = [Self::Auto, Self::Amx, Self::Avx512, Self::Avx2, Self::Libtorch];
+
     fn name(self) -> &'static str {
         match self {
             Self::Auto => "auto",
             Self::Amx => "amx",
             Self::Avx512 => "avx512",
+            Self::Avx2 => "avx2",
             Self::Libtorch => "libtorch",
         }
     }
@@ -55,9 +62,9 @@ mod tests {
 
     #[test]
     fn kernels_have_names() {
-        for kernel in [Kernel::Auto, Kernel::Amx, Kernel::Avx512, Kernel::Libtorch] {
+        for kernel in Kernel::ALL {
             assert_eq!(kernel.to_string().parse(), Ok(kernel));
         }
-        assert!("avx2".parse::<Kernel>().is_err());
+        assert!("neon".parse::<Kernel>().is_err());
     }
 }

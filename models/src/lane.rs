@@ -209,14 +209,16 @@ impl Lane {
         takes.checked_sub(time_left).filter(|excess| !excess.is_zero())
     }
 
-    /// The next answer to a call.
+    /// The next answer to a call. A device hangs if it does so at two looks: after a pause of the
+    /// whole process, the first one finds a batch that began long ago, and may yet end.
     async fn answer(&self, answers: &mut UnboundedReceiver<Answer>) -> Result<Answer, RunError> {
         let time_max = self.options.run_time_max;
+        let mut hung = false;
         loop {
             match tokio::time::timeout(time_max / LOOKS, answers.recv()).await {
                 Ok(answer) => return answer.ok_or(RunError::Lost),
-                Err(_elapsed) if self.hangs() => return Err(RunError::Hung { time_max }),
-                Err(_elapsed) => {}
+                Err(_elapsed) if hung && self.hangs() => return Err(RunError::Hung { time_max }),
+                Err(_elapsed) => hung = self.hangs(),
             }
         }
     }

@@ -301,3 +301,21 @@ async fn a_batch_that_never_ends_is_a_device_that_hangs() {
     assert_eq!(call.answers().await, Err(RunError::Hung { time_max }));
     drop(batch);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_ends_after_a_pause_of_the_process_does_not_hang() {
+    let time_max = Duration::from_secs(1);
+    let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Any);
+    let mut call = lane.call(None);
+    call.enter(vec![row(1, 8)]).await.expect("there is room");
+    let batch = next(&lane).expect("a row waits");
+    let before_the_pause = Instant::now().checked_sub(2 * time_max).expect("the machine runs for longer");
+    lane.lock().running.push(before_the_pause);
+    let mut answers = Box::pin(call.answers());
+    // One look, which finds that the batch began long ago.
+    let look = tokio::time::timeout(time_max / LOOKS + Duration::from_millis(1), &mut answers).await;
+    assert!(look.is_err(), "{look:?}");
+    lane.end(before_the_pause);
+    batch.rows.into_iter().for_each(|row| row.answer(Ok(RowLogits::default())));
+    assert_eq!(answers.await, Ok(vec![RowLogits::default()]));
+}

@@ -1,4 +1,4 @@
-//! The network on CPUs with AVX-512 for bf16 and int8, or with AMX: packed weights, no
+//! The network on CPUs with AVX2, AVX-512 for bf16 and int8, or AMX: packed weights, no
 //! padding, and one pass over each activation.
 //!
 //! libtorch spends most of a pair's time beside the multiplications: it packs the weights
@@ -8,6 +8,7 @@
 
 mod amx;
 mod attention;
+mod avx2;
 mod avx512;
 mod buffer;
 mod linear;
@@ -16,6 +17,8 @@ mod multiply;
 mod network;
 mod rows;
 mod simd;
+mod ymm;
+mod zmm;
 
 pub use multiply::Instructions;
 pub use network::{Network, Parameter, Parameters};

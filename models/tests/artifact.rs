@@ -199,14 +199,14 @@ fn an_artifact_without_goldens_for_a_head_is_refused() {
 #[test]
 fn every_numeric_path_passes_the_goldens_on_every_kernel_of_this_cpu() {
     for numeric in [Numeric::Fp32, Numeric::Bf16, Numeric::Int8] {
-        for kernel in [Kernel::Auto, Kernel::Libtorch, Kernel::Avx512, Kernel::Amx] {
+        for kernel in [Kernel::Auto, Kernel::Libtorch, Kernel::Avx2, Kernel::Avx512, Kernel::Amx] {
             match Scorer::start(&shipped(), ScorerOptions { replicas: 1, numeric, kernel }) {
                 Ok(scorer) => {
                     assert_eq!(scorer.numeric(), numeric);
                     assert!(kernel == Kernel::Auto || scorer.kernel() == kernel, "{kernel} became {}", scorer.kernel());
                     assert_eq!(scorer.model_id(), &scorer.manifest().model_id);
                 }
-                // Libtorch computes the others on any CPU, and no kernel of ours does fp32.
+                // Libtorch computes all but int8 on any CPU.
                 Err(LoadError::Engine(error)) => {
                     let is_of_libtorch = matches!(kernel, Kernel::Auto | Kernel::Libtorch);
                     assert!(!is_of_libtorch || numeric == Numeric::Int8, "{numeric}, {kernel}: {error}");
@@ -224,8 +224,12 @@ fn has(numeric: Numeric, kernel: Kernel) -> bool {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let avx512 =
         ["avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "avx512_vnni"].iter().all(|flag| cpu.contains(flag));
+    let avx2 = ["avx2", "fma"].iter().all(|flag| cpu.contains(flag));
+    let (on_avx512, on_avx2) = (avx512 && numeric != Numeric::Fp32, avx2 && numeric != Numeric::Bf16);
     match kernel {
-        Kernel::Auto | Kernel::Avx512 => numeric != Numeric::Fp32 && avx512,
+        Kernel::Auto => on_avx512 || on_avx2,
+        Kernel::Avx512 => on_avx512,
+        Kernel::Avx2 => on_avx2,
         Kernel::Libtorch | Kernel::Amx => false,
     }
 }

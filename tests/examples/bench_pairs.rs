@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use consumer::app::evaluate::dataset::{LabelledPair, read_pairs};
 use models::encode::Encoder;
-use models::{Artifact, Kernel, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, Kernel, Numeric, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tests::report::{cpu_s, machine, write_section};
@@ -23,9 +23,18 @@ const ROUNDS: usize = 3;
 /// Pairs of each set, from the top of its file.
 const PAIRS_OF_SET: usize = 250;
 const SETS: [&str; 3] = ["abt-buy", "amazon-google", "walmart-amazon"];
-/// engine, path; onnxruntime has no bf16 for this network.
-const PEERS: [(&str, &str); 5] =
-    [("onnxruntime", "fp32"), ("onnxruntime", "int8"), ("openvino", "bf16"), ("openvino", "int8"), ("pytorch", "fp32")];
+/// engine, path; onnxruntime has no bf16 for this network, and openvino's int8 leaves some in it.
+const PEERS: [(&str, &str); 7] = [
+    ("onnxruntime", "fp32"),
+    ("onnxruntime", "int8"),
+    ("onnxruntime", "int8-7bit"),
+    ("openvino", "bf16"),
+    ("openvino", "fp32"),
+    ("openvino", "int8"),
+    ("pytorch", "fp32"),
+];
+/// Asks the child for the artifact's cascade too, which no peer has.
+const CASCADE: &str = "cascade";
 /// Verdicts that may differ from those of PyTorch in fp32, as a share of the pairs.
 const FLIPS_MAX: f64 = 0.005;
 
@@ -52,7 +61,7 @@ fn main() {
     let folder = PathBuf::from(arguments.next().expect("give the folder of the sets"));
     let pairs = pairs(&folder);
     if let Some(numeric) = arguments.next() {
-        return score(pairs, &numeric);
+        return score(pairs, &numeric, arguments.next().as_deref() == Some(CASCADE));
     }
     let rows = tempfile::NamedTempFile::new().expect("a temporary file");
     let tokens = write_tokens(&pairs, rows.path());
@@ -77,16 +86,21 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
         is_duplicate: Vec::new(),
     };
     let mut all = Vec::new();
-    for numeric in ["int8", "bf16", "fp32"] {
-        let folder = folder.to_owned();
-        let command = move || {
-            let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
-            command.arg(&folder).arg(numeric);
-            command
-        };
-        all.push(contender(format!("catalog-labels, {numeric}"), Box::new(command)));
+    // Emulated, bf16 is nobody's choice.
+    let is_in_hardware = |path: &str| path != "bf16" || Numeric::Auto.resolve() == Numeric::Bf16;
+    for numeric in ["int8", "bf16", "fp32"].into_iter().filter(|path| is_in_hardware(path)) {
+        for cascade in [None, Some(CASCADE)] {
+            let folder = folder.to_owned();
+            let command = move || {
+                let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
+                command.arg(&folder).arg(numeric).args(cascade);
+                command
+            };
+            let behind = cascade.map_or("", |_| ", behind its cascade");
+            all.push(contender(format!("catalog-labels, {numeric}{behind}"), Box::new(command)));
+        }
     }
-    for (engine, path) in PEERS {
+    for (engine, path) in PEERS.into_iter().filter(|(_, path)| is_in_hardware(path)) {
         for sorted in [false, true] {
             let rows = rows.to_owned();
             let command = move || {
@@ -159,10 +173,11 @@ fn write_tokens(pairs: &[TextPair], file: &Path) -> usize {
 }
 
 /// The child: scores every pair in one call, as `backfill` does, and prints an [`Answer`].
-fn score(pairs: Vec<TextPair>, numeric: &str) {
+fn score(pairs: Vec<TextPair>, numeric: &str, cascade: bool) {
     let options =
         ScorerOptions { replicas: 1, numeric: numeric.parse().expect("a numeric path"), kernel: Kernel::Auto };
     let scorer = Scorer::start(&artifact(), options).expect("the scorer starts");
+    let scorer = if cascade { scorer } else { scorer.without_cascade() };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let warm_up = pairs.iter().take(96).cloned().collect();
     runtime.block_on(scorer.score_pairs(warm_up)).expect("the pairs are scored");
@@ -180,8 +195,8 @@ fn report(contenders: &[Contender], pairs: usize, tokens: usize) -> String {
         "## Pairs on one core, beside other engines\n\n{}. `make bench-pairs PAIRS=FOLDER`: the first {PAIRS_OF_SET} \
          validation pairs of {} in file order, {pairs} pairs of {:.1} tokens on the mean; the same weights, one thread, \
          {ROUNDS} rounds in turn, medians with the lowest and the highest. A rate is for a second of *CPU time*, since other \
-         work may share the machine. catalog-labels is given texts (marking and tokenising count), the peers are given \
-         tokens, in batches of 32 padded to the longest row; onnxruntime's int8 is its dynamic quantisation per channel, \
+         work may share the machine. catalog-labels is given texts (marking and tokenising count), and scores each pair by the network but in the rows with its cascade; the peers are given \
+         tokens, in batches of 32 padded to the longest row; onnxruntime's int8 is its dynamic quantisation per channel, 7bit with `reduce_range`, \
          OpenVINO's is NNCF's of weights and activations, calibrated on these very rows. *Flips* are verdicts other than PyTorch's in fp32; over \
          {:.1}% a row is not of equal quality.\n\n| engine | pairs/s of CPU | spread | ours is | flips |\n|---|---:|---|---:|---:|\n",
         machine(),

@@ -38,7 +38,8 @@ async fn main() {
     let mut decisions = Vec::new();
     for numeric in PATHS {
         // The cascade is the same on every path; each pair is the network's here.
-        let options = ScorerOptions { replicas: 2, numeric, kernel: Kernel::Auto };
+        let kernel = if numeric == Numeric::Fp32 { Kernel::Libtorch } else { Kernel::Auto };
+        let options = ScorerOptions { replicas: 2, numeric, kernel };
         match Scorer::start(&artifact(), options) {
             Ok(scorer) => decisions.push((numeric, decide(&scorer.without_cascade(), &sets).await)),
             Err(error) => eprintln!("{numeric}: {error}"),

@@ -61,7 +61,7 @@ pub struct ModelArgs {
     /// Type in which the linear layers multiply: auto, fp32, bf16 or int8
     #[arg(long, default_value_t = Numeric::Auto, value_name = "PATH", env = "CATALOG_LABELS_NUMERIC")]
     pub numeric: Numeric,
-    /// What multiplies: auto, amx, avx512 or libtorch; auto takes the fastest of this CPU
+    /// What multiplies: auto, amx, avx512, avx2 or libtorch; auto takes the fastest of this CPU
     #[arg(long, default_value_t = Kernel::Auto, env = "CATALOG_LABELS_KERNEL")]
     pub kernel: Kernel,
 }

@@ -17,20 +17,17 @@ pub const ROWS: usize = 2 * TILE;
 /// Bytes of a tile's row, and so what one multiplication takes of each row.
 const STEP_BYTES: usize = 64;
 
-/// Proof that this CPU has AMX for bf16 and int8, and that the kernel lets this process use it.
+/// Proof that this CPU has AMX for bf16 and int8, beside all of [`Avx512`], and that the kernel
+/// lets this process use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Amx(Avx512);
+pub struct Amx(());
 
 impl Amx {
     /// Asks the kernel as well, for this process and all threads that it has later: it keeps
     /// room for the tiles only of those who asked.
     pub fn detect() -> Option<Self> {
-        let avx512 = Avx512::detect()?;
-        (is_in_cpu() && is_granted()).then_some(Self(avx512))
-    }
-
-    pub fn avx512(self) -> Avx512 {
-        self.0
+        Avx512::detect()?;
+        (is_in_cpu() && is_granted()).then_some(Self(()))
     }
 
     /// Makes tiles of this thread usable until the answer drops.

@@ -3,9 +3,6 @@
 
 #![allow(unsafe_code, reason = "lines of bytes are read as numbers")]
 
-use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut};
-
 const LINE_BYTES: usize = 64;
 
 /// Numbers for which any bytes are a value.
@@ -19,6 +16,8 @@ unsafe impl Number for f32 {}
 // SAFETY: as above.
 unsafe impl Number for u16 {}
 // SAFETY: as above.
+unsafe impl Number for i16 {}
+// SAFETY: as above.
 unsafe impl Number for u8 {}
 // SAFETY: as above.
 unsafe impl Number for i8 {}
@@ -27,48 +26,39 @@ unsafe impl Number for i8 {}
 #[repr(C, align(64))]
 struct Line([u8; LINE_BYTES]);
 
-/// As a `Vec` of numbers, but aligned, and never shorter than it once was.
-pub struct Buffer<T> {
+/// Memory that is read as numbers of whichever type the kernel takes; aligned, and never
+/// shorter than it once was.
+#[derive(Default)]
+pub struct Buffer {
     lines: Vec<Line>,
-    numbers: PhantomData<T>,
 }
 
-impl<T> Default for Buffer<T> {
-    fn default() -> Self {
-        Self { lines: Vec::new(), numbers: PhantomData }
-    }
-}
-
-impl<T: Number> Buffer<T> {
+impl Buffer {
     /// The numbers of `values`, and zeros up to the end of the last line.
-    pub fn new(count: usize, values: impl Iterator<Item = T>) -> Self {
+    pub fn new<T: Number>(count: usize, values: impl Iterator<Item = T>) -> Self {
         let mut buffer = Self::default();
-        buffer.grow(count);
-        buffer.iter_mut().zip(values).for_each(|(to, from)| *to = from);
+        buffer.grow::<T>(count);
+        buffer.numbers_mut().iter_mut().zip(values).for_each(|(to, from)| *to = from);
         buffer
     }
 
     /// Holds at least `count` numbers from now on; new ones are zero.
-    pub fn grow(&mut self, count: usize) {
+    pub fn grow<T: Number>(&mut self, count: usize) {
         let lines = (count * size_of::<T>()).div_ceil(LINE_BYTES);
         if lines > self.lines.len() {
             self.lines.resize(lines, Line([0; LINE_BYTES]));
         }
     }
-}
 
-impl<T: Number> Deref for Buffer<T> {
-    type Target = [T];
-
-    fn deref(&self) -> &[T] {
+    #[inline]
+    pub fn numbers<T: Number>(&self) -> &[T] {
         let count = self.lines.len() * LINE_BYTES / size_of::<T>();
         // SAFETY: the lines are that many initialised numbers, of which any bits are one.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), count) }
     }
-}
 
-impl<T: Number> DerefMut for Buffer<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
+    #[inline]
+    pub fn numbers_mut<T: Number>(&mut self) -> &mut [T] {
         let count = self.lines.len() * LINE_BYTES / size_of::<T>();
         // SAFETY: as above, and the borrow is the only one.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), count) }

@@ -1,25 +1,29 @@
 //! A linear layer whose weights are packed once.
 
-use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_mul_ps, _mm512_set1_ps,
-};
-
 use super::buffer::Buffer;
-use super::multiply::{Block, COLUMNS, Multiplier};
+use super::multiply::{Block, COLUMNS, Instructions};
 use super::rows::{Precision, Rows};
-use super::simd::{LANES, LINE_BYTES, load, load_i32, prefetch};
+use super::simd::{LANES, LINE_BYTES, Simd, prefetch};
 
-/// Panels of 32 columns; in each, for every two inputs (bf16) or four (int8), the weights of
-/// each column side by side. Inputs go on with zeros to a multiple of 64 bytes.
+/// Panels of 32 columns; in each, for every group of inputs, the weights of each column side
+/// by side. Inputs of int8 go on with zeros to a multiple of 64 bytes.
 enum Packed {
-    Bf16(Buffer<u16>),
+    /// As bits of bf16.
+    Exact(Buffer),
     Int8 {
-        panels: Buffer<i8>,
+        panels: Buffer,
         /// Of each column.
         scales: Vec<f32>,
         /// Sum of each column's weights, which an input's zero point is taken out with.
         sums: Vec<f32>,
     },
+}
+
+/// Where a layer's outputs go. No closure: one is compiled apart from the instructions, unless
+/// it happens to be inlined.
+pub trait Outputs {
+    /// Takes sixteen outputs of `row` from `column` on. To be `inline(always)`.
+    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats);
 }
 
 /// `y = x · Wᵀ + b`.
@@ -32,13 +36,14 @@ pub struct Linear {
 
 impl Linear {
     /// `weight` is (outputs, inputs), as PyTorch has it; both are multiples of 32.
-    pub fn pack(weight: &[f32], bias: &[f32], precision: Precision) -> Self {
+    pub fn pack(weight: &[f32], bias: &[f32], precision: Precision, instructions: Instructions) -> Self {
         let (outputs, inputs) = (bias.len(), weight.len() / bias.len());
         assert!(outputs.is_multiple_of(COLUMNS) && inputs.is_multiple_of(COLUMNS), "the shape was checked");
+        let group = instructions.group(precision);
         match precision {
-            Precision::Bf16 => {
-                let values = in_panels::<2>(inputs, outputs).map(|(o, i)| to_bf16(weight[o * inputs + i]));
-                Self { packed: Packed::Bf16(Buffer::new(inputs * outputs, values)), bias: bias.to_vec(), inputs }
+            Precision::Exact => {
+                let values = in_panels(group, inputs, outputs).map(|(o, i)| to_bf16(weight[o * inputs + i]));
+                Self { packed: Packed::Exact(Buffer::new(inputs * outputs, values)), bias: bias.to_vec(), inputs }
             }
             Precision::Int8 => {
                 let rows = || weight.chunks_exact(inputs);
@@ -47,7 +52,7 @@ impl Linear {
                 // Within -127 to 127, since the scale maps the largest weight there.
                 let byte = |o: usize, i: usize| (weight[o * inputs + i] / scales[o]).round() as i8;
                 let padded = inputs.next_multiple_of(2 * COLUMNS);
-                let values = in_panels::<4>(padded, outputs).map(|(o, i)| if i < inputs { byte(o, i) } else { 0 });
+                let values = in_panels(group, padded, outputs).map(|(o, i)| if i < inputs { byte(o, i) } else { 0 });
                 let panels = Buffer::new(padded * outputs, values);
                 let sums = (0..outputs).map(|o| (0..inputs).map(|i| f32::from(byte(o, i))).sum()).collect();
                 Self { packed: Packed::Int8 { panels, scales, sums }, bias: bias.to_vec(), inputs: padded }
@@ -59,69 +64,59 @@ impl Linear {
         self.bias.len()
     }
 
-    /// Gives `put` the row and the first column of each sixteen outputs, and the outputs.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    pub fn apply(&self, multiplier: &Multiplier, rows: &Rows, put: impl FnMut(usize, usize, __m512)) {
+    #[inline(always)]
+    pub fn apply<S: Simd>(&self, simd: &S, rows: &Rows, outputs: impl Outputs) {
         match &self.packed {
-            Packed::Bf16(panels) => self.apply_bf16(panels, multiplier, rows, put),
-            Packed::Int8 { panels, scales, sums } => self.apply_int8(panels, scales, sums, multiplier, rows, put),
+            Packed::Exact(panels) => self.apply_exact(panels.numbers(), simd, rows, outputs),
+            Packed::Int8 { panels, scales, sums } => {
+                self.apply_int8(panels.numbers(), scales, sums, simd, rows, outputs);
+            }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn apply_bf16(
-        &self,
-        panels: &[u16],
-        multiplier: &Multiplier,
-        rows: &Rows,
-        mut put: impl FnMut(usize, usize, __m512),
-    ) {
+    #[inline(always)]
+    fn apply_exact<S: Simd>(&self, panels: &[u16], simd: &S, rows: &Rows, mut outputs: impl Outputs) {
         let (stride, mut block) = (rows.stride(), Block::default());
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
-            for first in (0..rows.count()).step_by(multiplier.rows()) {
-                let count = multiplier.rows().min(rows.count() - first);
+            for first in (0..rows.count()).step_by(simd.rows()) {
+                let count = simd.rows().min(rows.count() - first);
                 prefetch_share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                multiplier.bf16(&rows.bf16[first * stride..], stride, count, weights, &mut block);
+                simd.multiply(&rows.exact::<S>()[first * stride..], stride, count, weights, &mut block);
                 for half in [0, LANES] {
                     let column = panel * COLUMNS + half;
-                    let bias = load(&self.bias[column..]);
+                    let bias = S::load(&self.bias[column..]);
                     for (i, sums) in block.0.iter().enumerate().take(count) {
-                        put(first + i, column, _mm512_add_ps(load(&sums[half..]), bias));
+                        outputs.put::<S>(first + i, column, S::add(S::load(&sums[half..]), bias));
                     }
                 }
             }
         }
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn apply_int8(
+    #[inline(always)]
+    fn apply_int8<S: Simd>(
         &self,
         panels: &[i8],
         scales: &[f32],
         weight_sums: &[f32],
-        multiplier: &Multiplier,
+        simd: &S,
         rows: &Rows,
-        mut put: impl FnMut(usize, usize, __m512),
+        mut outputs: impl Outputs,
     ) {
         let (stride, mut block) = (rows.stride(), Block::default());
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
-            for first in (0..rows.count()).step_by(multiplier.rows()) {
-                let count = multiplier.rows().min(rows.count() - first);
+            for first in (0..rows.count()).step_by(simd.rows()) {
+                let count = simd.rows().min(rows.count() - first);
                 prefetch_share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                multiplier.int8(&rows.bytes[first * stride..], stride, count, weights, &mut block);
+                simd.multiply_int8(&rows.bytes::<S>()[first * stride..], stride, count, weights, &mut block);
                 for half in [0, LANES] {
                     let column = panel * COLUMNS + half;
-                    let of_column = |values: &[f32]| load(&values[column..]);
-                    let (scale, weight_sum, bias) = (of_column(scales), of_column(weight_sums), of_column(&self.bias));
+                    let (scale, weight_sum) = (S::load(&scales[column..]), S::load(&weight_sums[column..]));
+                    let bias = S::load(&self.bias[column..]);
                     for (i, sums) in block.0.iter().enumerate().take(count) {
-                        let (row_scale, zero) = (rows.scales[first + i], rows.zeros[first + i]);
-                        let sums = _mm512_cvtepi32_ps(load_i32(&sums[half..]));
-                        let centred = _mm512_fnmadd_ps(_mm512_set1_ps(zero), weight_sum, sums);
-                        let scale = _mm512_mul_ps(_mm512_set1_ps(row_scale), scale);
-                        put(first + i, column, _mm512_fmadd_ps(centred, scale, bias));
+                        let (row_scale, zero) = (S::splat(rows.scales[first + i]), S::splat(rows.zeros[first + i]));
+                        let centred = S::neg_mul_add(zero, weight_sum, S::load_i32(&sums[half..]));
+                        outputs.put::<S>(first + i, column, S::mul_add(centred, S::mul(row_scale, scale), bias));
                     }
                 }
             }
@@ -131,8 +126,7 @@ impl Linear {
 
 /// Asks for the part of a panel that is due while `count` of `rows` rows are multiplied with
 /// the one before it: all weights together are larger than what stays near a core.
-#[inline]
-#[target_feature(enable = "avx512f")]
+#[inline(always)]
 fn prefetch_share<T>(panels: &[T], panel: usize, inputs: usize, first: usize, rows: usize, count: usize) {
     let cells = COLUMNS * inputs;
     let Some(next) = panels.get(panel * cells..(panel + 1) * cells) else { return };
@@ -140,12 +134,12 @@ fn prefetch_share<T>(panels: &[T], panel: usize, inputs: usize, first: usize, ro
     share.chunks(LINE_BYTES / size_of::<T>()).for_each(prefetch);
 }
 
-/// (output, input) of each packed weight, `GROUP` inputs of a column side by side.
-fn in_panels<const GROUP: usize>(inputs: usize, outputs: usize) -> impl Iterator<Item = (usize, usize)> {
+/// (output, input) of each packed weight, `group` inputs of a column side by side.
+fn in_panels(group: usize, inputs: usize, outputs: usize) -> impl Iterator<Item = (usize, usize)> {
     let panel = move |first| {
-        let group =
-            move |input| (first..first + COLUMNS).flat_map(move |o| (input..input + GROUP).map(move |i| (o, i)));
-        (0..inputs).step_by(GROUP).flat_map(group)
+        let of_group =
+            move |input| (first..first + COLUMNS).flat_map(move |o| (input..input + group).map(move |i| (o, i)));
+        (0..inputs).step_by(group).flat_map(of_group)
     };
     (0..outputs).step_by(COLUMNS).flat_map(panel)
 }

@@ -3,8 +3,13 @@
 
 use std::fmt;
 
-use super::amx::{self, Amx, Tiles};
-use super::avx512::{self, Avx512};
+use super::amx::Amx;
+use super::avx2::Avx2;
+use super::avx512::Avx512;
+use super::rows::Precision;
+use super::simd::{Simd, Work};
+use super::ymm::Ymm;
+use super::zmm::Zmm;
 
 /// Columns of a block, and of a panel of packed weights.
 pub const COLUMNS: usize = 32;
@@ -21,18 +26,20 @@ impl<T: Copy + Default> Default for Block<T> {
     }
 }
 
-/// Proof of the instructions that multiply; those of AVX-512 do the rest in any case.
+/// Proof of the instructions that multiply. Where it is AMX, those of AVX-512 do the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
-    Avx512(Avx512),
     Amx(Amx),
+    Avx512(Avx512),
+    Avx2(Avx2),
 }
 
 impl fmt::Display for Instructions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Avx512(_) => "avx512",
             Self::Amx(_) => "amx",
+            Self::Avx512(_) => "avx512",
+            Self::Avx2(_) => "avx2",
         })
     }
 }
@@ -41,129 +48,160 @@ impl Instructions {
     /// All that this CPU has, the fastest first.
     pub fn detect() -> impl Iterator<Item = Self> {
         let amx = Amx::detect().map(Self::Amx);
-        amx.into_iter().chain(Avx512::detect().map(Self::Avx512))
+        amx.into_iter().chain(Avx512::detect().map(Self::Avx512)).chain(Avx2::detect().map(Self::Avx2))
     }
 
-    pub fn avx512(self) -> Avx512 {
+    /// Whether exact products are of bf16; they are of fp32 otherwise.
+    pub fn multiplies_bf16(self) -> bool {
+        !matches!(self, Self::Avx2(_))
+    }
+
+    /// Inputs of a column that lie side by side in a panel of weights.
+    pub fn group(self, precision: Precision) -> usize {
+        fn of<S: Simd>(precision: Precision) -> usize {
+            match precision {
+                Precision::Exact => S::EXACT_GROUP,
+                Precision::Int8 => S::INT8_GROUP,
+            }
+        }
         match self {
-            Self::Avx512(avx512) => avx512,
-            Self::Amx(amx) => amx.avx512(),
+            Self::Amx(_) | Self::Avx512(_) => of::<Zmm>(precision),
+            Self::Avx2(_) => of::<Ymm>(precision),
         }
     }
 
-    /// Makes them usable in this thread, until the answer drops.
-    pub fn begin(self) -> Multiplier {
+    /// Does `work` in this thread.
+    pub fn run<W: Work>(self, work: W) -> W::Output {
         match self {
-            Self::Avx512(_) => Multiplier::Avx512,
-            Self::Amx(amx) => Multiplier::Amx(amx.configure()),
-        }
-    }
-}
-
-/// [`Instructions`] that one thread may use now.
-pub enum Multiplier {
-    Avx512,
-    Amx(Tiles),
-}
-
-impl Multiplier {
-    /// Rows of a full block.
-    pub fn rows(&self) -> usize {
-        match self {
-            Self::Avx512 => avx512::ROWS,
-            Self::Amx(_) => amx::ROWS,
-        }
-    }
-
-    /// `sums = rows · panel` for the first `count` rows of `rows`, which are `stride` apart;
-    /// `panel` is (inputs / 2, 32, 2) in bf16. `rows` go on to the next multiple of sixteen;
-    /// what stands there is of no consequence.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    pub fn bf16(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        match self {
-            Self::Avx512 => avx512::block_bf16(rows, stride, count, panel, sums),
-            Self::Amx(tiles) => tiles.block_bf16(rows, stride, count, panel, sums),
-        }
-    }
-
-    /// As [`Multiplier::bf16`], for unsigned bytes and a panel of (inputs / 4, 32, 4) in int8.
-    #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    pub fn int8(&self, rows: &[u8], stride: usize, count: usize, panel: &[i8], sums: &mut Block<i32>) {
-        match self {
-            Self::Avx512 => avx512::block_int8(rows, stride, count, panel, sums),
-            Self::Amx(tiles) => tiles.block_int8(rows, stride, count, panel, sums),
+            Self::Amx(amx) => Zmm::amx(amx).run(work),
+            Self::Avx512(avx512) => Zmm::avx512(avx512).run(work),
+            Self::Avx2(avx2) => Ymm::new(avx2).run(work),
         }
     }
 }
 
 #[cfg(test)]
-#[expect(unsafe_code, reason = "instructions that were detected")]
 mod tests {
     use super::*;
-    use crate::native::buffer::Buffer;
+    use crate::native::buffer::{Buffer, Number};
+    use crate::native::linear::to_bf16;
+    use crate::native::simd::LANES;
 
     const INPUTS: usize = 192;
     const STRIDE: usize = INPUTS + 64;
 
-    fn random<T: crate::native::buffer::Number>(count: usize, draw: fn(&mut fastrand::Rng) -> T) -> Buffer<T> {
+    fn random<T: Number>(count: usize, draw: fn(&mut fastrand::Rng) -> T) -> Buffer {
         let mut rng = fastrand::Rng::with_seed(count as u64);
         Buffer::new(count, std::iter::repeat_with(move || draw(&mut rng)))
     }
 
+    /// The weight of an input in a column of a panel whose inputs lie in groups.
+    fn place(input: usize, column: usize, group: usize) -> usize {
+        (input / group * COLUMNS + column) * group + input % group
+    }
+
+    /// `rows` times `panel` in plain loops, for each row of a full block.
+    fn products<T: Copy + std::iter::Sum>(value: impl Fn(usize, usize) -> T) -> Vec<[T; COLUMNS]> {
+        let sum = |row: usize, column: usize| {
+            (0..INPUTS).map(|input| value(row * STRIDE + input, input * COLUMNS + column)).sum()
+        };
+        (0..ROWS_MAX).map(|row| std::array::from_fn(|column| sum(row, column))).collect()
+    }
+
+    struct Bytes;
+
+    impl Work for Bytes {
+        type Output = ();
+
+        #[inline(always)]
+        fn with<S: Simd>(self, simd: &S) {
+            let (values, weights) =
+                (random(ROWS_MAX * STRIDE, |rng| rng.u8(..)), random(INPUTS * COLUMNS, |rng| rng.i8(..)));
+            let (values, weights) = (values.numbers::<u8>(), weights.numbers::<i8>());
+            let mut rows = Buffer::default();
+            rows.grow::<S::Byte>(values.len());
+            for (to, from) in rows.numbers_mut::<S::Byte>().chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
+                let from: [f32; LANES] = std::array::from_fn(|i| f32::from(from[i]));
+                S::store_bytes(S::load(&from), to);
+            }
+            let mut panel = Buffer::default();
+            panel.grow::<i8>(weights.len());
+            for (input, column) in (0..INPUTS).flat_map(|input| (0..COLUMNS).map(move |column| (input, column))) {
+                panel.numbers_mut::<i8>()[place(input, column, S::INT8_GROUP)] = weights[input * COLUMNS + column];
+            }
+            let expected = products(|value, weight| i32::from(values[value]) * i32::from(weights[weight]));
+            for count in 1..=simd.rows() {
+                let mut sums = Block::default();
+                simd.multiply_int8(rows.numbers(), STRIDE, count, panel.numbers(), &mut sums);
+                assert_eq!(sums.0[..count], expected[..count], "{count} rows");
+            }
+        }
+    }
+
     #[test]
     fn products_of_bytes_are_exact_by_any_instructions() {
-        let (rows, panel) = (random(ROWS_MAX * STRIDE, |rng| rng.u8(..)), random(INPUTS * COLUMNS, |rng| rng.i8(..)));
-        let product = |row: usize, column: usize| -> i32 {
-            let weight = |input: usize| panel[(input / 4 * COLUMNS + column) * 4 + input % 4];
-            (0..INPUTS).map(|input| i32::from(rows[row * STRIDE + input]) * i32::from(weight(input))).sum()
-        };
-        for instructions in Instructions::detect() {
-            let multiplier = instructions.begin();
-            for count in 1..=multiplier.rows() {
+        Instructions::detect().for_each(|instructions| instructions.run(Bytes));
+    }
+
+    struct Exact;
+
+    impl Work for Exact {
+        type Output = ();
+
+        #[inline(always)]
+        fn with<S: Simd>(self, simd: &S) {
+            // Small integers and their sums are exact in bf16 and fp32.
+            let draw = |rng: &mut fastrand::Rng| f32::from(rng.i8(-8..=8));
+            let (values, weights) = (random(ROWS_MAX * STRIDE, draw), random(INPUTS * COLUMNS, draw));
+            let (values, weights) = (values.numbers::<f32>(), weights.numbers::<f32>());
+            let exact = |values: &[f32]| {
+                let mut buffer = Buffer::default();
+                buffer.grow::<S::Exact>(values.len());
+                let to = buffer.numbers_mut::<S::Exact>().chunks_exact_mut(LANES);
+                to.zip(values.chunks_exact(LANES)).for_each(|(to, from)| S::store_exact(S::load(from), to));
+                buffer
+            };
+            let rows = exact(values);
+            let mut packed = vec![0.0; weights.len()];
+            for (input, column) in (0..INPUTS).flat_map(|input| (0..COLUMNS).map(move |column| (input, column))) {
+                packed[place(input, column, S::EXACT_GROUP)] = weights[input * COLUMNS + column];
+            }
+            let (panel, of_activations) = (packed.iter().map(|w| to_bf16(*w)).collect::<Vec<_>>(), exact(&packed));
+            let expected = products(|value, weight| values[value] * weights[weight]);
+            for count in 1..=simd.rows() {
                 let mut sums = Block::default();
-                // SAFETY: the instructions were detected.
-                unsafe { multiplier.int8(&rows, STRIDE, count, &panel, &mut sums) };
-                for row in 0..count {
-                    let expected: [i32; COLUMNS] = std::array::from_fn(|column| product(row, column));
-                    assert_eq!(sums.0[row], expected, "{instructions}: row {row} of {count}");
-                }
+                simd.multiply(rows.numbers(), STRIDE, count, &panel, &mut sums);
+                assert_eq!(sums.0[..count], expected[..count], "{count} rows");
+                let mut sums = Block::default();
+                simd.multiply_exact(rows.numbers(), STRIDE, count, of_activations.numbers(), &mut sums);
+                assert_eq!(sums.0[..count], expected[..count], "{count} rows with activations");
             }
         }
     }
 
     #[test]
-    fn products_of_bf16_are_those_of_the_rounded_numbers() {
-        // Small integers and their sums are exact in bf16 and fp32.
-        let draw = |rng: &mut fastrand::Rng| ((rng.i8(-8..=8) as f32).to_bits() >> 16) as u16;
-        let (rows, panel) = (random(ROWS_MAX * STRIDE, draw), random(INPUTS * COLUMNS, draw));
-        let value = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-        let product = |row: usize, column: usize| -> f32 {
-            let weight = |input: usize| panel[(input / 2 * COLUMNS + column) * 2 + input % 2];
-            (0..INPUTS).map(|input| value(rows[row * STRIDE + input]) * value(weight(input))).sum()
-        };
-        for instructions in Instructions::detect() {
-            let multiplier = instructions.begin();
-            for count in 1..=multiplier.rows() {
-                let mut sums = Block::default();
-                // SAFETY: the instructions were detected.
-                unsafe { multiplier.bf16(&rows, STRIDE, count, &panel, &mut sums) };
-                for row in 0..count {
-                    let expected: [f32; COLUMNS] = std::array::from_fn(|column| product(row, column));
-                    assert_eq!(sums.0[row], expected, "{instructions}: row {row} of {count}");
-                }
-            }
+    fn exact_products_are_those_of_the_numbers() {
+        Instructions::detect().for_each(|instructions| instructions.run(Exact));
+    }
+
+    struct Rows;
+
+    impl Work for Rows {
+        type Output = usize;
+
+        #[inline(always)]
+        fn with<S: Simd>(self, simd: &S) -> usize {
+            simd.rows()
         }
     }
 
     #[test]
-    fn threads_that_come_later_may_use_tiles_too() {
-        let Some(instructions) = Instructions::detect().next() else { return };
-        let begin = move || instructions.begin().rows();
-        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(begin)).collect();
-        for thread in threads {
-            assert_eq!(thread.join().expect("the thread ends well"), begin());
+    fn threads_that_come_later_may_multiply_too() {
+        for instructions in Instructions::detect() {
+            let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(move || instructions.run(Rows))).collect();
+            for thread in threads {
+                assert_eq!(thread.join().expect("the thread ends well"), instructions.run(Rows));
+            }
         }
     }
 }

@@ -1,15 +1,13 @@
 //! The network of `training/model.py`, layer by layer.
 
-use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_mul_ps, _mm512_set1_ps};
 use std::cell::RefCell;
 
 use super::attention::{self, HEAD, Span, attend};
-use super::avx512::Avx512;
-use super::linear::Linear;
+use super::linear::{Linear, Outputs};
 use super::math;
-use super::multiply::{COLUMNS, Instructions, Multiplier};
+use super::multiply::{COLUMNS, Instructions};
 use super::rows::{Precision, Rows};
-use super::simd::{LANES, load, load_bf16, store};
+use super::simd::{LANES, Simd, Work};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
@@ -102,14 +100,14 @@ thread_local! {
 }
 
 impl Network {
-    /// Packs the weights for `precision`. The heads and the last layer stay in bf16 under
-    /// int8: they decide, and cost little.
+    /// Packs the weights for `precision`. The heads and the last layer stay exact under int8:
+    /// they decide, and cost little.
     pub fn new(
         weights: &mut dyn Parameters,
         precision: Precision,
         instructions: Instructions,
     ) -> Result<Self, OtherNetwork> {
-        let mut take = Take(weights);
+        let mut take = Take { weights, instructions };
         let norm_weight = take.tensor("norm.weight")?;
         let hidden = norm_weight.values.len();
         if hidden == 0 || !hidden.is_multiple_of(HEAD) {
@@ -123,7 +121,7 @@ impl Network {
         let mut layers = Vec::new();
         let count = take.layers();
         for i in 0..count {
-            let of_layer = |i| if i + 1 >= count { Precision::Bf16 } else { precision };
+            let of_layer = |i| if i + 1 >= count { Precision::Exact } else { precision };
             let (precision, next_precision) = (of_layer(i), of_layer(i + 1));
             let mut linear = |name, inputs| take.linear(&format!("layers.{i}.{name}"), inputs, precision);
             let (qkv, out, up) = (linear("qkv", hidden)?, linear("out", hidden)?, linear("up", hidden)?);
@@ -179,30 +177,13 @@ impl Network {
         }
     }
 
-    #[allow(unsafe_code, reason = "the CPU was asked for the instructions of the kernels")]
     fn run(&self, rows: &[&Encoded], activations: &mut Activations, logits: &mut Vec<RowLogits>) {
-        let _detected: Avx512 = self.instructions.avx512();
-        // SAFETY: `Avx512` exists only where every feature was detected.
-        unsafe { self.run_layers(rows, activations, logits) }
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn run_layers(&self, rows: &[&Encoded], activations: &mut Activations, logits: &mut Vec<RowLogits>) {
-        let multiplier = self.instructions.begin();
-        self.embed(rows, activations);
-        for layer in &self.layers {
-            self.run_layer(layer, &multiplier, activations);
-        }
-        self.pool(activations);
-        let Activations { pooled, head, .. } = activations;
-        let pair = self.pair.apply(&multiplier, pooled, head);
-        let intent = self.intent.apply(&multiplier, pooled, head);
-        logits.extend(pair.into_iter().zip(intent).map(|(pair, intent)| RowLogits { pair, intent }));
+        self.instructions.run(Pass { network: self, rows, activations, logits });
     }
 
     /// Sums of word, position and type vectors, normalised: (tokens, hidden).
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn embed(&self, rows: &[&Encoded], activations: &mut Activations) {
+    #[inline(always)]
+    fn embed<S: Simd>(&self, rows: &[&Encoded], activations: &mut Activations) {
         let hidden = self.hidden;
         let Activations { x, normed, spans, .. } = activations;
         x.clear();
@@ -217,14 +198,13 @@ impl Network {
                 x.resize(start + hidden, 0.0);
                 for (column, to) in x[start..].chunks_exact_mut(LANES).enumerate() {
                     let at = column * LANES;
-                    let sum =
-                        _mm512_add_ps(_mm512_add_ps(load_bf16(&word[at..]), load(&place[at..])), load(&kind[at..]));
-                    store(sum, to);
+                    let sum = S::add(S::load_bf16(&word[at..]), S::load(&place[at..]));
+                    S::store(S::add(sum, S::load(&kind[at..])), to);
                 }
             }
         }
-        normed.begin(x.len() / hidden, hidden, self.first_precision());
-        math::norm(x, &self.norm.weight, &self.norm.bias, normed);
+        normed.begin::<S>(x.len() / hidden, hidden, self.first_precision());
+        math::norm::<S>(x, &self.norm.weight, &self.norm.bias, normed);
     }
 
     /// What the first layer multiplies in.
@@ -233,64 +213,129 @@ impl Network {
     }
 
     /// `normed` is what the layer takes, and becomes what the next one does.
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn run_layer(&self, layer: &Layer, multiplier: &Multiplier, activations: &mut Activations) {
+    #[inline(always)]
+    fn run_layer<S: Simd>(&self, layer: &Layer, simd: &S, activations: &mut Activations) {
         let Activations { x, normed, qkv, context, wide, spans, attention, .. } = activations;
         let (hidden, tokens, precision) = (self.hidden, normed.count(), layer.precision);
-        qkv.begin(tokens, 3 * hidden, Precision::Bf16);
-        layer.qkv.apply(multiplier, normed, |row, column, values| qkv.put(row, column, values));
-        context.begin(tokens, hidden, precision);
+        qkv.begin::<S>(tokens, 3 * hidden, Precision::Exact);
+        layer.qkv.apply(simd, normed, Plain(qkv));
+        context.begin::<S>(tokens, hidden, precision);
         for span in spans {
-            attend(qkv, *span, hidden / HEAD, multiplier, context, attention);
+            attend(qkv, *span, hidden / HEAD, simd, context, attention);
         }
-        context.end();
-        layer.out.apply(multiplier, context, |row, column, values| add(values, &mut x[row * hidden + column..]));
-        normed.begin(tokens, hidden, precision);
-        math::norm(x, &layer.norm1.weight, &layer.norm1.bias, normed);
-        wide.begin(tokens, layer.up.outputs(), precision);
-        layer.up.apply(multiplier, normed, |row, column, values| wide.put(row, column, math::gelu(values)));
-        wide.end();
-        layer.down.apply(multiplier, wide, |row, column, values| add(values, &mut x[row * hidden + column..]));
-        normed.begin(tokens, hidden, layer.next_precision);
-        math::norm(x, &layer.norm2.weight, &layer.norm2.bias, normed);
+        context.end::<S>();
+        layer.out.apply(simd, context, Add { to: x, width: hidden });
+        normed.begin::<S>(tokens, hidden, precision);
+        math::norm::<S>(x, &layer.norm1.weight, &layer.norm1.bias, normed);
+        wide.begin::<S>(tokens, layer.up.outputs(), precision);
+        layer.up.apply(simd, normed, Gelu(wide));
+        wide.end::<S>();
+        layer.down.apply(simd, wide, Add { to: x, width: hidden });
+        normed.begin::<S>(tokens, hidden, layer.next_precision);
+        math::norm::<S>(x, &layer.norm2.weight, &layer.norm2.bias, normed);
     }
 
     /// The first token and the mean of all, of each row: (rows, 2 hidden).
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn pool(&self, activations: &mut Activations) {
+    #[inline(always)]
+    fn pool<S: Simd>(&self, activations: &mut Activations) {
         let hidden = self.hidden;
         let Activations { x, pooled, spans, .. } = activations;
-        pooled.begin(spans.len(), 2 * hidden, Precision::Bf16);
+        pooled.begin::<S>(spans.len(), 2 * hidden, Precision::Exact);
         for (row, span) in spans.iter().enumerate() {
             let tokens = &x[span.start * hidden..][..span.length * hidden];
-            let scale = _mm512_set1_ps(1.0 / span.length as f32);
+            let scale = S::splat(1.0 / span.length as f32);
             for column in (0..hidden).step_by(LANES) {
-                let first = load(&tokens[column..]);
+                let first = S::load(&tokens[column..]);
                 let mut sum = first;
                 for token in tokens.chunks_exact(hidden).skip(1) {
-                    sum = _mm512_add_ps(sum, load(&token[column..]));
+                    sum = S::add(sum, S::load(&token[column..]));
                 }
-                pooled.put(row, column, first);
-                pooled.put(row, hidden + column, _mm512_mul_ps(sum, scale));
+                pooled.put::<S>(row, column, first);
+                pooled.put::<S>(row, hidden + column, S::mul(sum, scale));
             }
         }
     }
 }
 
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn add(values: __m512, to: &mut [f32]) {
-    store(_mm512_add_ps(load(to), values), to);
+/// Rows through all layers, at most [`TOKENS_AT_ONCE`] tokens or one row.
+struct Pass<'p> {
+    network: &'p Network,
+    rows: &'p [&'p Encoded],
+    activations: &'p mut Activations,
+    logits: &'p mut Vec<RowLogits>,
+}
+
+impl Work for Pass<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with<S: Simd>(self, simd: &S) {
+        let Self { network, rows, activations, logits } = self;
+        network.embed::<S>(rows, activations);
+        for layer in &network.layers {
+            network.run_layer(layer, simd, activations);
+        }
+        network.pool::<S>(activations);
+        let Activations { pooled, head, .. } = activations;
+        let pair = network.pair.apply(simd, pooled, head);
+        let intent = network.intent.apply(simd, pooled, head);
+        logits.extend(pair.into_iter().zip(intent).map(|(pair, intent)| RowLogits { pair, intent }));
+    }
+}
+
+/// Outputs as they are.
+struct Plain<'r>(&'r mut Rows);
+
+impl Outputs for Plain<'_> {
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
+        self.0.put::<S>(row, column, values);
+    }
+}
+
+/// Outputs through the activation function.
+struct Gelu<'r>(&'r mut Rows);
+
+impl Outputs for Gelu<'_> {
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
+        self.0.put::<S>(row, column, math::gelu::<S>(values));
+    }
+}
+
+/// Outputs are added to what is there, (rows, width).
+struct Add<'x> {
+    to: &'x mut [f32],
+    width: usize,
+}
+
+impl Outputs for Add<'_> {
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
+        let to = &mut self.to[row * self.width + column..];
+        S::store(S::add(S::load(to), values), to);
+    }
+}
+
+/// Outputs of a head's hidden layer, (rows, width).
+struct Hidden<'h> {
+    to: &'h mut [f32],
+    width: usize,
+}
+
+impl Outputs for Hidden<'_> {
+    #[inline(always)]
+    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
+        S::store(math::gelu::<S>(values), &mut self.to[row * self.width + column..]);
+    }
 }
 
 impl<const N: usize> Head<N> {
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-    fn apply(&self, multiplier: &Multiplier, pooled: &Rows, hidden: &mut Vec<f32>) -> Vec<[f32; N]> {
+    #[inline(always)]
+    fn apply<S: Simd>(&self, simd: &S, pooled: &Rows, hidden: &mut Vec<f32>) -> Vec<[f32; N]> {
         let width = self.hidden.outputs();
         hidden.resize(pooled.count() * width, 0.0);
-        self.hidden.apply(multiplier, pooled, |row, column, values| {
-            store(math::gelu(values), &mut hidden[row * width + column..]);
-        });
+        self.hidden.apply(simd, pooled, Hidden { to: hidden, width });
         let logits = |row: &[f32]| {
             let mut out = self.bias;
             for (logit, weights) in out.iter_mut().zip(self.out.chunks_exact(width)) {
@@ -318,15 +363,18 @@ impl<T> Parameter<T> {
 }
 
 /// Takes parameters by name, each with its shape checked.
-struct Take<'w>(&'w mut dyn Parameters);
+struct Take<'w> {
+    weights: &'w mut dyn Parameters,
+    instructions: Instructions,
+}
 
 impl Take<'_> {
     fn layers(&self) -> usize {
-        (0..).take_while(|i| self.0.has(&format!("layers.{i}.qkv.weight"))).count()
+        (0..).take_while(|i| self.weights.has(&format!("layers.{i}.qkv.weight"))).count()
     }
 
     fn tensor(&mut self, name: &str) -> Result<Parameter<f32>, OtherNetwork> {
-        self.0.take(name).ok_or_else(|| missing(name))
+        self.weights.take(name).ok_or_else(|| missing(name))
     }
 
     fn matrix(&mut self, name: &str, columns: usize) -> Result<Vec<f32>, OtherNetwork> {
@@ -334,7 +382,7 @@ impl Take<'_> {
     }
 
     fn words(&mut self, name: &str, columns: usize) -> Result<Vec<u16>, OtherNetwork> {
-        self.0.take_bf16(name).ok_or_else(|| missing(name))?.matrix(name, columns)
+        self.weights.take_bf16(name).ok_or_else(|| missing(name))?.matrix(name, columns)
     }
 
     fn vector(&mut self, name: &str, length: usize) -> Result<Vec<f32>, OtherNetwork> {
@@ -359,11 +407,11 @@ impl Take<'_> {
             let reason = format!("has {outputs} outputs; a multiple of {} is due", COLUMNS);
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
-        Ok(Linear::pack(&weight, &bias, precision))
+        Ok(Linear::pack(&weight, &bias, precision, self.instructions))
     }
 
     fn head<const N: usize>(&mut self, name: &str, hidden: usize) -> Result<Head<N>, OtherNetwork> {
-        let first = self.linear(&format!("{name}_hidden"), 2 * hidden, Precision::Bf16)?;
+        let first = self.linear(&format!("{name}_hidden"), 2 * hidden, Precision::Exact)?;
         let out = self.matrix(&format!("{name}_out.weight"), first.outputs())?;
         let bias = self.vector(&format!("{name}_out.bias"), N)?;
         if out.len() != N * first.outputs() {
