@@ -26,7 +26,7 @@ RUNS_MAX = 7.0
 F1_COST_MAX = 0.002
 SCHEMA_VERSION = 3
 CATALOGUE_ROWS = 8000
-TREES, LEAVES, SEED = 80, 15, 7
+TREES, LEAVES, SEED = 80, 31, 7
 VALIDATED = TARGETS + ["wdc-products-medium"]
 
 
@@ -155,7 +155,7 @@ def write(artifact: Path, manifest: dict, content: dict, threshold: float):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v4"))
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")

@@ -21,7 +21,7 @@ from judge import pair_logits, weights_of
 from model import INTENTS, MARKS, CatalogLabels
 from rows import (PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder, catalogue_valid, in_order, read)
 
-NAME = "minilm-l6-v4"
+NAME = "minilm-l6-v5"
 SCHEMA_VERSION = 2
 # Number of shared::text::TEXT_VERSION that the training texts were written with.
 TEXT_VERSION = 2

@@ -208,5 +208,5 @@ pub fn repository() -> &'static Path {
 
 /// The shipped artifact.
 pub fn artifact() -> PathBuf {
-    repository().join("models/artifacts/minilm-l6-v4")
+    repository().join("models/artifacts/minilm-l6-v5")
 }

@@ -138,7 +138,7 @@ pub fn residue(ids: &[i64]) -> f32 {
 }
 
 pub fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/artifacts/minilm-l6-v4")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/artifacts/minilm-l6-v5")
 }
 
 fn read(name: &str) -> Value {
