@@ -308,7 +308,12 @@ async fn a_batch_that_ends_after_a_pause_of_the_process_does_not_hang() {
     let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Any);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
-    let batch = next(&lane).expect("a row waits");
+    // A paused clock is of a runtime with one thread, which may not be blocked.
+    let batch = thread::spawn({
+        let lane = Arc::clone(&lane);
+        move || lane.batches().next()
+    });
+    let batch = batch.join().expect("the thread ends well").expect("a row waits");
     let before_the_pause = Instant::now().checked_sub(2 * time_max).expect("the machine runs for longer");
     lane.lock().running.push(before_the_pause);
     let mut answers = Box::pin(call.answers());
