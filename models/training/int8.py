@@ -3,7 +3,7 @@
 validation pairs and intents of validation queries are other ones than without it.
 
 The kernels' own error is a little larger or smaller, since they round in another order; `export.py
---int8-tolerance` leaves room for that. `make flips` counts with the kernels, where a CPU has them.
+--int8-tolerance` leaves room for that. `make flips` counts with the kernels themselves, once the manifest states a tolerance.
 """
 
 import argparse
