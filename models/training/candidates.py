@@ -4,14 +4,13 @@ production scores these, and duplicates are far rarer among them than in the ben
 Writes `candidates-<set>.valid.ndjson` beside the prepared sets.
 """
 
-import argparse
 import csv
 import subprocess
 import tempfile
 from pathlib import Path
 
 from prepare import labelled_ids, serialise, tables
-from rows import write
+from rows import of_data, write
 
 SETS = ["abt-buy", "amazon-google", "walmart-amazon"]
 
@@ -60,10 +59,7 @@ def judged(folder: Path, name: str, binary: str) -> list:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
+    parser = of_data(__doc__)
     args = parser.parse_args()
     for name in SETS:
         rows = judged(args.data / "pairs" / name, f"candidates-{name}", args.binary)

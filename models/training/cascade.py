@@ -7,7 +7,6 @@ cross-encoder runs to a product on every set's candidates. Where the duplicate v
 validation pairs lose more than F1_COST_MAX by it, nothing is written.
 """
 
-import argparse
 import hashlib
 import json
 import subprocess
@@ -19,7 +18,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from candidates import across, labelled, pair_rows
 from prepare import read_csv
-from rows import LSPC, TARGETS, WDC, Tokens, backbone_folder, catalogue_rows, read
+from rows import LSPC, TARGETS, WDC, Tokens, backbone_folder, catalogue_rows, of_data, read
 
 # One below the goal of 8, for catalogs that are a little harder.
 RUNS_MAX = 7.0
@@ -154,11 +153,8 @@ def write(artifact: Path, manifest: dict, content: dict, threshold: float):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = of_data(__doc__)
     parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
     args = parser.parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     names = json.loads(subprocess.run([args.binary, "features", "--names"], stdout=subprocess.PIPE, check=True).stdout)

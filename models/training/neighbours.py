@@ -5,7 +5,6 @@ A pair across a benchmark's two tables may be one of its test pairs, so none is 
 not label. Writes `neighbours-<set>.train.ndjson` beside the prepared sets, with no label.
 """
 
-import argparse
 import csv
 import random
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from candidates import SETS, candidates
 from prepare import COLUMNS, keys, lines, read_csv, serialise
-from rows import write
+from rows import of_data, write
 
 # Products of a table and pairs of a set, so that no catalog outweighs the others.
 PRODUCTS_MAX = 5000
@@ -71,10 +70,7 @@ def within(folder: Path, name: str, binary: str, rng: random.Random) -> list:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
+    parser = of_data(__doc__)
     args = parser.parse_args()
     rng = random.Random(7)
     sets = {f"neighbours-{name}": within(args.data / "pairs" / name, f"neighbours-{name}", args.binary, rng) for name in SETS}

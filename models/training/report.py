@@ -3,7 +3,6 @@ pairs at the manifest's threshold, with a 95% bootstrap interval over rows, and 
 threshold that other folds choose; expected calibration error, also on what blocking
 proposes; intents by source."""
 
-import argparse
 import json
 import random
 from pathlib import Path
@@ -15,7 +14,7 @@ from judge import f1_at, intents, macro_f1, pair_logits, recall
 from model import INTENTS
 from candidates import SETS as CANDIDATE_SETS
 from candidates import labelled
-from rows import TARGETS, Tokens, backbone_folder, catalogue_valid, read
+from rows import TARGETS, Tokens, backbone_folder, catalogue_valid, of_data, read
 
 RESAMPLES = 1000
 CALIBRATION_BINS = 10
@@ -100,11 +99,8 @@ def report_hint3(predicted: list, rows: list):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = of_data(__doc__)
     parser.add_argument("--artifact", type=Path, default=Path("models/artifacts") / NAME)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
     args = parser.parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text())
     model = load_weights([args.artifact / "model.ts"], backbone_folder())

@@ -1,5 +1,6 @@
 """Training rows: the prepared sets, the worker's encoder, and the names that all steps share."""
 
+import argparse
 import json
 import random
 import subprocess
@@ -32,6 +33,15 @@ def write(rows: list, path: Path):
     part = path.with_suffix(".part")
     part.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     part.rename(path)
+
+
+def of_data(description: str) -> argparse.ArgumentParser:
+    """The options of a step that reads the data beside what `prepare.py` made of it."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
+    parser.add_argument("--binary", default="target/release/catalog-labels")
+    return parser
 
 
 def backbone_folder() -> Path:
