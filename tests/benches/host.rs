@@ -20,8 +20,9 @@ mod stand_in;
 
 const CORES: usize = 4;
 const DEVICE_US: u64 = 5_000;
-/// Rows and tokens of each, as of the other bench of NeuronCores.
-const SHAPES: [(usize, usize); 6] = [(1, 16), (1, 32), (16, 16), (8, 32), (6, 64), (4, 128)];
+/// Rows and tokens of each: the grid that `compile_neuron.py` compiles for.
+const SHAPES: [(usize, usize); 9] =
+    [(4, 16), (8, 24), (32, 24), (2, 40), (19, 40), (16, 48), (12, 64), (9, 80), (6, 128)];
 /// What the public figures say of one chip, and the vCPUs beside it in an inf1.xlarge.
 const PAIRS_PER_SECOND: f64 = 1_181.0;
 const HOST_CPUS: f64 = 4.0;
