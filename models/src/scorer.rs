@@ -69,6 +69,23 @@ pub struct TextPair {
     pub right: Arc<str>,
 }
 
+/// What is tokenised: of a row, the bytes of its texts.
+trait Texts {
+    fn bytes(&self) -> usize;
+}
+
+impl Texts for TextPair {
+    fn bytes(&self) -> usize {
+        self.left.len() + self.right.len()
+    }
+}
+
+impl Texts for String {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PairScore {
     /// Calibrated probability of `duplicate`, 0 to 1.
@@ -191,7 +208,8 @@ impl Scorer {
         let mut settled = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(TOKENISED_ROWS) {
             let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
-            let found = self.tokenisers.run(deadline.is_none(), move |_| cascade.settle(&chunk)).await?;
+            let bytes = chunk.iter().map(Texts::bytes).sum();
+            let found = self.tokenisers.run(bytes, deadline.is_none(), move |_| cascade.settle(&chunk)).await?;
             settled.extend(found.into_iter().map(|probability| probability.map(score)));
         }
         Ok(settled)
@@ -221,7 +239,7 @@ impl Scorer {
     }
 
     /// Logits of all items, in their order.
-    async fn logits<T: Send + 'static>(
+    async fn logits<T: Texts + Send + 'static>(
         &self,
         items: Vec<T>,
         deadline: Option<Instant>,
@@ -231,7 +249,8 @@ impl Scorer {
         let mut items = items.into_iter();
         while items.len() > 0 {
             let chunk: Vec<T> = items.by_ref().take(TOKENISED_ROWS).collect();
-            let rows = self.tokenisers.run(deadline.is_none(), move |encoder| encode(encoder, &chunk)).await??;
+            let bytes = chunk.iter().map(Texts::bytes).sum();
+            let rows = self.tokenisers.run(bytes, deadline.is_none(), move |encoder| encode(encoder, &chunk)).await??;
             call.enter(rows).await?;
         }
         Ok(call.answers().await?)

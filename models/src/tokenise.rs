@@ -12,6 +12,9 @@ use crate::encode::Encoder;
 
 /// Calls that wait for each thread.
 const WAITING_PER_THREAD: usize = 64;
+/// Bytes of text up to which the caller's own thread does the work: tens of microseconds, less than two
+/// changes of threads take on busy cores.
+const OWN_THREAD_BYTES_MAX: usize = 512;
 
 /// Does its work, and sends the answer off.
 type Job = Box<dyn FnOnce(&Encoder) + Send>;
@@ -27,6 +30,7 @@ pub enum TokeniseError {
 /// The threads' only handle: when the last clone drops, they end.
 #[derive(Clone)]
 pub struct Tokenisers {
+    encoder: Arc<Encoder>,
     jobs: mpsc::Sender<Job>,
 }
 
@@ -39,15 +43,20 @@ impl Tokenisers {
             let (encoder, queue) = (Arc::clone(&encoder), Arc::clone(&queue));
             thread::Builder::new().name(format!("tokenise-{thread}")).spawn(move || serve(&encoder, &queue))?;
         }
-        Ok(Self { jobs })
+        Ok(Self { encoder, jobs })
     }
 
-    /// Runs `work` on one of the threads. A full channel is waited for, or refused at once.
+    /// Runs `work` on texts of so many `bytes`, on one of the threads unless they are few. A full channel is
+    /// waited for, or refused at once.
     pub async fn run<T: Send + 'static>(
         &self,
+        bytes: usize,
         wait: bool,
         work: impl FnOnce(&Encoder) -> T + Send + 'static,
     ) -> Result<T, TokeniseError> {
+        if bytes <= OWN_THREAD_BYTES_MAX {
+            return Ok(work(&self.encoder));
+        }
         let (reply, answer) = oneshot::channel();
         let job: Job = Box::new(move |encoder| {
             // A caller that left needs no answer.
@@ -76,5 +85,25 @@ fn serve(encoder: &Encoder, queue: &Mutex<mpsc::Receiver<Job>>) {
         };
         let Some(job) = job else { return };
         job(encoder);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::manifest::Artifact;
+
+    const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v5");
+
+    #[tokio::test]
+    async fn few_bytes_stay_in_the_callers_thread() {
+        let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
+        let encoder = Encoder::new(&artifact.tokenizer, 128, 32).expect("the tokenizer is good");
+        let tokenisers = Tokenisers::start(encoder, 1).expect("a thread");
+        let thread_of = async |bytes| tokenisers.run(bytes, true, |_| thread::current().id()).await.expect("it runs");
+        assert_eq!(thread_of(OWN_THREAD_BYTES_MAX).await, thread::current().id());
+        assert_ne!(thread_of(OWN_THREAD_BYTES_MAX + 1).await, thread::current().id());
     }
 }
