@@ -15,6 +15,7 @@ use std::arch::x86_64::{
 
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
+use super::simd::{LINE_BYTES, prefetch};
 
 /// Proof that this CPU has every instruction that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,10 @@ const TILE_COLUMNS: usize = 2 * WIDTH;
 const TILE_ROWS: usize = 6;
 /// Rows of a full block: four tiles.
 pub const ROWS: usize = 4 * TILE_ROWS;
+
+/// Largest input that int8 is multiplied by. The product is of 16 bits anyway, so inputs are rounded
+/// sixteen times finer than bytes are, and cost the same.
+pub const VALUE_MAX: f32 = 4_095.0;
 
 /// What panels hold, as fp32.
 pub trait Weight: Number {
@@ -62,20 +67,23 @@ impl Weight for u16 {
     }
 }
 
-/// Runs `$tile` for each tile of `$count` rows and 32 columns; the last rows are 1 to 5.
+/// Runs `$tile` for each tile of `$count` rows and 32 columns; the last rows are 1 to 5. Each asks for
+/// its part of `$ahead`.
 macro_rules! for_each_tile {
-    ($count:expr, $tile:ident, $($argument:expr),*) => {
+    ($count:expr, $ahead:ident, $tile:ident, $($argument:expr),*) => {
+        let mut ahead = Ahead::of($ahead, 2 * $count.div_ceil(TILE_ROWS));
         for column in [0, TILE_COLUMNS] {
             let mut row = 0;
             while row < $count {
                 let rows = ($count - row).min(TILE_ROWS);
+                let part = ahead.next();
                 match rows {
-                    1 => $tile::<1>(row, column, $($argument),*),
-                    2 => $tile::<2>(row, column, $($argument),*),
-                    3 => $tile::<3>(row, column, $($argument),*),
-                    4 => $tile::<4>(row, column, $($argument),*),
-                    5 => $tile::<5>(row, column, $($argument),*),
-                    _ => $tile::<6>(row, column, $($argument),*),
+                    1 => $tile::<1>(row, column, part, $($argument),*),
+                    2 => $tile::<2>(row, column, part, $($argument),*),
+                    3 => $tile::<3>(row, column, part, $($argument),*),
+                    4 => $tile::<4>(row, column, part, $($argument),*),
+                    5 => $tile::<5>(row, column, part, $($argument),*),
+                    _ => $tile::<6>(row, column, part, $($argument),*),
                 }
                 row += rows;
             }
@@ -83,16 +91,51 @@ macro_rules! for_each_tile {
     };
 }
 
+/// Memory that is asked for in parts, a line a step of a tile: many at once would hold the core up.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const u8,
+    /// Of one part.
+    lines: usize,
+}
+
+impl Ahead {
+    fn of<T>(memory: &[T], parts: usize) -> Self {
+        Self { from: memory.as_ptr().cast(), lines: size_of_val(memory).div_ceil(parts * LINE_BYTES) }
+    }
+
+    fn next(&mut self) -> Self {
+        let part = *self;
+        self.from = self.from.wrapping_add(self.lines * LINE_BYTES);
+        part
+    }
+
+    #[inline(always)]
+    fn step(&self, step: usize) {
+        if step < self.lines {
+            prefetch(self.from.wrapping_add(step * LINE_BYTES));
+        }
+    }
+}
+
 /// Products of `count` rows, `stride` apart, with a panel of (inputs, 32).
 #[target_feature(enable = "avx2,fma")]
-pub fn block_fp32(rows: &[f32], stride: usize, count: usize, panel: &[impl Weight], sums: &mut Block<f32>) {
-    for_each_tile!(count, tile_fp32, rows, stride, panel, sums);
+pub fn block_fp32(
+    rows: &[f32],
+    stride: usize,
+    count: usize,
+    panel: &[impl Weight],
+    ahead: &[u16],
+    sums: &mut Block<f32>,
+) {
+    for_each_tile!(count, ahead, tile_fp32, rows, stride, panel, sums);
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn tile_fp32<const ROWS: usize>(
     row: usize,
     column: usize,
+    ahead: Ahead,
     rows: &[f32],
     stride: usize,
     panel: &[impl Weight],
@@ -103,6 +146,7 @@ fn tile_fp32<const ROWS: usize>(
     let rows = &rows[row * stride..];
     let mut tile = [[_mm256_setzero_ps(); 2]; ROWS];
     for input in 0..inputs {
+        ahead.step(input);
         // SAFETY: a panel holds 32 weights for each input, of which these are sixteen.
         let [left, right] = unsafe {
             let at = panel.as_ptr().add(input * COLUMNS + column);
@@ -125,16 +169,17 @@ fn tile_fp32<const ROWS: usize>(
     }
 }
 
-/// Products of `count` rows of 0 to 255, `stride` apart, with a panel of (inputs / 2, 32, 2).
+/// Products of `count` rows of 0 to [`VALUE_MAX`], `stride` apart, with a panel of (inputs / 2, 32, 2).
 #[target_feature(enable = "avx2,fma")]
-pub fn block_int8(rows: &[i16], stride: usize, count: usize, panel: &[i8], sums: &mut Block<i32>) {
-    for_each_tile!(count, tile_int8, rows, stride, panel, sums);
+pub fn block_int8(rows: &[i16], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>) {
+    for_each_tile!(count, ahead, tile_int8, rows, stride, panel, sums);
 }
 
 #[target_feature(enable = "avx2,fma")]
 fn tile_int8<const ROWS: usize>(
     row: usize,
     column: usize,
+    ahead: Ahead,
     rows: &[i16],
     stride: usize,
     panel: &[i8],
@@ -146,6 +191,7 @@ fn tile_int8<const ROWS: usize>(
     let rows = &rows[row * stride..];
     let mut tile = [[_mm256_setzero_si256(); 2]; ROWS];
     for pair in 0..inputs / 2 {
+        ahead.step(pair);
         // SAFETY: a panel holds 64 weights for each pair of inputs, of which these are 32.
         let [left, right] = unsafe {
             let at = panel.as_ptr().add(2 * (pair * COLUMNS + column));

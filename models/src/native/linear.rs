@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::multiply::{Block, COLUMNS, Instructions};
 use super::rows::{Precision, Rows};
-use super::simd::{LANES, LINE_BYTES, Simd, prefetch};
+use super::simd::{LANES, Simd};
 
 /// Panels of 32 columns; in each, for every group of inputs, the weights of each column side
 /// by side. Inputs of int8 go on with zeros to a multiple of 64 bytes.
@@ -80,8 +80,8 @@ impl Linear {
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
             for first in (0..rows.count()).step_by(simd.rows()) {
                 let count = simd.rows().min(rows.count() - first);
-                prefetch_share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                simd.multiply(&rows.exact::<S>()[first * stride..], stride, count, weights, &mut block);
+                let ahead = share(panels, panel + 1, self.inputs, first, rows.count(), count);
+                simd.multiply(&rows.exact::<S>()[first * stride..], stride, count, weights, ahead, &mut block);
                 for half in [0, LANES] {
                     let column = panel * COLUMNS + half;
                     let bias = S::load(&self.bias[column..]);
@@ -107,8 +107,8 @@ impl Linear {
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
             for first in (0..rows.count()).step_by(simd.rows()) {
                 let count = simd.rows().min(rows.count() - first);
-                prefetch_share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                simd.multiply_int8(&rows.bytes::<S>()[first * stride..], stride, count, weights, &mut block);
+                let ahead = share(panels, panel + 1, self.inputs, first, rows.count(), count);
+                simd.multiply_int8(&rows.bytes::<S>()[first * stride..], stride, count, weights, ahead, &mut block);
                 for half in [0, LANES] {
                     let column = panel * COLUMNS + half;
                     let (scale, weight_sum) = (S::load(&scales[column..]), S::load(&weight_sums[column..]));
@@ -124,14 +124,13 @@ impl Linear {
     }
 }
 
-/// Asks for the part of a panel that is due while `count` of `rows` rows are multiplied with
-/// the one before it: all weights together are larger than what stays near a core.
+/// The part of a panel to be asked for while `count` of `rows` rows are multiplied with the one
+/// before it: all weights together are larger than what stays near a core.
 #[inline(always)]
-fn prefetch_share<T>(panels: &[T], panel: usize, inputs: usize, first: usize, rows: usize, count: usize) {
+fn share<T>(panels: &[T], panel: usize, inputs: usize, first: usize, rows: usize, count: usize) -> &[T] {
     let cells = COLUMNS * inputs;
-    let Some(next) = panels.get(panel * cells..(panel + 1) * cells) else { return };
-    let share = &next[cells * first / rows..cells * (first + count) / rows];
-    share.chunks(LINE_BYTES / size_of::<T>()).for_each(prefetch);
+    let Some(next) = panels.get(panel * cells..(panel + 1) * cells) else { return &[] };
+    &next[cells * first / rows..cells * (first + count) / rows]
 }
 
 /// (output, input) of each packed weight, `group` inputs of a column side by side.

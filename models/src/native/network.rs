@@ -11,10 +11,6 @@ use super::simd::{LANES, Simd, Work};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
-/// Tokens that go through the layers together: the more of them, the more often each load of
-/// weights serves; the fewer, the closer their activations stay to the core.
-const TOKENS_AT_ONCE: usize = 512;
-
 /// A tensor of a module: its shape, and its values in row-major order.
 pub struct Parameter<T> {
     pub shape: Vec<usize>,
@@ -100,8 +96,8 @@ thread_local! {
 }
 
 impl Network {
-    /// Packs the weights for `precision`. The heads and the last layer stay exact under int8:
-    /// they decide, and cost little.
+    /// Packs the weights for `precision`. The heads stay exact under int8: they decide, and cost little.
+    /// So does the last layer where its inputs would be rounded to bytes, which changes verdicts.
     pub fn new(
         weights: &mut dyn Parameters,
         precision: Precision,
@@ -121,7 +117,8 @@ impl Network {
         let mut layers = Vec::new();
         let count = take.layers();
         for i in 0..count {
-            let of_layer = |i| if i + 1 >= count { Precision::Exact } else { precision };
+            let of_layer =
+                |i| if i + 1 >= count && !instructions.multiplies_16_bits() { Precision::Exact } else { precision };
             let (precision, next_precision) = (of_layer(i), of_layer(i + 1));
             let mut linear = |name, inputs| take.linear(&format!("layers.{i}.{name}"), inputs, precision);
             let (qkv, out, up) = (linear("qkv", hidden)?, linear("out", hidden)?, linear("up", hidden)?);
@@ -152,7 +149,7 @@ impl Network {
                 let mut tokens = 0;
                 let fits = rest.iter().take_while(|row| {
                     tokens += row.ids.len();
-                    tokens <= TOKENS_AT_ONCE
+                    tokens <= self.instructions.tokens_at_once()
                 });
                 let (now, later) = rest.split_at(fits.count().max(1));
                 self.run(now, activations, &mut logits);
@@ -257,7 +254,7 @@ impl Network {
     }
 }
 
-/// Rows through all layers, at most [`TOKENS_AT_ONCE`] tokens or one row.
+/// Rows through all layers, at most [`Instructions::tokens_at_once`] tokens or one row.
 struct Pass<'p> {
     network: &'p Network,
     rows: &'p [&'p Encoded],

@@ -11,15 +11,15 @@ pub enum Precision {
     /// in fp32. Weights are bf16 in both.
     #[default]
     Exact,
-    /// Weights in int8 with a scale for each output, inputs with a scale and a zero point
-    /// for each row: what else is in the batch makes no difference.
+    /// Weights in int8 with a scale for each output, inputs of [`Simd::BYTE_MAX`] steps with a scale and
+    /// a zero point for each row: what else is in the batch makes no difference.
     Int8,
 }
 
 /// Values of a row that a multiplication takes whole: a tile's row of int8.
 const STEP: usize = 64;
 
-/// Rows of one width in [`Simd::Exact`], or in unsigned int8: `value = (byte - zero) * scale`.
+/// Rows of one width in [`Simd::Exact`], or in [`Simd::Byte`]: `value = (byte - zero) * scale`.
 /// Kept, so that no call allocates.
 #[derive(Default)]
 pub struct Rows {
@@ -99,16 +99,16 @@ impl Rows {
     }
 }
 
-/// Maps a row to 0..=255 between its least and its largest value, zero always among them.
+/// Maps a row to 0..=[`Simd::BYTE_MAX`] between its least and its largest value, zero always among them.
 #[inline(always)]
 fn quantise<S: Simd>(values: &[f32], bytes: &mut [S::Byte]) -> (f32, f32) {
     let (least, most) = range::<S>(values);
-    let scale = ((most - least) / 255.0).max(f32::MIN_POSITIVE);
+    let scale = ((most - least) / S::BYTE_MAX).max(f32::MIN_POSITIVE);
     let zero = (-least / scale).round();
     let (inverse, shift) = (S::splat(1.0 / scale), S::splat(zero));
     for (bytes, values) in bytes.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
         let shifted = S::mul_add(S::load(values), inverse, shift);
-        S::store_bytes(S::min(S::splat(255.0), S::max(S::splat(0.0), shifted)), bytes);
+        S::store_bytes(S::min(S::splat(S::BYTE_MAX), S::max(S::splat(0.0), shifted)), bytes);
     }
     (scale, zero)
 }

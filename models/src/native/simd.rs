@@ -34,8 +34,12 @@ pub trait Simd: Sized {
     type Floats: Copy;
     /// An activation where a layer multiplies exactly: the bits of a bf16, or an fp32.
     type Exact: Number;
-    /// An activation where a layer multiplies in int8: a value of 0 to 255.
+    /// An activation where a layer multiplies in int8: a value of 0 to [`Simd::BYTE_MAX`].
     type Byte: Number;
+
+    /// The largest `Byte`: 255 where bytes are multiplied. Whole, and with 4,096 inputs the sums of
+    /// its products with int8 stay within an int32.
+    const BYTE_MAX: f32;
 
     /// Inputs of a column that lie side by side in a panel of exact weights.
     const EXACT_GROUP: usize;
@@ -50,8 +54,16 @@ pub trait Simd: Sized {
 
     /// `sums = rows · panel` for the first `count` rows of `rows`, which are `stride` apart.
     /// `panel` is (inputs / EXACT_GROUP, 32, EXACT_GROUP) in bf16. `rows` go on to the next
-    /// multiple of sixteen; what stands there is of no consequence.
-    fn multiply(&self, rows: &[Self::Exact], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>);
+    /// multiple of sixteen; what stands there is of no consequence. `ahead` is asked for meanwhile.
+    fn multiply(
+        &self,
+        rows: &[Self::Exact],
+        stride: usize,
+        count: usize,
+        panel: &[u16],
+        ahead: &[u16],
+        sums: &mut Block<f32>,
+    );
 
     /// As [`Simd::multiply`], with a panel of activations.
     fn multiply_exact(
@@ -65,7 +77,15 @@ pub trait Simd: Sized {
 
     /// As [`Simd::multiply`], for bytes and a panel of (inputs / INT8_GROUP, 32, INT8_GROUP)
     /// in int8. The sums are exact.
-    fn multiply_int8(&self, rows: &[Self::Byte], stride: usize, count: usize, panel: &[i8], sums: &mut Block<i32>);
+    fn multiply_int8(
+        &self,
+        rows: &[Self::Byte],
+        stride: usize,
+        count: usize,
+        panel: &[i8],
+        ahead: &[i8],
+        sums: &mut Block<i32>,
+    );
 
     /// Transposes `length` keys of a head, `stride` apart, into panels of 32 of them. The last
     /// panel goes on with whatever follows the last key.
@@ -82,7 +102,7 @@ pub trait Simd: Sized {
     fn store(value: Self::Floats, to: &mut [f32]);
     /// The nearest activations.
     fn store_exact(value: Self::Floats, to: &mut [Self::Exact]);
-    /// Values that are whole, of 0 to 255.
+    /// Values that are whole, of 0 to [`Simd::BYTE_MAX`].
     fn store_bytes(value: Self::Floats, to: &mut [Self::Byte]);
 
     fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -107,9 +127,15 @@ pub trait Simd: Sized {
     fn most(values: Self::Floats) -> f32;
 }
 
-/// Asks for the line of the first of `from`, into the cache of the second level.
+/// Asks for the line at `from`, into the cache of the second level.
 #[inline(always)]
-pub fn prefetch<T>(from: &[T]) {
+pub fn prefetch<T>(from: *const T) {
     // SAFETY: it is a hint, which no address makes invalid.
-    unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().cast()) };
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+}
+
+/// Asks for all of `from`.
+#[inline(always)]
+pub fn prefetch_all<T>(from: &[T]) {
+    from.chunks(LINE_BYTES / size_of::<T>()).for_each(|line| prefetch(line.as_ptr()));
 }

@@ -60,6 +60,8 @@ impl Simd for Ymm {
     /// Of 16 bits, as they are multiplied.
     type Byte = i16;
 
+    const BYTE_MAX: f32 = avx2::VALUE_MAX;
+
     const EXACT_GROUP: usize = 1;
     const INT8_GROUP: usize = 2;
 
@@ -74,18 +76,26 @@ impl Simd for Ymm {
     }
 
     #[inline(always)]
-    fn multiply(&self, rows: &[f32], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        unsafe { avx2::block_fp32(rows, stride, count, panel, sums) }
+    fn multiply(&self, rows: &[f32], stride: usize, count: usize, panel: &[u16], ahead: &[u16], sums: &mut Block<f32>) {
+        unsafe { avx2::block_fp32(rows, stride, count, panel, ahead, sums) }
     }
 
     #[inline(always)]
     fn multiply_exact(&self, rows: &[f32], stride: usize, count: usize, panel: &[f32], sums: &mut Block<f32>) {
-        unsafe { avx2::block_fp32(rows, stride, count, panel, sums) }
+        unsafe { avx2::block_fp32(rows, stride, count, panel, &[], sums) }
     }
 
     #[inline(always)]
-    fn multiply_int8(&self, rows: &[i16], stride: usize, count: usize, panel: &[i8], sums: &mut Block<i32>) {
-        unsafe { avx2::block_int8(rows, stride, count, panel, sums) }
+    fn multiply_int8(
+        &self,
+        rows: &[i16],
+        stride: usize,
+        count: usize,
+        panel: &[i8],
+        ahead: &[i8],
+        sums: &mut Block<i32>,
+    ) {
+        unsafe { avx2::block_int8(rows, stride, count, panel, ahead, sums) }
     }
 
     #[inline(always)]

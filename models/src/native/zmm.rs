@@ -16,7 +16,7 @@ use super::amx::{self, Amx, Tiles};
 use super::attention::HEAD;
 use super::avx512::{self, Avx512};
 use super::multiply::{Block, COLUMNS};
-use super::simd::{LANES, Simd, Work};
+use super::simd::{LANES, Simd, Work, prefetch_all};
 
 /// AVX-512 computes; it or AMX multiplies.
 pub enum Zmm {
@@ -47,6 +47,8 @@ impl Simd for Zmm {
     type Exact = u16;
     type Byte = u8;
 
+    const BYTE_MAX: f32 = 255.0;
+
     const EXACT_GROUP: usize = 2;
     const INT8_GROUP: usize = 4;
 
@@ -64,7 +66,8 @@ impl Simd for Zmm {
     }
 
     #[inline(always)]
-    fn multiply(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
+    fn multiply(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], ahead: &[u16], sums: &mut Block<f32>) {
+        prefetch_all(ahead);
         match self {
             Self::Avx512 => unsafe { avx512::block_bf16(rows, stride, count, panel, sums) },
             Self::Amx(tiles) => tiles.block_bf16(rows, stride, count, panel, sums),
@@ -73,11 +76,20 @@ impl Simd for Zmm {
 
     #[inline(always)]
     fn multiply_exact(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        self.multiply(rows, stride, count, panel, sums);
+        self.multiply(rows, stride, count, panel, &[], sums);
     }
 
     #[inline(always)]
-    fn multiply_int8(&self, rows: &[u8], stride: usize, count: usize, panel: &[i8], sums: &mut Block<i32>) {
+    fn multiply_int8(
+        &self,
+        rows: &[u8],
+        stride: usize,
+        count: usize,
+        panel: &[i8],
+        ahead: &[i8],
+        sums: &mut Block<i32>,
+    ) {
+        prefetch_all(ahead);
         match self {
             Self::Avx512 => unsafe { avx512::block_int8(rows, stride, count, panel, sums) },
             Self::Amx(tiles) => tiles.block_int8(rows, stride, count, panel, sums),
