@@ -11,6 +11,9 @@ use super::simd::{LANES, Simd, Work};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
+/// More inputs could sum up to more than an int32 (see [`Simd::BYTE_MAX`]).
+const INT8_INPUTS_MAX: usize = 4_096;
+
 /// A tensor of a module: its shape, and its values in row-major order.
 pub struct Parameter<T> {
     pub shape: Vec<usize>,
@@ -402,6 +405,10 @@ impl Take<'_> {
         let bias = self.vector(&format!("{name}.bias"), outputs)?;
         if !outputs.is_multiple_of(COLUMNS) {
             let reason = format!("has {outputs} outputs; a multiple of {} is due", COLUMNS);
+            return Err(OtherNetwork { name: name.to_owned(), reason });
+        }
+        if precision == Precision::Int8 && inputs > INT8_INPUTS_MAX {
+            let reason = format!("has {inputs} inputs; int8 takes at most {INT8_INPUTS_MAX}");
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
         Ok(Linear::pack(&weight, &bias, precision, self.instructions))

@@ -209,6 +209,13 @@ fn other_networks_and_rows_are_refused() {
     let mut narrow = weights();
     narrow.insert("pair_out.bias".to_owned(), (vec![3], vec![0.0; 3]));
     assert!(Network::new(&mut narrow, Precision::Exact, instructions).is_err());
+    let mut wide = weights();
+    let inner = INT8_INPUTS_MAX + COLUMNS;
+    wide.insert("layers.0.up.weight".to_owned(), (vec![inner, HIDDEN], vec![0.0; inner * HIDDEN]));
+    wide.insert("layers.0.up.bias".to_owned(), (vec![inner], vec![0.0; inner]));
+    wide.insert("layers.0.down.weight".to_owned(), (vec![HIDDEN, inner], vec![0.0; HIDDEN * inner]));
+    let error = Network::new(&mut wide, Precision::Int8, instructions).err().expect("its sums could overflow");
+    assert!(error.to_string().contains("layers.0.down"), "{error}");
 
     let network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
     let refused = |ids: Vec<i64>, kind: i64| {
