@@ -34,6 +34,8 @@ pub(crate) const ONLINE: Budget =
 const ONLINE_ROWS_MAX: usize = 2_048;
 /// Rows of one call that are tokenised together, while those before them are scored.
 const TOKENISED_ROWS: usize = 512;
+/// Bytes that a text counts for at least: an empty one takes its time as well.
+const TEXT_BYTES_MIN: usize = 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScorerOptions {
@@ -69,20 +71,29 @@ pub struct TextPair {
     pub right: Arc<str>,
 }
 
-/// What is tokenised: of a row, the bytes of its texts.
+/// What is tokenised: of a row, the bytes of its texts, each of at least [`TEXT_BYTES_MIN`].
 trait Texts {
     fn bytes(&self) -> usize;
 }
 
+/// Of all rows.
+fn bytes_of<T: Texts>(rows: &[T]) -> usize {
+    rows.iter().map(Texts::bytes).sum()
+}
+
+fn bytes_of_text(text: &str) -> usize {
+    text.len().max(TEXT_BYTES_MIN)
+}
+
 impl Texts for TextPair {
     fn bytes(&self) -> usize {
-        self.left.len() + self.right.len()
+        bytes_of_text(&self.left) + bytes_of_text(&self.right)
     }
 }
 
 impl Texts for String {
     fn bytes(&self) -> usize {
-        self.len()
+        bytes_of_text(self)
     }
 }
 
@@ -208,7 +219,7 @@ impl Scorer {
         let mut settled = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(TOKENISED_ROWS) {
             let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
-            let bytes = chunk.iter().map(Texts::bytes).sum();
+            let bytes = bytes_of(&chunk);
             let found = self.tokenisers.run(bytes, deadline.is_none(), move |_| cascade.settle(&chunk)).await?;
             settled.extend(found.into_iter().map(|probability| probability.map(score)));
         }
@@ -249,7 +260,7 @@ impl Scorer {
         let mut items = items.into_iter();
         while items.len() > 0 {
             let chunk: Vec<T> = items.by_ref().take(TOKENISED_ROWS).collect();
-            let bytes = chunk.iter().map(Texts::bytes).sum();
+            let bytes = bytes_of(&chunk);
             let rows = self.tokenisers.run(bytes, deadline.is_none(), move |encoder| encode(encoder, &chunk)).await??;
             call.enter(rows).await?;
         }
@@ -329,6 +340,12 @@ mod tests {
         assert_eq!(score.intent, Intent::Product);
         assert!((score.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((score.probabilities[2] - 0.268_941_43).abs() < 1e-6);
+    }
+
+    #[test]
+    fn many_short_texts_are_no_short_work() {
+        assert_eq!(bytes_of(&["kettle".to_owned(), "k".repeat(100)]), TEXT_BYTES_MIN + 100);
+        assert!(bytes_of(&vec![String::new(); 256]) > crate::tokenise::OWN_THREAD_BYTES_MAX);
     }
 
     #[test]

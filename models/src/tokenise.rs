@@ -1,5 +1,5 @@
 //! Tokenisation, and the cascade before it, on threads of their own, behind a bounded channel: they neither hold up
-//! the runtime, which has deadlines to keep, nor take a replica's time.
+//! the runtime, which has deadlines to keep, nor take a replica's time. A short text is done where it is.
 
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -14,7 +14,7 @@ use crate::encode::Encoder;
 const WAITING_PER_THREAD: usize = 64;
 /// Bytes of text up to which the caller's own thread does the work: tens of microseconds, less than two
 /// changes of threads take on busy cores.
-const OWN_THREAD_BYTES_MAX: usize = 512;
+pub(crate) const OWN_THREAD_BYTES_MAX: usize = 512;
 
 /// Does its work, and sends the answer off.
 type Job = Box<dyn FnOnce(&Encoder) + Send>;

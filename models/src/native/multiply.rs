@@ -56,9 +56,17 @@ impl Instructions {
         !matches!(self, Self::Avx2(_))
     }
 
-    /// Whether int8 is multiplied by inputs of more than a byte.
-    pub fn multiplies_16_bits(self) -> bool {
-        matches!(self, Self::Avx2(_))
+    /// [`Simd::BYTE_MAX`].
+    pub fn byte_max(self) -> f32 {
+        match self {
+            Self::Amx(_) | Self::Avx512(_) => Zmm::BYTE_MAX,
+            Self::Avx2(_) => Ymm::BYTE_MAX,
+        }
+    }
+
+    /// Most inputs of an int8 layer: the sum of more products of bytes could exceed an int32.
+    pub fn int8_inputs_max(self) -> usize {
+        i32::MAX as usize / (i8::MAX as usize * self.byte_max() as usize)
     }
 
     /// Tokens that go through the layers together: the more of them, the more often each load of weights

@@ -11,8 +11,8 @@ use super::simd::{LANES, Simd, Work};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
-/// More inputs could sum up to more than an int32 (see [`Simd::BYTE_MAX`]).
-const INT8_INPUTS_MAX: usize = 4_096;
+/// Where inputs of int8 have no more steps, the last layer stays exact.
+const BYTE: f32 = u8::MAX as f32;
 
 /// A tensor of a module: its shape, and its values in row-major order.
 pub struct Parameter<T> {
@@ -121,7 +121,7 @@ impl Network {
         let count = take.layers();
         for i in 0..count {
             let of_layer =
-                |i| if i + 1 >= count && !instructions.multiplies_16_bits() { Precision::Exact } else { precision };
+                |i| if i + 1 >= count && instructions.byte_max() <= BYTE { Precision::Exact } else { precision };
             let (precision, next_precision) = (of_layer(i), of_layer(i + 1));
             let mut linear = |name, inputs| take.linear(&format!("layers.{i}.{name}"), inputs, precision);
             let (qkv, out, up) = (linear("qkv", hidden)?, linear("out", hidden)?, linear("up", hidden)?);
@@ -407,8 +407,9 @@ impl Take<'_> {
             let reason = format!("has {outputs} outputs; a multiple of {} is due", COLUMNS);
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
-        if precision == Precision::Int8 && inputs > INT8_INPUTS_MAX {
-            let reason = format!("has {inputs} inputs; int8 takes at most {INT8_INPUTS_MAX}");
+        let inputs_max = self.instructions.int8_inputs_max();
+        if precision == Precision::Int8 && inputs > inputs_max {
+            let reason = format!("has {inputs} inputs; int8 takes at most {inputs_max}");
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
         Ok(Linear::pack(&weight, &bias, precision, self.instructions))

@@ -210,7 +210,7 @@ fn other_networks_and_rows_are_refused() {
     narrow.insert("pair_out.bias".to_owned(), (vec![3], vec![0.0; 3]));
     assert!(Network::new(&mut narrow, Precision::Exact, instructions).is_err());
     let mut wide = weights();
-    let inner = INT8_INPUTS_MAX + COLUMNS;
+    let inner = (instructions.int8_inputs_max() + 1).next_multiple_of(COLUMNS);
     wide.insert("layers.0.up.weight".to_owned(), (vec![inner, HIDDEN], vec![0.0; inner * HIDDEN]));
     wide.insert("layers.0.up.bias".to_owned(), (vec![inner], vec![0.0; inner]));
     wide.insert("layers.0.down.weight".to_owned(), (vec![HIDDEN, inner], vec![0.0; HIDDEN * inner]));

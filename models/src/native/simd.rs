@@ -37,8 +37,7 @@ pub trait Simd: Sized {
     /// An activation where a layer multiplies in int8: a value of 0 to [`Simd::BYTE_MAX`].
     type Byte: Number;
 
-    /// The largest `Byte`: 255 where bytes are multiplied. Whole, and with 4,096 inputs the sums of
-    /// its products with int8 stay within an int32.
+    /// The largest `Byte`, a whole number: 255 where bytes are multiplied.
     const BYTE_MAX: f32;
 
     /// Inputs of a column that lie side by side in a panel of exact weights.
