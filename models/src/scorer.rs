@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn many_short_texts_are_no_short_work() {
         assert_eq!(bytes_of(&["kettle".to_owned(), "k".repeat(100)]), TEXT_BYTES_MIN + 100);
-        assert!(bytes_of(&vec![String::new(); 256]) > crate::tokenise::OWN_THREAD_BYTES_MAX);
+        assert!(bytes_of(&[const { String::new() }; 256]) > crate::tokenise::OWN_THREAD_BYTES_MAX);
     }
 
     #[test]
