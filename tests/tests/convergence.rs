@@ -195,6 +195,47 @@ async fn a_late_worker_leaves_nothing_behind() {
     }
 }
 
+/// An event that is stale by now comes again and looks once more at the newer state; while its
+/// worker stands before any of its requests, a third state is labelled, and after one request
+/// more it dies. The next delivery knows of the event's text and of the third state, so nothing of
+/// the second may be left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_late_worker_that_dies_over_another_state_than_its_events_leaves_nothing_behind() {
+    let engine = Embedded::memory().expect("memory needs nothing");
+    let model = [TextModel::new("now")];
+    let (first, second) = (upsert("X", 1, "large lamp qx4471z", 1.0), upsert("X", 2, "steel kettle mv8835k", 1.0));
+    let thirds = [upsert("X", 3, "lamp tb2296w", 1.0), upsert("X", 3, "large lamp qx4471z", 1.0), delete("X", 3)];
+    for (name, third) in ["text", "back", "gone"].into_iter().zip(thirds) {
+        let mut deaths = 0;
+        for requests in 0_i64.. {
+            let store = tables(&engine, &format!("dies-{name}{requests}-")).await;
+            let mut history = neighbours();
+            history.extend([first.clone(), second.clone()]);
+            for event in &history {
+                pipeline(store.clone(), &model[0]).process(&body(event), 1).await.expect("nothing is in its way");
+            }
+            let ((stopped, has_stopped), (go, may_go)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+            let late = mortal(&paused(&store, requests, stopped, may_go), requests + 1);
+            let (late, message) = (pipeline(late, &model[0]), body(&first));
+            let late = tokio::spawn(async move { late.process(&message, 2).await });
+            let was_stopped = tokio::task::block_in_place(|| has_stopped.recv()).is_ok();
+            pipeline(store.clone(), &model[0]).process(&body(&third), 1).await.expect("nothing is in its way");
+            drop(go);
+            if late.await.expect("no panic").is_err() {
+                deaths += 1;
+                let again = pipeline(store.clone(), &model[0]).process(&body(&first), 3).await;
+                again.expect("nothing is in its way");
+            }
+            history.push(third.clone());
+            assert_converged(&store, &model, &history).await;
+            if !was_stopped {
+                break;
+            }
+        }
+        assert!(deaths >= 4, "{name}: only {deaths} runs were cut off");
+    }
+}
+
 /// Two workers have one event. The first plans with a look-alike that is deleted meanwhile,
 /// the second finds nothing left to write and sets the marker, and the first sends one more
 /// request and dies: not even until its redelivery may an entry of what is gone be there.

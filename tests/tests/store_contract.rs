@@ -46,6 +46,7 @@ contract! {
     of_racing_states_one_is_written,
     many_products_are_read_in_order,
     postings_are_put_read_and_deleted,
+    postings_are_replaced_while_a_state_holds,
     bad_postings_are_refused,
     label_items_are_guarded_by_their_revision,
     label_items_are_guarded_by_checks,
@@ -263,6 +264,21 @@ async fn postings_are_put_read_and_deleted(store: Store) {
     store.delete_postings(&id("A"), &keys[..30]).await.expect("deletes what is gone");
     store.delete_postings(&id("B"), &keys).await.expect("leaves what another product has");
     assert_eq!(store.postings(&keys, 10).await.expect("reads"), postings[30..]);
+}
+
+async fn postings_are_replaced_while_a_state_holds(store: Store) {
+    store.create_tables().await.expect("creates");
+    put(&store, &state("A", 1, "a")).await;
+    let keys: Vec<String> = (0..150).map(|n| format!("k{n:03}")).collect();
+    let postings: Vec<Posting> = keys[50..].iter().map(|key| posting(key, "A")).collect();
+    store.put_postings(&keys[..50].iter().map(|key| posting(key, "A")).collect::<Vec<_>>()).await.expect("puts");
+    let other = store.replace_postings_while(&check("A", "b"), &postings, &keys[..50]).await;
+    assert_eq!(other.expect("answers"), StateOutcome::Conflict(None));
+    let held: Vec<String> = store.postings(&keys, 1).await.expect("reads").into_iter().map(|held| held.key).collect();
+    assert_eq!(held, keys[..50], "it has another text");
+    let same = store.replace_postings_while(&check("A", "a"), &postings, &keys[..50]).await;
+    assert_eq!(same.expect("answers"), StateOutcome::Written);
+    assert_eq!(store.postings(&keys, 1).await.expect("reads"), postings);
 }
 
 async fn bad_postings_are_refused(store: Store) {

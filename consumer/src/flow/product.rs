@@ -19,6 +19,7 @@ use crate::decide::blocking::KeyEpochs;
 use crate::decide::merge::{self, Owner};
 use crate::decide::plan::{self, Plan, plan};
 use crate::source::Backoff;
+use crate::store::{StateCheck, StateOutcome};
 
 /// Between attempts: whoever lost to another worker comes back when that one is through.
 const PAUSE: Backoff = Backoff { base: Duration::from_millis(5), max: Duration::from_millis(500) };
@@ -37,6 +38,8 @@ pub(super) struct Task<'a> {
     pub(super) is_settled: bool,
     /// Keys that postings of the product may lie under besides those of its texts.
     written: &'a [String],
+    /// All that the next delivery knows of, should this one die.
+    event_text: &'a str,
 }
 
 /// Whether a step found the tables as it had read them.
@@ -92,7 +95,7 @@ impl Pipeline {
             // An event's earlier delivery may have moved postings after the marker was set, and
             // so may this very run; a reconciliation that has written nothing yet trusts it.
             let is_settled = purpose != Purpose::Event && attempt == 0 && self.is_labelled(&own, &epochs);
-            let task = Task { own: &own, epochs: &epochs, purpose, is_settled, written: &written };
+            let task = Task { own: &own, epochs: &epochs, purpose, is_settled, written: &written, event_text };
             let step = match (own.deleted, is_settled) {
                 (true, true) => Step::Done,
                 (true, false) => self.retract(task, &mut tally).await?,
@@ -111,8 +114,9 @@ impl Pipeline {
     async fn label_state(&self, task: Task<'_>, scored: &mut Scored, tally: &mut Tally) -> Result<Step, FlowError> {
         let Task { own, epochs, purpose, .. } = task;
         let model = self.scorer.model_id();
-        self.move_postings(task).await?;
-
+        if self.move_postings(task).await? != StateOutcome::Written {
+            return Ok(Step::Conflict(None));
+        }
         let (candidates, item) =
             candidates_and_label_item(&self.store, epochs.active(), &self.limits, own, model).await?;
         let partners = match purpose {
@@ -174,18 +178,24 @@ impl Pipeline {
     }
 
     /// Step 2. Postings of the state's text are put, and those that only earlier texts had go.
-    /// A state that has moved on meanwhile is planned again, and gets its own back.
-    async fn move_postings(&self, task: Task<'_>) -> Result<(), FlowError> {
+    /// A state that has moved on meanwhile is planned again, and gets its own back. Postings of
+    /// another text than the event's are put only while the state has it: put later they would stay
+    /// if this worker died, for they are in no state any more, and not in the event either.
+    async fn move_postings(&self, task: Task<'_>) -> Result<StateOutcome, FlowError> {
         let Task { own, epochs, .. } = task;
         if task.is_settled {
-            return Ok(());
+            return Ok(StateOutcome::Written);
         }
         // A tombstone has no text, so it wants no key.
         let postings = epochs.postings(&own.id, &own.text);
         let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| epochs.posting_keys(text)).collect();
         obsolete.extend_from_slice(task.written);
         obsolete.retain(|key| postings.iter().all(|posting| posting.key != *key));
-        Ok(self.store.replace_postings(&own.id, &postings, &obsolete).await?)
+        if postings.is_empty() || own.text == task.event_text {
+            self.store.replace_postings(&own.id, &postings, &obsolete).await?;
+            return Ok(StateOutcome::Written);
+        }
+        Ok(self.store.replace_postings_while(&StateCheck::text(own), &postings, &obsolete).await?)
     }
 
     /// Takes pairs that neither product's look-up proposes out of the plan, and gives the
@@ -214,7 +224,9 @@ impl Pipeline {
     async fn retract(&self, task: Task<'_>, tally: &mut Tally) -> Result<Step, FlowError> {
         let own = task.own;
         let model = self.scorer.model_id();
-        self.move_postings(task).await?;
+        if self.move_postings(task).await? != StateOutcome::Written {
+            return Ok(Step::Conflict(None));
+        }
         let expires_at = own.expires_at.unwrap_or_else(|| self.expiry(self.tombstone_ttl));
         let slots = self.store.label_slots(&own.id).await?;
         // A tombstone where no labels are yet, too: a late worker may still bring some.

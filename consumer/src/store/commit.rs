@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::{
     ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use shared::item::{LabelItem, LabelledMarker, ProductItem};
-use shared::table::{LABELS, PRODUCTS};
+use shared::table::{LABELS, PRODUCTS, Table};
 use shared::{ModelId, ProductId, TextHash};
 
 use super::codec::{encode, number, string};
@@ -44,37 +44,48 @@ impl Store {
     pub async fn put_label_items(&self, write: &LabelWrite<'_>) -> Result<StateOutcome, StoreError> {
         let call = self.call("TransactWriteItems", &LABELS);
         let request = self.transaction(&call, write)?;
-        self.meter.write_request(&LABELS);
-        match request.send().await {
+        match self.transact(&LABELS, request, || ids_of(write.items)).await? {
+            None => Ok(StateOutcome::Written),
+            Some(cancelled) => self.conflict(&call, old_state(write, &cancelled)),
+        }
+    }
+
+    /// Sends a transaction of this table and the states; with what it was cancelled for, where that
+    /// was a condition or another transaction. `key` names its items for a message about their size.
+    pub(super) async fn transact(
+        &self,
+        table: &Table,
+        request: TransactWriteItemsFluentBuilder,
+        key: impl FnOnce() -> String,
+    ) -> Result<Option<TransactionCanceledException>, StoreError> {
+        let call = self.call("TransactWriteItems", table);
+        self.meter.write_request(table);
+        let error = match request.return_consumed_capacity(ReturnConsumedCapacity::Total).send().await {
             Ok(answer) => {
-                for table in [LABELS, PRODUCTS] {
+                for table in [*table, PRODUCTS] {
                     let is_of_table = |name: Option<&str>| name == Some(self.name(&table).as_str());
                     let capacity = answer.consumed_capacity().iter().find(|c| is_of_table(c.table_name()));
                     self.meter.wrote(&table, capacity);
                 }
-                Ok(StateOutcome::Written)
+                return Ok(None);
             }
-            Err(error) => match error.as_service_error() {
-                Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
-                    match Cancellation::of(cancelled.cancellation_reasons()) {
-                        Cancellation::Conflict => self.conflict(&call, old_state(write, cancelled)),
-                        Cancellation::TooLarge => {
-                            let key = ids_of(write.items);
-                            Err(StoreError::TooLarge { call, key, source: error.into() })
-                        }
-                        Cancellation::Overloaded => Err(StoreError::Unavailable { call, source: error.into() }),
-                        Cancellation::Refused => Err(StoreError::Refused { call, source: error.into() }),
-                    }
-                }
-                _ => Err(StoreError::of(call, ids_of(write.items), error)),
-            },
+            Err(error) => error,
+        };
+        let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) = error.as_service_error() else {
+            return Err(StoreError::of(call, key(), error));
+        };
+        match Cancellation::of(cancelled.cancellation_reasons()) {
+            Cancellation::Conflict => Ok(Some(cancelled.clone())),
+            Cancellation::TooLarge => Err(StoreError::TooLarge { call, key: key(), source: error.into() }),
+            Cancellation::Overloaded => Err(StoreError::Unavailable { call, source: error.into() }),
+            Cancellation::Refused => Err(StoreError::Refused { call, source: error.into() }),
         }
     }
 
     /// The marker comes first, so that its reason does.
     fn transaction(&self, call: &Call, write: &LabelWrite<'_>) -> Result<TransactWriteItemsFluentBuilder, StoreError> {
         let refused = |error: BuildError| StoreError::Refused { call: call.clone(), source: error.into() };
-        let mut request = self.client.transact_write_items().return_consumed_capacity(ReturnConsumedCapacity::Total);
+        let mut request = self.client.transact_write_items();
         if let Some((state, model, marker)) = &write.marker {
             let update = Update::builder()
                 .table_name(self.name(&PRODUCTS))
@@ -129,7 +140,7 @@ impl StateCheck {
         Self { id: state.id.clone(), version: None, text_hash: state.text_hash }
     }
 
-    fn to_condition_check(&self, table: String) -> Result<ConditionCheck, BuildError> {
+    pub(super) fn to_condition_check(&self, table: String) -> Result<ConditionCheck, BuildError> {
         let mut check = ConditionCheck::builder()
             .table_name(table)
             .key("id", string(&self.id))

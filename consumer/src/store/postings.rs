@@ -2,19 +2,24 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aws_sdk_dynamodb::types::{DeleteRequest, PutRequest, ReturnConsumedCapacity, WriteRequest};
+use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::types::{
+    Delete, DeleteRequest, Put, PutRequest, ReturnConsumedCapacity, TransactWriteItem, WriteRequest,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use shared::ProductId;
 use shared::item::{Posting, SKETCH_BYTES_MAX};
-use shared::table::POSTINGS;
+use shared::table::{POSTINGS, PRODUCTS};
 
 use super::codec::{Item, decode, encode, string};
-use super::{Call, Store, StoreError};
+use super::{Call, StateCheck, StateOutcome, Store, StoreError};
 
 /// Longest partition key of DynamoDB, in bytes.
 const KEY_BYTES_MAX: usize = 2048;
 /// Queries of one call under way at once.
 const CONCURRENT_QUERIES: usize = 16;
+/// Changes of one transaction beside its condition; DynamoDB takes 100 parts.
+const TRANSACTED_MAX: usize = 99;
 
 impl Store {
     /// Puts postings, replacing those of the same key and product. Not atomic: on an error
@@ -38,15 +43,31 @@ impl Store {
         gone: &[String],
     ) -> Result<(), StoreError> {
         let call = self.call("BatchWriteItem", &POSTINGS);
-        let mut requests = puts(&call, postings)?;
-        let distinct: HashSet<&String> = gone.iter().collect();
-        for key in distinct {
-            check_key(&call, key)?;
-            let delete = DeleteRequest::builder().key("key", string(key)).key("id", string(id)).build();
-            let delete = delete.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
-            requests.push(WriteRequest::builder().delete_request(delete).build());
+        self.batch_write(&POSTINGS, replacement(&call, id, postings, gone)?).await
+    }
+
+    /// The same for the product of `check`, in transactions of up to [`TRANSACTED_MAX`] changes, each
+    /// made only while `check` holds, at twice the write units.
+    pub async fn replace_postings_while(
+        &self,
+        check: &StateCheck,
+        postings: &[Posting],
+        gone: &[String],
+    ) -> Result<StateOutcome, StoreError> {
+        let call = self.call("TransactWriteItems", &POSTINGS);
+        let refused = |error: BuildError| StoreError::Refused { call: call.clone(), source: error.into() };
+        for changes in replacement(&call, &check.id, postings, gone)?.chunks(TRANSACTED_MAX) {
+            let condition = check.to_condition_check(self.name(&PRODUCTS)).map_err(refused)?;
+            let condition = TransactWriteItem::builder().condition_check(condition).build();
+            let mut request = self.client.transact_write_items().transact_items(condition);
+            for change in changes {
+                request = request.transact_items(transacted(change, &call.table).map_err(refused)?);
+            }
+            if self.transact(&POSTINGS, request, || check.id.to_string()).await?.is_some() {
+                return Ok(StateOutcome::Conflict(None));
+            }
         }
-        self.batch_write(&POSTINGS, requests).await
+        Ok(StateOutcome::Written)
     }
 
     /// The postings of each key, read consistently: by key in the order given (each key
@@ -95,6 +116,36 @@ impl Store {
         }
         Ok(postings)
     }
+}
+
+/// Puts of `postings` and deletes of the product's under the keys `gone`.
+fn replacement(
+    call: &Call,
+    id: &ProductId,
+    postings: &[Posting],
+    gone: &[String],
+) -> Result<Vec<WriteRequest>, StoreError> {
+    let mut requests = puts(call, postings)?;
+    let distinct: HashSet<&String> = gone.iter().collect();
+    for key in distinct {
+        check_key(call, key)?;
+        let delete = DeleteRequest::builder().key("key", string(key)).key("id", string(id)).build();
+        let delete = delete.map_err(|error| StoreError::Refused { call: call.clone(), source: error.into() })?;
+        requests.push(WriteRequest::builder().delete_request(delete).build());
+    }
+    Ok(requests)
+}
+
+/// One change of a batch as a part of a transaction.
+fn transacted(change: &WriteRequest, table: &str) -> Result<TransactWriteItem, BuildError> {
+    let mut part = TransactWriteItem::builder();
+    if let Some(put) = change.put_request() {
+        part = part.put(Put::builder().table_name(table).set_item(Some(put.item().clone())).build()?);
+    }
+    if let Some(delete) = change.delete_request() {
+        part = part.delete(Delete::builder().table_name(table).set_key(Some(delete.key().clone())).build()?);
+    }
+    Ok(part.build())
 }
 
 fn puts(call: &Call, postings: &[Posting]) -> Result<Vec<WriteRequest>, StoreError> {
