@@ -112,6 +112,8 @@ pub struct Tally {
     /// Pairs that were proposed and already labelled for both texts.
     pub pairs_skipped: u64,
     pub queries_scored: u64,
+    /// Of these, the ones that the first stage settled.
+    pub queries_settled: u64,
     pub items_written: u64,
     /// Label items met that said `overflow`.
     pub overflows: u64,
@@ -134,6 +136,7 @@ impl AddAssign for Tally {
         self.pairs_settled += other.pairs_settled;
         self.pairs_skipped += other.pairs_skipped;
         self.queries_scored += other.queries_scored;
+        self.queries_settled += other.queries_settled;
         self.items_written += other.items_written;
         self.overflows += other.overflows;
         self.superseded += other.superseded;

@@ -73,6 +73,20 @@ fn encoding(criterion: &mut Criterion) {
     group.bench_function("queries", |bencher| bencher.iter(|| encoder.queries(&queries[..8])));
 }
 
+/// What a row costs that never reaches the network, and each that does besides.
+fn first_stages(criterion: &mut Criterion) {
+    let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
+    let cascade = artifact.cascade.expect("the shipped artifact has one");
+    let query_cascade = artifact.query_cascade.expect("the shipped artifact has one");
+    let (pairs, queries) = (pairs(), queries());
+    let mut group = criterion.benchmark_group("first stage");
+    // As with `encode`, a call has no two of a text.
+    group.sample_size(20).throughput(Throughput::Elements(8));
+    group.bench_function("pairs", |bencher| bencher.iter(|| cascade.settle(&pairs[..8])));
+    let logits = |query: &String| query_cascade.linear.logits(query);
+    group.bench_function("queries", |bencher| bencher.iter(|| queries[..8].iter().map(logits).collect::<Vec<_>>()));
+}
+
 /// Registers that are multiplied without a load: the machine's limit.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "a vector of bf16 has no constructor, and AMX no stable intrinsics")]
@@ -242,5 +256,5 @@ fn peaks(criterion: &mut Criterion) {
 #[cfg(not(target_arch = "x86_64"))]
 fn peaks(_: &mut Criterion) {}
 
-criterion_group!(all, peaks, encoding, scoring);
+criterion_group!(all, peaks, encoding, first_stages, scoring);
 criterion_main!(all);

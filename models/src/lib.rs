@@ -20,6 +20,7 @@ pub mod mark;
 #[cfg(target_arch = "x86_64")]
 mod native;
 pub mod neuron;
+pub mod query_cascade;
 mod replica;
 pub mod scorer;
 pub mod shape;
@@ -30,4 +31,4 @@ pub use explain::{Explanation, explain};
 pub use kernel::Kernel;
 pub use manifest::{Artifact, Manifest};
 pub use mark::MARKS;
-pub use scorer::{IntentScore, Lanes, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};
+pub use scorer::{IntentScore, Lanes, LoadError, PROBE_QUERY, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

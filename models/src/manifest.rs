@@ -13,17 +13,20 @@ use shared::{Intent, ModelId, TEXT_VERSION};
 use crate::cascade::{Cascade, Forest};
 use crate::golden::Goldens;
 use crate::mark::MARKS;
+use crate::query_cascade::{Linear, QueryCascade};
 use crate::shape::Shape;
 
-/// The manifest schemas that this build reads. A `cascade` needs the second: a build that
-/// knows the first alone would skip that field, and label otherwise under the same name.
+/// The manifest schemas that this build reads. A `cascade` needs the second, a `query_cascade` the
+/// third: a build that knows less would skip that field, and label otherwise under the same name.
 pub const SCHEMA_VERSION: u32 = 2;
 pub const CASCADE_SCHEMA_VERSION: u32 = 3;
+pub const QUERY_CASCADE_SCHEMA_VERSION: u32 = 4;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODULE_FILE: &str = "model.ts";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub const GOLDENS_FILE: &str = "goldens.json";
 pub const CASCADE_FILE: &str = "cascade.json";
+pub const QUERY_CASCADE_FILE: &str = "query_cascade.json";
 
 /// Logits of the pair head, in their order.
 const PAIR_LABELS: [&str; 2] = ["distinct", "duplicate"];
@@ -53,8 +56,10 @@ pub struct Manifest {
     /// Pair logits are divided by it before the softmax.
     pub temperature: f32,
     pub thresholds: Thresholds,
-    /// The first stage; left out where the cross-encoder judges every pair.
+    /// The first stage of pairs; left out where the cross-encoder judges every one.
     pub cascade: Option<CascadeEntry>,
+    /// The first stage of queries; left out where the network reads every one.
+    pub query_cascade: Option<QueryCascadeEntry>,
     pub golden_tolerance: Tolerance,
     /// In place of [`MODULE_FILE`], modules that take one shape each.
     #[serde(rename = "static")]
@@ -116,6 +121,13 @@ pub struct CascadeEntry {
     pub distinct_below: f32,
 }
 
+/// Turns the linear model of [`QUERY_CASCADE_FILE`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct QueryCascadeEntry {
+    /// An intent of at least this probability stands, without the network.
+    pub settle_from: f32,
+}
+
 /// Largest difference of any logit from the goldens, for each numeric path.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Tolerance {
@@ -142,6 +154,8 @@ pub struct Artifact {
     pub goldens: Goldens,
     /// None where the manifest does not turn it on.
     pub cascade: Option<Cascade>,
+    /// Likewise.
+    pub query_cascade: Option<QueryCascade>,
 }
 
 /// One reason not to use an artifact.
@@ -154,7 +168,7 @@ pub enum Problem {
     #[error("{file}: is not what its name says: {reason}")]
     Malformed { file: String, reason: String },
     #[error(
-        "{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION} and {CASCADE_SCHEMA_VERSION}"
+        "{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION} to {QUERY_CASCADE_SCHEMA_VERSION}"
     )]
     SchemaVersion { found: u32 },
     #[error(
@@ -211,17 +225,18 @@ impl Artifact {
             other => other.and_then(Result::ok),
         };
         let forest = manifest.cascade.zip(contents.remove(CASCADE_FILE));
-        let cascade = match forest.map(|(entry, bytes)| (entry, Forest::read(&bytes))) {
-            Some((entry, Ok(forest))) => Some(Cascade { forest, distinct_below: entry.distinct_below }),
-            Some((_, Err(error))) => {
-                problems.push(Problem::Malformed { file: CASCADE_FILE.to_owned(), reason: error.to_string() });
-                None
-            }
-            None => None,
-        };
+        let cascade = forest.and_then(|(CascadeEntry { distinct_below }, bytes)| {
+            let forest = kept(CASCADE_FILE, Forest::read(&bytes), &mut problems)?;
+            Some(Cascade { forest, distinct_below })
+        });
+        let linear = manifest.query_cascade.zip(contents.remove(QUERY_CASCADE_FILE));
+        let query_cascade = linear.and_then(|(QueryCascadeEntry { settle_from }, bytes)| {
+            let linear = kept(QUERY_CASCADE_FILE, Linear::read(&bytes), &mut problems)?;
+            Some(QueryCascade { linear, settle_from })
+        });
         match (contents.remove(TOKENIZER_FILE), goldens) {
             (Some(tokenizer), Some(goldens)) if problems.is_empty() => {
-                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens, cascade })
+                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens, cascade, query_cascade })
             }
             _ => Err(refused(problems)),
         }
@@ -257,7 +272,7 @@ impl Manifest {
         }
         let bytes = read(folder, MANIFEST_FILE)?;
         let Version { schema_version } = parse(MANIFEST_FILE, &bytes)?;
-        if ![SCHEMA_VERSION, CASCADE_SCHEMA_VERSION].contains(&schema_version) {
+        if !(SCHEMA_VERSION..=QUERY_CASCADE_SCHEMA_VERSION).contains(&schema_version) {
             return Err(Problem::SchemaVersion { found: schema_version });
         }
         parse(MANIFEST_FILE, &bytes)
@@ -295,8 +310,16 @@ impl Manifest {
             let reason = format!("0 < distinct_below ({distinct_below}) <= thresholds.review ({review}) does not hold");
             field(!is_below, "cascade", reason);
             let reason = format!("{} has no cascade, and {CASCADE_SCHEMA_VERSION} has", self.schema_version);
-            field(self.schema_version != CASCADE_SCHEMA_VERSION, "schema_version", reason);
+            field(self.schema_version < CASCADE_SCHEMA_VERSION, "schema_version", reason);
             field(!self.files.contains_key(CASCADE_FILE), "files", format!("{CASCADE_FILE} is missing"));
+        }
+        if let Some(QueryCascadeEntry { settle_from }) = self.query_cascade {
+            let reason = format!("0.5 < settle_from ({settle_from}) < 1 does not hold");
+            field(!(0.5 < settle_from && settle_from < 1.0), "query_cascade", reason);
+            let reason =
+                format!("{} has no query_cascade, and {QUERY_CASCADE_SCHEMA_VERSION} has", self.schema_version);
+            field(self.schema_version < QUERY_CASCADE_SCHEMA_VERSION, "schema_version", reason);
+            field(!self.files.contains_key(QUERY_CASCADE_FILE), "files", format!("{QUERY_CASCADE_FILE} is missing"));
         }
         let Tolerance { fp32, bf16, int8 } = self.golden_tolerance;
         let all_positive = positive(fp32) && positive(bf16) && int8.is_none_or(positive);
@@ -337,6 +360,12 @@ impl Compiled {
         }
         problems
     }
+}
+
+/// A stage that could be read, or its problem among the others.
+fn kept<T>(file: &str, stage: Result<T, impl fmt::Display>, problems: &mut Vec<Problem>) -> Option<T> {
+    let malformed = |reason: String| Problem::Malformed { file: file.to_owned(), reason };
+    stage.map_err(|error| problems.push(malformed(error.to_string()))).ok()
 }
 
 fn read(folder: &Path, name: &str) -> Result<Vec<u8>, Problem> {

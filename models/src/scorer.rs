@@ -17,6 +17,7 @@ use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::engine::{Numeric, RowLogits};
 use crate::kernel::Kernel;
 use crate::manifest::{Manifest, Thresholds};
+use crate::query_cascade::QueryCascade;
 use crate::replica::Replicas;
 use crate::tokenise::Tokenisers;
 pub use error::{LoadError, ScoreError};
@@ -36,6 +37,8 @@ const ONLINE_ROWS_MAX: usize = 2_048;
 const TOKENISED_ROWS: usize = 512;
 /// Bytes that a text counts for at least: an empty one takes its time as well.
 const TEXT_BYTES_MIN: usize = 64;
+/// What a probe asks: as short as most queries.
+pub const PROBE_QUERY: &str = "usb c cable";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScorerOptions {
@@ -111,6 +114,28 @@ pub struct IntentScore {
     pub intent: Intent,
     /// In the order of [`Intent::ALL`]; sums to 1.
     pub probabilities: [f32; 4],
+    /// The first stage for queries, or the network.
+    pub stage: Stage,
+}
+
+impl IntentScore {
+    /// What `stage` says with these logits.
+    fn of(logits: [f32; 4], stage: Stage) -> Self {
+        let (mut best, mut largest) = (Intent::ALL[0], logits[0]);
+        for (intent, logit) in Intent::ALL.into_iter().zip(logits) {
+            if logit > largest {
+                (best, largest) = (intent, logit);
+            }
+        }
+        let powers = logits.map(|logit| (logit - largest).exp());
+        let sum: f32 = powers.iter().sum();
+        Self { intent: best, probabilities: powers.map(|power| power / sum), stage }
+    }
+
+    /// The largest of the probabilities.
+    fn certainty(&self) -> f32 {
+        self.probabilities.into_iter().fold(0.0, f32::max)
+    }
 }
 
 /// A verified model with the replicas of one lane. Clones share them; the replicas end
@@ -120,6 +145,8 @@ pub struct Scorer {
     manifest: Arc<Manifest>,
     /// None where the cross-encoder judges every pair.
     cascade: Option<Arc<Cascade>>,
+    /// None where the network reads every query.
+    query_cascade: Option<Arc<QueryCascade>>,
     tokenisers: Tokenisers,
     replicas: Arc<Replicas>,
     numeric: Numeric,
@@ -158,10 +185,10 @@ impl Scorer {
         self.numeric
     }
 
-    /// The same model with every pair left to the cross-encoder: what it says is not what
+    /// The same model with every pair and query left to the network: what it says is not what
     /// its `model_id` stands for, so this is for measuring alone.
     pub fn without_cascade(self) -> Self {
-        Self { cascade: None, ..self }
+        Self { cascade: None, query_cascade: None, ..self }
     }
 
     /// What computes; never [`Kernel::Auto`].
@@ -244,9 +271,52 @@ impl Scorer {
         Ok(logits.into_iter().map(score).collect())
     }
 
+    /// Has the network read a query, to see that it answers; of deadlines see
+    /// [`Scorer::score_pairs_by`].
+    pub async fn probe(&self, deadline: Option<Instant>) -> Result<(), ScoreError> {
+        by(deadline, self.read(vec![PROBE_QUERY.to_owned()], deadline)).await.map(|_| ())
+    }
+
     async fn queries(&self, queries: Vec<String>, deadline: Option<Instant>) -> Result<Vec<IntentScore>, ScoreError> {
-        let logits = by(deadline, self.logits(queries, deadline, Encoder::queries)).await?;
-        Ok(finite(logits.iter().map(|row| row.intent))?.into_iter().map(intent_score).collect())
+        by(deadline, async {
+            let mut scores = self.settled_queries(&queries, deadline).await?;
+            let open: Vec<usize> = (0..queries.len()).filter(|&row| scores[row].is_none()).collect();
+            let rest = open.iter().map(|&row| queries[row].clone()).collect();
+            let read = self.read(rest, deadline).await.map_err(|error| error.renumbered(&open))?;
+            for (&row, score) in open.iter().zip(read) {
+                scores[row] = Some(score);
+            }
+            Ok(scores.into_iter().flatten().collect())
+        })
+        .await
+    }
+
+    /// What the first stage says of the queries that it is sure of, in their order.
+    async fn settled_queries(
+        &self,
+        queries: &[String],
+        deadline: Option<Instant>,
+    ) -> Result<Vec<Option<IntentScore>>, ScoreError> {
+        let Some(cascade) = &self.query_cascade else { return Ok(vec![None; queries.len()]) };
+        let mut settled = Vec::with_capacity(queries.len());
+        for chunk in queries.chunks(TOKENISED_ROWS) {
+            let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
+            let settle = move |query: &String| {
+                let score = IntentScore::of(cascade.linear.logits(query), Stage::Cascade);
+                (score.certainty() >= cascade.settle_from).then_some(score)
+            };
+            let bytes = bytes_of(&chunk);
+            let found = self.tokenisers.run(bytes, deadline.is_none(), move |_| chunk.iter().map(settle).collect());
+            settled.extend::<Vec<_>>(found.await?);
+        }
+        Ok(settled)
+    }
+
+    /// What the network says of queries, in their order.
+    async fn read(&self, queries: Vec<String>, deadline: Option<Instant>) -> Result<Vec<IntentScore>, ScoreError> {
+        let logits = self.logits(queries, deadline, Encoder::queries).await?;
+        let logits = finite(logits.iter().map(|row| row.intent))?;
+        Ok(logits.into_iter().map(|logits| IntentScore::of(logits, Stage::CrossEncoder)).collect())
     }
 
     /// Logits of all items, in their order.
@@ -306,18 +376,6 @@ fn verdict(probability: f32, thresholds: Thresholds) -> Verdict {
     }
 }
 
-fn intent_score(logits: [f32; 4]) -> IntentScore {
-    let (mut best, mut largest) = (Intent::ALL[0], logits[0]);
-    for (intent, logit) in Intent::ALL.into_iter().zip(logits) {
-        if logit > largest {
-            (best, largest) = (intent, logit);
-        }
-    }
-    let powers = logits.map(|logit| (logit - largest).exp());
-    let sum: f32 = powers.iter().sum();
-    IntentScore { intent: best, probabilities: powers.map(|power| power / sum) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,7 +394,7 @@ mod tests {
         assert!((duplicate_probability([0.0, 2.0], 2.0) - 0.731_058_6).abs() < 1e-6);
         assert_eq!(duplicate_probability([-300.0, 300.0], 1.0), 1.0);
         assert_eq!(duplicate_probability([300.0, -300.0], 1.0), 0.0);
-        let score = intent_score([500.0, 1.0, 499.0, -500.0]);
+        let score = IntentScore::of([500.0, 1.0, 499.0, -500.0], Stage::CrossEncoder);
         assert_eq!(score.intent, Intent::Product);
         assert!((score.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert!((score.probabilities[2] - 0.268_941_43).abs() < 1e-6);

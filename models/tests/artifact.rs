@@ -6,9 +6,14 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use models::encode::{Encoded, Encoder};
 use models::features::FEATURES;
-use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, TOKENIZER_FILE};
+use models::manifest::{
+    CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, QUERY_CASCADE_FILE, TOKENIZER_FILE,
+};
+use models::query_cascade::Pieces;
 use models::{Artifact, Kernel, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -47,8 +52,8 @@ impl Copy {
             fs::copy(shipped().join(name), folder.path().join(name)).expect("the file is copied");
         }
         symlink(shipped().join(MODULE_FILE), folder.path().join(MODULE_FILE)).expect("the module is linked");
-        if shipped().join(CASCADE_FILE).exists() {
-            fs::copy(shipped().join(CASCADE_FILE), folder.path().join(CASCADE_FILE)).expect("the file is copied");
+        for name in [CASCADE_FILE, QUERY_CASCADE_FILE] {
+            fs::copy(shipped().join(name), folder.path().join(name)).expect("the file is copied");
         }
         Self { folder }
     }
@@ -63,13 +68,30 @@ impl Copy {
             "trees": [[[shared_words, 0.25, 1, 2], -5.0, 2.0]],
             "goldens": [{"a": "red kettle", "b": "wool scarf", "probability": 1.0 / (1.0 + 5f64.exp())}],
         });
-        fs::write(copy.folder.path().join(CASCADE_FILE), b"{}").expect("writable");
         copy.change(MANIFEST_FILE, |manifest| {
             manifest["schema_version"] = json!(3);
             manifest["cascade"] = json!({"distinct_below": distinct_below});
-            manifest["files"][CASCADE_FILE] = json!({"sha256": "", "bytes": 0});
+            manifest.as_object_mut().expect("an object").remove("query_cascade");
         });
         copy.change_vouched(CASCADE_FILE, |value| *value = cascade);
+        copy
+    }
+
+    /// With a first stage that takes every query which says "parcel" for one that wants help, the
+    /// surer the fewer words there are.
+    fn with_query_cascade(settle_from: f32) -> Self {
+        let copy = Self::new();
+        let parcel = usize::from(Pieces::of("parcel").words[0]);
+        copy.change(MANIFEST_FILE, |manifest| manifest["query_cascade"] = json!({"settle_from": settle_from}));
+        copy.change_vouched(QUERY_CASCADE_FILE, |file| {
+            let buckets = file["buckets"].as_u64().expect("a number") as usize;
+            let mut weights = vec![0; 2 * buckets * 4];
+            weights[parcel * 4 + Intent::Help as usize] = 100;
+            file["weights"] = json!(BASE64_STANDARD.encode(weights));
+            file["scale"] = json!([1.0, 1.0, 0.1, 1.0]);
+            file["bias"] = json!([0.0, 0.0, 0.0, 0.0]);
+            file["goldens"] = json!([{"query": "Parcel", "logits": [0.0, 0.0, 10.0, 0.0]}]);
+        });
         copy
     }
 
@@ -326,11 +348,63 @@ fn a_cascade_that_is_not_what_the_manifest_says_is_refused() {
 
 #[test]
 fn a_cascade_that_the_manifest_does_not_turn_on_is_left_alone() {
-    let copy = Copy::with_cascade(0.01);
+    let copy = Copy::new();
     copy.change(MANIFEST_FILE, |manifest| {
-        manifest.as_object_mut().expect("an object").remove("cascade");
+        let manifest = manifest.as_object_mut().expect("an object");
+        manifest.remove("cascade");
+        manifest.remove("query_cascade");
     });
-    assert_eq!(Artifact::open(copy.folder.path()).expect("the artifact is good").cascade, None);
+    let artifact = Artifact::open(copy.folder.path()).expect("the artifact is good");
+    assert_eq!((artifact.cascade, artifact.query_cascade), (None, None));
+}
+
+#[test]
+fn the_first_stage_settles_the_queries_it_is_sure_of_and_the_network_reads_the_rest() {
+    let queries = ["parcel", "red kettle", "  PARCEL ", "a parcel for my aunt in another town"].map(str::to_owned);
+    let copy = Copy::with_query_cascade(0.999);
+    let with = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
+    let ask = |scorer: &Scorer| block_on(scorer.score_queries(queries.to_vec())).expect("the queries are scored");
+    let found = ask(&with);
+    use Stage::{Cascade, CrossEncoder};
+    let stages: Vec<Stage> = found.iter().map(|score| score.stage).collect();
+    assert_eq!(stages, [Cascade, CrossEncoder, Cascade, CrossEncoder]);
+    assert_eq!((found[0].intent, found[0]), (Intent::Help, found[2]));
+    assert!((found[0].probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
+    block_on(with.probe(None)).expect("the network answers");
+    let every = ask(&with.without_cascade());
+    assert!(every.iter().all(|score| score.stage == CrossEncoder));
+    for row in [1, 3] {
+        let differs = found[row].probabilities.iter().zip(every[row].probabilities).any(|(a, b)| (a - b).abs() > 1e-4);
+        assert!(!differs, "row {row}");
+    }
+}
+
+#[test]
+fn a_query_cascade_that_is_not_what_the_manifest_says_is_refused() {
+    let refused = |spoil: fn(&Copy), reason: &str| {
+        let copy = Copy::with_query_cascade(0.99);
+        spoil(&copy);
+        let said: Vec<String> = copy.problems().iter().map(Problem::to_string).collect();
+        assert!(said.len() == 1 && said[0].contains(reason), "{said:?}");
+    };
+    refused(|copy| copy.change(QUERY_CASCADE_FILE, |file| file["more"] = json!(1)), "query_cascade.json: sha256 is");
+    refused(|copy| copy.change_vouched(QUERY_CASCADE_FILE, |file| *file = json!("x")), "is not what its name says");
+    type Change = fn(&mut Value);
+    let entries: [(Change, &str); 5] = [
+        (|manifest| manifest["query_cascade"]["settle_from"] = json!(0.5), "0.5 < settle_from (0.5) < 1 does not hold"),
+        (|manifest| manifest["query_cascade"]["settle_from"] = json!(1.0), "0.5 < settle_from (1) < 1 does not hold"),
+        (|manifest| manifest["schema_version"] = json!(3), "schema_version: 3 has no query_cascade, and 4 has"),
+        (|manifest| manifest["query_cascade"] = json!({}), "missing field `settle_from`"),
+        (
+            |manifest| drop(manifest["files"].as_object_mut().expect("an object").remove(QUERY_CASCADE_FILE)),
+            "files: query_cascade.json is missing",
+        ),
+    ];
+    for (change, reason) in entries {
+        let copy = Copy::with_query_cascade(0.99);
+        copy.change(MANIFEST_FILE, change);
+        assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
+    }
 }
 
 #[test]

@@ -7,7 +7,6 @@ cross-encoder runs to a product on every set's candidates. Where the duplicate v
 validation pairs lose more than F1_COST_MAX by it, nothing is written.
 """
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -19,11 +18,11 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from candidates import across, labelled, pair_rows
 from prepare import read_csv
 from rows import LSPC, TARGETS, WDC, Tokens, backbone_folder, catalogue_rows, of_data, read
+from stages import base, put
 
 # One below the goal of 8, for catalogs that are a little harder.
 RUNS_MAX = 7.0
 F1_COST_MAX = 0.002
-SCHEMA_VERSION = 3
 CATALOGUE_ROWS = 8000
 TREES, LEAVES, SEED = 80, 31, 7
 VALIDATED = TARGETS + ["wdc-products-medium"]
@@ -92,8 +91,7 @@ def golden_rows() -> list:
 
 def cross_encoder(artifact: Path, manifest: dict, name: str, rows: list, args) -> np.ndarray:
     """The artifact's probability of each row; kept, since it takes minutes."""
-    base = manifest.get("cascade", {}).get("of", manifest["model_id"])
-    kept = args.prepared.parent / "cascade" / f"{base}.{name}.json"
+    kept = args.prepared.parent / "cascade" / f"{base(manifest)}.{name}.json"
     if not kept.exists():
         # torch is slow to import, and only this needs it.
         from export import load_weights
@@ -136,22 +134,6 @@ def judge(model, args, manifest: dict, threshold: float) -> float:
     return max(costs)
 
 
-def write(artifact: Path, manifest: dict, content: dict, threshold: float):
-    """The manifest last, since it vouches for the rest. Its name stands for all that a label
-    depends on: the model's own name, the forest and the threshold."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
-    of = manifest.get("cascade", {}).get("of", manifest["model_id"])
-    digest = hashlib.sha256(json.dumps([of, threshold]).encode() + text.encode()).hexdigest()
-    manifest["schema_version"] = SCHEMA_VERSION
-    manifest["model_id"] = f"{of.rsplit('-', 1)[0]}-{digest[:8]}"
-    manifest["cascade"] = {"distinct_below": threshold, "of": of}
-    manifest["files"]["cascade.json"] = {"sha256": hashlib.sha256(text.encode()).hexdigest(), "bytes": len(text.encode())}
-    (artifact / "cascade.json").write_text(text, encoding="utf-8")
-    part = artifact / "manifest.json.part"
-    part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.rename(artifact / "manifest.json")
-
-
 def main():
     parser = of_data(__doc__)
     parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
@@ -189,7 +171,7 @@ def main():
         sys.exit(f"F1 falls by {cost:.4f}, and {F1_COST_MAX} is allowed: the artifact is left as it was")
     if threshold > manifest["thresholds"]["review"]:
         sys.exit(f"distinct_below is above the review threshold {manifest['thresholds']['review']}: the artifact is left as it was")
-    write(args.artifact, manifest, content, threshold)
+    put(args.artifact, manifest, "cascade", {"distinct_below": threshold}, content)
     print(json.dumps({"model_id": manifest["model_id"], **manifest["cascade"]}))
 
 

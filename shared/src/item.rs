@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{Intent, IntentLabel, ModelId, PairLabel, ProductId, Stage, TextHash, Verdict};
+use crate::{Intent, ModelId, PairLabel, ProductId, Stage, TextHash, Verdict};
 
 /// `products`: the newest known state of one product.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -133,25 +133,16 @@ pub struct IntentItem {
     pub query: String,
     pub model: ModelId,
     pub intent: Intent,
+    /// Probability of each intent, in the order of [`Intent::ALL`].
     pub scores: [f32; 4],
+    /// Which stage of the model said so; items from before there was a first one have none.
+    #[serde(default = "Stage::network")]
+    pub stage: Stage,
+    /// Of the event that asked for it.
     pub version: u64,
     pub labelled_at: Timestamp,
-    /// Epoch seconds.
+    /// Epoch seconds, after which the label is dead.
     pub expires_at: i64,
-}
-
-impl From<&IntentLabel> for IntentItem {
-    fn from(label: &IntentLabel) -> Self {
-        Self {
-            query: label.query.clone(),
-            model: label.model.clone(),
-            intent: label.intent,
-            scores: label.scores,
-            version: label.version,
-            labelled_at: label.labelled_at,
-            expires_at: label.expires_at.as_second(),
-        }
-    }
 }
 
 /// `control` item `model`: which slot readers take, and which slots workers write.

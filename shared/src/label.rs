@@ -39,16 +39,22 @@ impl Verdict {
     }
 }
 
-/// Which stage of the model settled a pair.
+/// Which stage of the model settled a pair, or a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The cheap first stage, sure enough to skip the cross-encoder.
+    /// The cheap first stage, sure enough to skip the network.
     Cascade,
+    /// The network; of a query it reads one text alone.
     CrossEncoder,
 }
 
 impl Stage {
+    /// The stage that every model has.
+    pub fn network() -> Self {
+        Self::CrossEncoder
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cascade => "cascade",
@@ -95,19 +101,4 @@ pub struct PairLabel {
     pub stage: Stage,
     /// When the pair was scored.
     pub labelled_at: Timestamp,
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct IntentLabel {
-    /// The normalised query, see [`crate::text::normalise_query`].
-    pub query: String,
-    pub model: ModelId,
-    pub intent: Intent,
-    /// Probability of each intent, in the order of [`Intent::ALL`].
-    pub scores: [f32; 4],
-    /// Version of the event that asked for it.
-    pub version: u64,
-    pub labelled_at: Timestamp,
-    /// After this the label is dead, and DynamoDB removes it.
-    pub expires_at: Timestamp,
 }

@@ -10,6 +10,6 @@ pub mod text;
 
 pub use event::{CatalogEvent, Event, QueryEvent};
 pub use hash::TextHash;
-pub use label::{Intent, IntentLabel, ModelId, PairLabel, Stage, Verdict};
+pub use label::{Intent, ModelId, PairLabel, Stage, Verdict};
 pub use product::{Product, ProductId};
 pub use text::{ProductText, TEXT_VERSION};

@@ -4,13 +4,18 @@
 #![expect(clippy::print_stderr, reason = "progress")]
 
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use models::manifest::MANIFEST_FILE;
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
-use serde_json::json;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use tests::load::{Outcome, Target, closed_loop, open_loop};
+use tests::page::sum;
 use tests::report::{machine, write_section};
 use tests::server::Server;
 use tests::worker::{artifact, repository};
@@ -37,20 +42,24 @@ async fn main() {
     let lasts = Duration::from_secs(seconds);
     let bodies = Arc::new(queries().into_iter().map(|query| json!({"query": query}).to_string()).collect::<Vec<_>>());
     let options = ["--without-tables", "--replicas", "1", "--deadline", "60s"];
-    let ours = Server::start(&options).await;
-    let ours_int8 = match has_int8() {
-        true => Some(Server::start(&[&options[..], &["--numeric", "int8"]].concat()).await),
-        false => None,
-    };
+    let network = network_alone();
+    let int8 = [&options[..], &["--numeric", "int8"]].concat();
+    let mut ours = vec![
+        ("catalog-labels serve", Server::start(&options).await),
+        ("catalog-labels serve, network alone", Server::start_with(network.path(), &options).await),
+    ];
+    if has_int8() {
+        ours.push(("catalog-labels serve --numeric int8", Server::start(&int8).await));
+        let alone = Server::start_with(network.path(), &int8).await;
+        ours.push(("catalog-labels serve --numeric int8, network alone", alone));
+    }
     let (_fp32, fp32) = peer("fp32").await;
     let (_int8, int8) = peer("int8").await;
     let system = |name, address: String| {
         let target = Target { address, path: "/v1/intent", bodies: Arc::clone(&bodies) };
         System { name, target, capacities: Vec::new(), at_shares: vec![Vec::new(); SHARES.len()] }
     };
-    let mut systems = vec![system("catalog-labels serve", ours.address.clone())];
-    systems
-        .extend(ours_int8.iter().map(|server| system("catalog-labels serve --numeric int8", server.address.clone())));
+    let mut systems: Vec<System> = ours.iter().map(|(name, server)| system(name, server.address.clone())).collect();
     systems.push(system("onnxruntime fp32 + FastAPI", fp32));
     systems.push(system("onnxruntime int8 + FastAPI", int8));
     for system in &mut systems {
@@ -58,20 +67,40 @@ async fn main() {
     }
     for round in 0..ROUNDS {
         for system in &mut systems {
-            let outcome = closed_loop(&system.target, CLIENTS, lasts).await;
-            eprintln!("round {round}: {}: {:.0} queries/s saturated", system.name, outcome.rate());
-            system.capacities.push(outcome.rate());
-        }
-        for (i, share) in SHARES.into_iter().enumerate() {
-            for system in &mut systems {
-                let capacity = system.capacities.iter().sum::<f64>() / system.capacities.len() as f64;
+            let capacity = closed_loop(&system.target, CLIENTS, lasts).await.rate();
+            eprintln!("round {round}: {}: {capacity:.0} queries/s saturated", system.name);
+            system.capacities.push(capacity);
+            // At once, for a shared machine may have another capacity in a minute.
+            for (i, share) in SHARES.into_iter().enumerate() {
                 let outcome = open_loop(&system.target, share * capacity, lasts, round * 100 + i as u64).await;
                 eprintln!("round {round}: {}: p99 {:.2} ms at {share}", system.name, outcome.quantile_ms(0.99));
                 system.at_shares[i].push(outcome);
             }
         }
     }
-    write_section("serve", &report(&systems, lasts));
+    let settled = settled(&ours[0].1).await;
+    write_section("serve", &report(&systems, lasts, settled));
+}
+
+/// The shipped artifact without its first stage for queries, as the peers are.
+fn network_alone() -> TempDir {
+    let folder = TempDir::new().expect("a temporary folder");
+    for entry in fs::read_dir(artifact()).expect("the artifact is there") {
+        let entry = entry.expect("the artifact can be listed");
+        symlink(entry.path(), folder.path().join(entry.file_name())).expect("the file is linked");
+    }
+    let path = folder.path().join(MANIFEST_FILE);
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("JSON");
+    manifest.as_object_mut().expect("an object").remove("query_cascade");
+    fs::remove_file(&path).expect("the link goes");
+    fs::write(&path, manifest.to_string()).expect("writable");
+    folder
+}
+
+/// The share of the queries that the server's first stage settled.
+async fn settled(server: &Server) -> f64 {
+    let page = server.metrics().await;
+    sum(&page, "queries_settled_total") / sum(&page, "queries_scored_total")
 }
 
 /// Whether this CPU has the instructions for it.
@@ -83,7 +112,7 @@ fn has_int8() -> bool {
 /// Queries of the sample, in the order of the file.
 fn queries() -> Vec<String> {
     let path = repository().join("consumer/src/app/sample/queries.tsv");
-    let text = std::fs::read_to_string(path).expect("the sample is readable");
+    let text = fs::read_to_string(path).expect("the sample is readable");
     text.lines().skip(1).filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
 }
 
@@ -108,15 +137,17 @@ async fn peer(path: &str) -> (Child, String) {
     (child, address.to_string())
 }
 
-fn report(systems: &[System], lasts: Duration) -> String {
+fn report(systems: &[System], lasts: Duration, settled: f64) -> String {
     let mut text = format!(
         "## Online intent\n\n{}. `make bench-serve`: one query a request over HTTP on the loopback, {} queries of the \
-         sample in turn; the load generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a \
-         closed loop. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
+         sample in turn, {:.0}% of which the first stage settles (*network alone*: without it, as the peers); the load \
+         generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a closed loop, measured anew in \
+         each round just before the loads that are shares of it. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
          stall counts for every request that it held up. {ROUNDS} rounds of {} s each, the servers in turn; a figure \
          is over all rounds, its spread from the lowest to the highest round.\n\n",
         machine(),
         systems[0].target.bodies.len(),
+        settled * 100.0,
         lasts.as_secs(),
     );
     text += "| server | capacity, queries/s | spread |\n|---|---|---|\n";

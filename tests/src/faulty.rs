@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, TOKENIZER_FILE};
+use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, QUERY_CASCADE_FILE, TOKENIZER_FILE};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -23,9 +23,11 @@ pub fn faulty_artifact() -> TempDir {
     }
     fs::write(path(GOLDENS_FILE), goldens.to_string()).expect("writable");
     let mut manifest = read(MANIFEST_FILE);
-    // Every pair has to reach the module.
-    manifest.as_object_mut().expect("a manifest is an object").remove("cascade");
-    manifest["files"].as_object_mut().expect("files are an object").remove(CASCADE_FILE);
+    // Every pair and query has to reach the module.
+    for (stage, file) in [("cascade", CASCADE_FILE), ("query_cascade", QUERY_CASCADE_FILE)] {
+        manifest.as_object_mut().expect("a manifest is an object").remove(stage);
+        manifest["files"].as_object_mut().expect("files are an object").remove(file);
+    }
     for name in [TOKENIZER_FILE, MODULE_FILE, GOLDENS_FILE] {
         let bytes = fs::read(path(name)).expect("readable");
         let hex: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();

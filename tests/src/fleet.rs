@@ -23,6 +23,9 @@ use crate::table_model::Table;
 /// Name of the model of workers that run as processes of their own.
 pub const FORETOLD: &str = "foretold@1";
 
+/// What queries begin with that the first stage of [`TextModel`] settles.
+pub const PLAIN: &str = "plain";
+
 /// A model that can be foretold: texts without a common code are distinct, others get any
 /// verdict by their hash.
 #[derive(Clone, Debug)]
@@ -80,8 +83,9 @@ impl Score for TextModel {
 
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
         self.queries_scored.fetch_add(queries.len() as i64, Ordering::SeqCst);
-        let score = IntentScore { intent: Intent::Product, probabilities: [1.0, 0.0, 0.0, 0.0] };
-        Ok(vec![score; queries.len()])
+        let stage = |query: &String| if query.starts_with(PLAIN) { Stage::Cascade } else { Stage::CrossEncoder };
+        let score = |stage| IntentScore { intent: Intent::Product, probabilities: [1.0, 0.0, 0.0, 0.0], stage };
+        Ok(queries.iter().map(|query| score(stage(query))).collect())
     }
 }
 

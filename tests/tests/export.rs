@@ -63,7 +63,16 @@ async fn fill(store: &Store) {
         let expires_at = now.as_second() + seconds;
         let (intent, scores) = (Intent::Media, [0.125, 0.75, 0.0625, 0.0625]);
         let query = query.to_owned();
-        let item = IntentItem { query, model: model(), intent, scores, version: 4, labelled_at: now, expires_at };
+        let item = IntentItem {
+            query,
+            model: model(),
+            intent,
+            scores,
+            stage: Stage::CrossEncoder,
+            version: 4,
+            labelled_at: now,
+            expires_at,
+        };
         store.put_intent(&item).await.expect("writes");
     }
 }

@@ -6,9 +6,10 @@ use aws_sdk_dynamodb::types::{AttributeValue, TimeToLiveStatus};
 use consumer::flow::{Outcome, Pipeline};
 use consumer::store::{Embedded, Store};
 use jiff::Timestamp;
+use shared::Stage;
 use shared::table::INTENTS;
 use tests::events::query;
-use tests::fleet::{TextModel, pipeline};
+use tests::fleet::{PLAIN, TextModel, pipeline};
 
 async fn tables() -> (Embedded, Store) {
     let embedded = Embedded::memory().expect("memory needs nothing");
@@ -53,6 +54,19 @@ async fn a_query_is_scored_again_once_its_label_has_expired_or_the_model_is_anot
         assert_eq!(worker.process(&event, 1).await.expect("labelled").outcome, outcome);
     }
     assert_eq!(next.queries_scored(), 1);
+}
+
+#[tokio::test]
+async fn an_intent_says_which_stage_decided() {
+    let (_embedded, store) = tables().await;
+    let model = TextModel::new("m");
+    let worker = pipeline(store.clone(), &model);
+    for (text, stage) in [("red kettle", Stage::CrossEncoder), (&*format!("{PLAIN} kettle"), Stage::Cascade)] {
+        let tally = worker.process(&query(text, 1).to_string(), 1).await.expect("labelled").tally;
+        assert_eq!((tally.queries_scored, tally.queries_settled), (1, u64::from(stage == Stage::Cascade)));
+        let stored = store.intent(text, &model.id).await.expect("reads").expect("labelled");
+        assert_eq!(stored.stage, stage);
+    }
 }
 
 /// DynamoDB removes it by the attribute that the table's TTL names.

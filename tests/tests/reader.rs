@@ -206,6 +206,7 @@ async fn a_query_is_found_as_typed_until_it_expires() {
         model: model(),
         intent: Intent::Help,
         scores: [0.1, 0.1, 0.7, 0.1],
+        stage: Stage::CrossEncoder,
         version: 1,
         labelled_at: now,
         expires_at,

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::item::IntentItem;
-use shared::{Intent, ModelId};
+use shared::{Intent, ModelId, Stage};
 use tests::faulty::faulty_artifact;
 use tests::http::Answer;
 use tests::server::Server;
@@ -60,11 +60,16 @@ async fn queries_and_pairs_are_answered() {
     let verdicts: Vec<Value> = (0..2).map(|i| answer.json()["results"][i]["verdict"].clone()).collect();
     assert_eq!(verdicts, ["duplicate", "distinct"]);
 
+    let settled = results.as_array().expect("a list").iter().filter(|result| result["stage"] == "cascade").count();
+    assert!((1..4).contains(&settled), "the first stage is sure of some and not of all: {results}");
     let metrics = server.metrics().await;
-    for line in
-        ["http_requests_total{route=\"intent\",status=\"200\"} 1", "pairs_scored_total 2", "queries_scored_total 4"]
-    {
-        assert!(metrics.contains(line), "{line} is missing in\n{metrics}");
+    for line in [
+        "http_requests_total{route=\"intent\",status=\"200\"} 1".to_owned(),
+        "pairs_scored_total 2".to_owned(),
+        "queries_scored_total 4".to_owned(),
+        format!("queries_settled_total {settled}"),
+    ] {
+        assert!(metrics.contains(&line), "{line} is missing in\n{metrics}");
     }
     server.terminate();
     assert!(server.ended().await.success());
@@ -175,6 +180,7 @@ async fn a_live_label_of_the_table_is_taken_first() {
         model: model.clone(),
         intent: Intent::Media,
         scores: [0.0, 1.0, 0.0, 0.0],
+        stage: Stage::CrossEncoder,
         version: 1,
         labelled_at: now,
         expires_at: now.as_second() + expires_in,

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use shared::ProductId;
 use shared::item::{IntentItem, LabelItem};
 use shared::table::PREFIX_DEFAULT;
-use shared::{Intent, Verdict};
+use shared::{Intent, Stage, Verdict};
 use tests::events::{delete, upsert};
 use tests::fleet::{TextModel, pipeline};
 use tests::items::id;
@@ -95,8 +95,16 @@ async fn snippets_read_what_the_reader_reads() {
     for (query, seconds) in [("οδοσ kettle", 3_600), ("dead", -60)] {
         let (intent, scores, query) = (Intent::Help, [0.1, 0.1, 0.7, 0.1], query.to_owned());
         let expires_at = now.as_second() + seconds;
-        let item =
-            IntentItem { query, model: model.id.clone(), intent, scores, version: 1, labelled_at: now, expires_at };
+        let item = IntentItem {
+            query,
+            model: model.id.clone(),
+            intent,
+            scores,
+            stage: Stage::CrossEncoder,
+            version: 1,
+            labelled_at: now,
+            expires_at,
+        };
         store.put_intent(&item).await.expect("writes");
     }
 

@@ -428,6 +428,7 @@ async fn intents_only_get_newer(store: Store) {
         model: model(),
         intent: Intent::Product,
         scores: [0.9, 0.05, 0.03, 0.02],
+        stage: Stage::CrossEncoder,
         version,
         labelled_at: Timestamp::from_second(labelled_at).expect("in range"),
         expires_at,

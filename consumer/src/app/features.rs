@@ -1,14 +1,16 @@
-//! `features`: what the cascade reads of a pair, as a filter, for training.
+//! `features`: what the first stage reads of a pair or a query, as a filter, for training.
 
 use std::io::{BufRead, BufWriter, Write, stdin, stdout};
 use std::process::ExitCode;
 
 use models::features::{FEATURES, Sketch, features};
+use models::query_cascade::Pieces;
 use serde::Deserialize;
 
 use super::CommandResult;
 
-/// Reads `{"a": TEXT, "b": TEXT}` a line and prints the features of each pair as an array.
+/// Reads `{"a": TEXT, "b": TEXT}` a line and prints the features of each pair as an array; of
+/// `{"text": QUERY}`, the buckets of its words and letters.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print the names of the features instead, as one array
@@ -17,9 +19,10 @@ pub struct Args {
 }
 
 #[derive(Deserialize)]
-struct Pair {
-    a: String,
-    b: String,
+#[serde(untagged)]
+enum Row {
+    Pair { a: String, b: String },
+    Query { text: String },
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -28,10 +31,12 @@ pub fn run(args: Args) -> CommandResult {
         writeln!(out, "{}", serde_json::to_string(FEATURES.as_slice())?)?;
     } else {
         for (number, line) in stdin().lock().lines().enumerate() {
-            let Pair { a, b } =
-                serde_json::from_str(&line?).map_err(|error| format!("line {}: {error}", number + 1))?;
-            let row = features(&Sketch::of(&a), &Sketch::of(&b));
-            writeln!(out, "{}", serde_json::to_string(row.as_slice())?)?;
+            let row = serde_json::from_str(&line?).map_err(|error| format!("line {}: {error}", number + 1))?;
+            let found = match row {
+                Row::Pair { a, b } => serde_json::to_string(features(&Sketch::of(&a), &Sketch::of(&b)).as_slice())?,
+                Row::Query { text } => serde_json::to_string(&Pieces::of(&text))?,
+            };
+            writeln!(out, "{found}")?;
         }
     }
     out.flush()?;

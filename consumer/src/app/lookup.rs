@@ -191,8 +191,8 @@ fn query_text(intent: &IntentItem) -> String {
         table.add_row([intent.as_str().to_owned(), format!("{score:.3}")]);
     }
     align_right(&mut table, 1);
-    let IntentItem { query, intent, model, version, labelled_at, .. } = intent;
-    let origin = format!("model {model}, version {version}, labelled at {labelled_at:.0}");
+    let IntentItem { query, intent, stage, model, version, labelled_at, .. } = intent;
+    let origin = format!("{} of model {model}, version {version}, labelled at {labelled_at:.0}", stage.as_str());
     format!("{query:?} is {}\n{origin}\n{table}", intent.as_str())
 }
 
@@ -347,6 +347,7 @@ mod tests {
             model: ModelId("m".to_owned()),
             intent: Intent::Product,
             scores: [0.9, 0.05, 0.03, 0.02],
+            stage: Stage::CrossEncoder,
             version: 1,
             labelled_at: now,
             expires_at: now.as_second() + 3600,

@@ -49,7 +49,7 @@ pub enum Command {
     Evaluate(evaluate::Args),
     /// Write every live label to one file, as NDJSON or Parquet
     Export(export::Args),
-    /// Print what the cascade reads of pairs (NDJSON in, NDJSON out)
+    /// Print what the first stage reads of pairs and queries (NDJSON in, NDJSON out)
     Features(features::Args),
     /// Build and roll out key epochs: what blocking knows about how common words are
     KeyEpoch(key_epoch::Args),

@@ -26,8 +26,6 @@ pub(super) type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// How often an idle worker scores a probe, so that readiness always speaks of the device.
 const PROBE_INTERVAL: Duration = Duration::from_secs(20);
-/// The probe; any query does.
-const PROBE_QUERY: &str = "usb c cable";
 
 /// No receive begins for this long after a throttled request to the tables: what is in
 /// work already asks for more than they give.
@@ -214,7 +212,7 @@ async fn start_sources(
 
 async fn probe(pipeline: Arc<Pipeline>, shutdown: Shutdown) {
     while !shutdown.has_begun() {
-        if let Err(error) = pipeline.scorer.score_queries(vec![PROBE_QUERY.to_owned()]).await
+        if let Err(error) = pipeline.scorer.probe().await
             && error.is_fatal()
         {
             shutdown.fatal(format!("the probe failed: {error}"));

@@ -1,9 +1,9 @@
 use futures::{StreamExt, TryStreamExt, stream};
-use shared::ModelId;
 use shared::event::QueryEvent;
 use shared::item::IntentItem;
 use shared::table::INTENTS;
 use shared::text::normalise_query;
+use shared::{ModelId, Stage};
 
 use super::{FlowError, Outcome, Pipeline, Tally};
 use crate::store::IntentOutcome;
@@ -45,13 +45,16 @@ impl Pipeline {
             return Ok((Outcome::Unchanged, Tally::default()));
         }
         let scores = self.scorer.score_queries(vec![query.clone()]).await?;
-        let mut tally = Tally { queries_scored: scores.len() as u64, ..Tally::default() };
+        let mut tally = Tally::default();
         for score in scores {
+            tally.queries_scored += 1;
+            tally.queries_settled += u64::from(score.stage == Stage::Cascade);
             let item = IntentItem {
                 query: query.clone(),
                 model: model.clone(),
                 intent: score.intent,
                 scores: score.probabilities,
+                stage: score.stage,
                 version,
                 labelled_at: now,
                 expires_at: self.expiry(self.intent_ttl),

@@ -121,9 +121,10 @@ mod tests {
 
         #[test]
         fn intent_items_come_back(query in "\\PC{1,60}", model in model(), scores in any::<[f32; 4]>(),
-                                  version in any::<u64>(), labelled_at in time(), expires_at in any::<i64>()) {
+                                  version in any::<u64>(), labelled_at in time(), expires_at in any::<i64>(), cascade in any::<bool>()) {
+            let stage = if cascade { Stage::Cascade } else { Stage::CrossEncoder };
             prop_assume!(scores.iter().all(|score| score.is_finite()));
-            let item = IntentItem { query, model, intent: Intent::Help, scores, version, labelled_at, expires_at };
+            let item = IntentItem { query, model, intent: Intent::Help, scores, stage, version, labelled_at, expires_at };
             prop_assert_eq!(round_trip(&item).1, item);
         }
     }

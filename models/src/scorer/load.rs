@@ -16,6 +16,7 @@ use crate::lane::LaneOptions;
 use crate::malloc;
 use crate::manifest::{Artifact, Compiled, Manifest, Target};
 use crate::neuron;
+use crate::query_cascade::QueryCascade;
 use crate::replica::{Checks, Replicas};
 use crate::tokenise::Tokenisers;
 
@@ -27,6 +28,7 @@ const RUN_TIME_MAX: Duration = Duration::from_secs(60);
 pub(super) struct Loaded {
     manifest: Arc<Manifest>,
     cascade: Option<Arc<Cascade>>,
+    query_cascade: Option<Arc<QueryCascade>>,
     tokenisers: Tokenisers,
     /// For the replicas of all lanes, in the order of the cores.
     engines: vec::IntoIter<Arc<Engine>>,
@@ -60,6 +62,7 @@ impl Loaded {
         Ok(Self {
             manifest: Arc::new(artifact.manifest),
             cascade: artifact.cascade.map(Arc::new),
+            query_cascade: artifact.query_cascade.map(Arc::new),
             tokenisers,
             engines: engines.into_iter(),
             checks,
@@ -82,11 +85,12 @@ impl Loaded {
         let engines = self.engines.by_ref().take(replicas).collect();
         // A core's replica only hands batches over, and does not compete for the CPU.
         let replicas = Replicas::start(engines, &self.checks, options, yields && !is_neuron)?;
-        let Self { manifest, cascade, tokenisers, numeric, kernel, .. } = self;
+        let Self { manifest, cascade, query_cascade, tokenisers, numeric, kernel, .. } = self;
         tracing::info!(model = %manifest.model_id, %numeric, %kernel, replicas = replicas.lane.options().replicas, "model loaded");
         Ok(Scorer {
             manifest: Arc::clone(manifest),
             cascade: cascade.clone(),
+            query_cascade: query_cascade.clone(),
             tokenisers: tokenisers.clone(),
             replicas: Arc::new(replicas),
             numeric: *numeric,

@@ -12,6 +12,7 @@ use super::grid;
 use super::loss::Loss;
 use super::metrics::IntentReport;
 use super::pairs::Report;
+use super::queries::Cost;
 use super::stored;
 
 pub fn json(report: &impl Serialize) -> serde_json::Result<()> {
@@ -61,9 +62,15 @@ pub fn grid(report: &grid::Report) {
     println!("--buckets {}", report.buckets.join(" "));
 }
 
-pub fn queries(report: &IntentReport, by: Option<&(String, BTreeMap<String, IntentReport>)>, model: &ModelId) {
+pub fn queries(
+    report: &IntentReport,
+    cost: &Cost,
+    by: Option<&(String, BTreeMap<String, IntentReport>)>,
+    model: &ModelId,
+) {
     println!("model {model}");
     println!("rows {}  accuracy {}  macro_f1 {}", report.rows, share(report.accuracy), share(report.macro_f1));
+    println!("settled {}  queries_per_second {:.1}", cost.settled, cost.queries_per_second);
     let mut classes = table(&["class", "precision", "recall", "f1", "support"]);
     for (intent, class) in &report.classes {
         classes.add_row([

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
-use models::{ScoreError, Scorer};
+use models::{IntentScore, ScoreError, Scorer};
 use serde_json::{Map, Value, json};
-use shared::Intent;
+use shared::{Intent, Stage};
 
 use super::dataset::{LabelledQuery, read_queries};
 use super::metrics::IntentReport;
@@ -21,6 +22,9 @@ pub struct Args {
     /// Print the same for each value of this column as well
     #[arg(long, value_name = "COLUMN")]
     by: Option<String>,
+    /// Ask the network about every query
+    #[arg(long)]
+    no_cascade: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -31,24 +35,43 @@ pub struct Args {
 pub fn run(args: Args) -> CommandResult {
     let queries = read_queries(&args.file, args.by.as_deref())?;
     let scorer = args.model.start()?;
-    let answers = runtime()?.block_on(score(&scorer, &queries))?;
-    let rows: Vec<(Intent, Intent)> = answers.into_iter().zip(queries.iter().map(|query| query.intent)).collect();
+    let scorer = if args.no_cascade { scorer.without_cascade() } else { scorer };
+    let started = Instant::now();
+    let scores = runtime()?.block_on(score(&scorer, &queries))?;
+    let seconds = started.elapsed().as_secs_f64();
+    let said = scores.iter().map(|score| score.intent);
+    let rows: Vec<(Intent, Intent)> = said.zip(queries.iter().map(|query| query.intent)).collect();
     let report = IntentReport::of(&rows);
+    let cost = Cost {
+        settled: scores.iter().filter(|score| score.stage == Stage::Cascade).count(),
+        queries_per_second: queries.len() as f64 / seconds.max(f64::EPSILON),
+    };
     let by = args.by.map(|column| (column, by_group(&queries, &rows)));
     if args.json {
-        printing::json(&as_json(&report, by.as_ref()))?;
+        let mut value = as_json(&report, by.as_ref());
+        value["settled"] = cost.settled.into();
+        value["queries_per_second"] = cost.queries_per_second.into();
+        printing::json(&value)?;
     } else {
-        printing::queries(&report, by.as_ref(), scorer.model_id());
+        printing::queries(&report, &cost, by.as_ref(), scorer.model_id());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-async fn score(scorer: &Scorer, queries: &[LabelledQuery]) -> Result<Vec<Intent>, ScoreError> {
+/// What the answers took; under these names in JSON as well.
+pub struct Cost {
+    /// Queries that the first stage settled, without the network.
+    pub settled: usize,
+    /// From texts to intents, loading left out.
+    pub queries_per_second: f64,
+}
+
+async fn score(scorer: &Scorer, queries: &[LabelledQuery]) -> Result<Vec<IntentScore>, ScoreError> {
     let bar = progress(queries.len());
     let mut answers = Vec::with_capacity(queries.len());
     for step in queries.chunks(ROWS_PER_STEP) {
         let texts = step.iter().map(|query| query.text.clone()).collect();
-        answers.extend(scorer.score_queries(texts).await?.iter().map(|score| score.intent));
+        answers.extend(scorer.score_queries(texts).await?);
         bar.inc(step.len() as u64);
     }
     bar.finish_and_clear();

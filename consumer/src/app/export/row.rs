@@ -56,6 +56,7 @@ pub struct IntentRow {
     pub score_media: f32,
     pub score_help: f32,
     pub score_other: f32,
+    pub stage: Stage,
     pub version: u64,
     pub labelled_at: Timestamp,
     pub expires_at: Timestamp,
@@ -86,6 +87,7 @@ impl Row for IntentRow {
         Column { name: "score_media", value: Value::Share(|row| row.score_media) },
         Column { name: "score_help", value: Value::Share(|row| row.score_help) },
         Column { name: "score_other", value: Value::Share(|row| row.score_other) },
+        Column { name: "stage", value: Value::Text(|row| row.stage.as_str().to_owned()) },
         Column { name: "version", value: Value::Number(|row| row.version) },
         Column { name: "labelled_at", value: Value::Time(|row| row.labelled_at) },
         Column { name: "expires_at", value: Value::Time(|row| row.expires_at) },
@@ -96,7 +98,7 @@ impl From<IntentItem> for IntentRow {
     fn from(item: IntentItem) -> Self {
         let [score_product, score_media, score_help, score_other] = item.scores;
         let expires_at = Timestamp::from_second(item.expires_at).unwrap_or(Timestamp::MAX);
-        let IntentItem { query, model, intent, version, labelled_at, .. } = item;
+        let IntentItem { query, model, intent, stage, version, labelled_at, .. } = item;
         Self {
             model,
             query,
@@ -105,6 +107,7 @@ impl From<IntentItem> for IntentRow {
             score_media,
             score_help,
             score_other,
+            stage,
             version,
             labelled_at,
             expires_at,
@@ -161,6 +164,7 @@ mod tests {
             model: ModelId("m".to_owned()),
             intent: Intent::Help,
             scores: [0.1, 0.2, 0.4, 0.3],
+            stage: Stage::Cascade,
             version: 3,
             labelled_at: Timestamp::UNIX_EPOCH,
             expires_at: 60,

@@ -10,7 +10,7 @@ use axum::http::Request;
 use axum::response::{IntoResponse, Response};
 use futures::{StreamExt, TryStreamExt};
 use metrics::Gauge;
-use models::{PairScore, ScoreError, Scorer, TextPair};
+use models::{IntentScore, PairScore, ScoreError, Scorer, TextPair};
 use reader::LabelReader;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -76,14 +76,19 @@ impl Service {
             true => Vec::new(),
             false => {
                 let scores = self.online.scorer.score_queries_by(texts, deadline).await;
-                self.judged(scores, &self.online, |_| true, "queries", |row| unknown[row])?
+                // What the first stage settles says nothing of the device.
+                let is_of_device = |score: &IntentScore| score.stage == Stage::CrossEncoder;
+                self.judged(scores, &self.online, is_of_device, "queries", |row| unknown[row])?
             }
         };
         metric::QUERIES_SCORED.counter(&[]).increment(scores.len() as u64);
+        let settled = scores.iter().filter(|score| score.stage == Stage::Cascade).count();
+        metric::QUERIES_SETTLED.counter(&[]).increment(settled as u64);
         let model = self.online.scorer.model_id();
         let mut scored = scores.into_iter().map(|score| IntentResult {
             intent: score.intent,
             probabilities: score.probabilities.into(),
+            stage: score.stage,
             model: model.to_string(),
             source: Source::Model,
         });
@@ -173,6 +178,7 @@ impl From<IntentItem> for IntentResult {
         Self {
             intent: item.intent,
             probabilities: item.scores.into(),
+            stage: item.stage,
             model: item.model.to_string(),
             source: Source::Table,
         }

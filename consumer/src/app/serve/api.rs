@@ -36,6 +36,9 @@ pub struct IntentResult {
     #[schemars(with = "IntentName")]
     pub intent: Intent,
     pub probabilities: Probabilities,
+    /// Which stage of the model said so.
+    #[schemars(with = "StageName")]
+    pub stage: Stage,
     /// The model that says so.
     pub model: String,
     pub source: Source,

@@ -44,8 +44,6 @@ const LIMITS: HealthLimits =
     HealthLimits { device_age_max: Duration::from_secs(5), queue_age_max: Duration::from_secs(60) };
 /// Longest look in the label table.
 const LOOKUP_TIME_MAX: Duration = Duration::from_millis(50);
-/// Any query does.
-const PROBE_QUERY: &str = "usb c cable";
 
 pub fn run(args: Args) -> CommandResult {
     telemetry::init_logs()?;
@@ -148,7 +146,7 @@ async fn as_problem(response: Response) -> Response {
     response
 }
 
-/// Scores a probe on each lane from time to time: a query, which no cascade can settle.
+/// Has the network of each lane answer from time to time, whatever requests ask of it.
 /// Requests beat the pulses as well.
 async fn probe(service: Arc<Service>) {
     let mut ticks = tokio::time::interval(PROBE_INTERVAL);
@@ -157,7 +155,7 @@ async fn probe(service: Arc<Service>) {
         let deadline = Instant::now() + LIMITS.device_age_max;
         let probe = |lane: &Lane| {
             let scorer = lane.scorer.clone();
-            async move { scorer.score_queries_by(vec![PROBE_QUERY.to_owned()], deadline).await }
+            async move { scorer.probe(Some(deadline)).await }
         };
         let (online, bulk) = tokio::join!(probe(&service.online), probe(&service.bulk));
         service.note(&service.online, online.as_ref().err());

@@ -1,0 +1,38 @@
+"""Puts a first stage into an artifact, beside the others that are there."""
+
+import hashlib
+import json
+from pathlib import Path
+
+# In the order in which they came, and the manifest schema that each needs.
+SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4}
+
+
+def name_of(artifact: Path) -> str:
+    """The model's own name, without any stage before it."""
+    return base(json.loads((artifact / "manifest.json").read_text(encoding="utf-8")))
+
+
+def base(manifest: dict) -> str:
+    stages = [manifest[stage] for stage in SCHEMA_VERSIONS if stage in manifest]
+    return stages[0]["of"] if stages else manifest["model_id"]
+
+
+def put(artifact: Path, manifest: dict, stage: str, entry: dict, content: dict):
+    """Writes `STAGE.json` with `content`, and `entry` into the manifest; the manifest last, since it
+    vouches for the rest. Its name stands for all that a label depends on: the model's own name, and
+    file and threshold of each stage."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")) + "\n"
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    of = base(manifest)
+    manifest[stage] = {**entry, "of": of}
+    manifest["files"][f"{stage}.json"] = {"sha256": digest, "bytes": len(text.encode())}
+    manifest["schema_version"] = max(manifest["schema_version"], SCHEMA_VERSIONS[stage])
+    stages = [[name, manifest[name], manifest["files"][f"{name}.json"]["sha256"]]
+              for name in SCHEMA_VERSIONS if name in manifest]
+    named = hashlib.sha256(json.dumps([of, stages], sort_keys=True).encode()).hexdigest()
+    manifest["model_id"] = f"{of.rsplit('-', 1)[0]}-{named[:8]}"
+    (artifact / f"{stage}.json").write_text(text, encoding="utf-8")
+    part = artifact / "manifest.json.part"
+    part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.rename(artifact / "manifest.json")

@@ -1,0 +1,50 @@
+"""Tests of stages.py: what is written into an artifact. `make test-training`."""
+
+import hashlib
+import json
+import tempfile
+import unittest
+from pathlib import Path
+
+from stages import name_of, put
+
+
+class Stages(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+        self.given = {"schema_version": 2, "model_id": "small-20260101-aaaaaaaa", "files": {"model.ts": {"sha256": "", "bytes": 1}}}
+        (self.folder / "manifest.json").write_text(json.dumps(self.given))
+
+    def manifest(self) -> dict:
+        return json.loads((self.folder / "manifest.json").read_text())
+
+    def put(self, stage: str, entry: dict, content: dict) -> dict:
+        put(self.folder, self.manifest(), stage, entry, content)
+        return self.manifest()
+
+    def test_the_manifest_vouches_for_the_file_and_keeps_the_rest(self):
+        made = self.put("cascade", {"distinct_below": 0.02}, {"base": 1})
+        self.assertEqual(made["cascade"], {"distinct_below": 0.02, "of": self.given["model_id"]})
+        self.assertEqual((made["schema_version"], made["files"]["model.ts"]), (3, self.given["files"]["model.ts"]))
+        written = (self.folder / "cascade.json").read_bytes()
+        self.assertEqual(made["files"]["cascade.json"], {"sha256": hashlib.sha256(written).hexdigest(), "bytes": len(written)})
+
+    def test_the_name_stands_for_each_stage_and_its_threshold_and_is_made_once(self):
+        steps = [("cascade", {"distinct_below": 0.02}, {"base": 1}), ("cascade", {"distinct_below": 0.03}, {"base": 1}),
+                 ("cascade", {"distinct_below": 0.03}, {"base": 2}), ("query_cascade", {"settle_from": 0.9}, {"bias": 1}),
+                 ("query_cascade", {"settle_from": 0.8}, {"bias": 1}), ("cascade", {"distinct_below": 0.04}, {"base": 2})]
+        names = {self.given["model_id"]}
+        for step in steps:
+            made = self.put(*step)
+            self.assertEqual(self.put(*step), made)
+            self.assertEqual(name_of(self.folder), self.given["model_id"])
+            names.add(made["model_id"])
+        self.assertEqual(len(names), len(steps) + 1)
+        self.assertTrue(all(name.startswith("small-20260101-") for name in names))
+        self.assertEqual((made["schema_version"], made["query_cascade"]["settle_from"]), (4, 0.8))
+
+
+if __name__ == "__main__":
+    unittest.main()
