@@ -63,7 +63,7 @@ SHORT_ROWS = Figure(8, "queries for each sequence of 128 tokens on inf1 and g4dn
 CORE_PAIRS = Figure(benchmark("`bf16` (packed, see", 1), "pairs/s of one core, the shipped network in bf16",
                     f"docs/BENCHMARKS.md, the packed network on Amazon-Google; {MEASURED}")
 CORE_QUERIES = Figure(10, "queries for each pair, by CPU time",
-                      "`time catalog-labels evaluate pairs` (300 of Abt-Buy: 17.5 s) and `evaluate queries` (1,000: 5.6 s), "
+                      "`time catalog-labels evaluate pairs --no-cascade` (300 of Abt-Buy: 17.5 s) and `evaluate queries --no-cascade` (1,000: 5.6 s), "
                       f"`--replicas 1`, dev profile, machine busy; {MEASURED}")
 
 SQS_REQUEST = Figure(0.40 / MILLION, "dollars for a request of SQS", "aws.amazon.com/sqs/pricing, us-east-1, standard queues")

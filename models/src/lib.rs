@@ -31,4 +31,4 @@ pub use explain::{Explanation, explain};
 pub use kernel::Kernel;
 pub use manifest::{Artifact, Manifest};
 pub use mark::MARKS;
-pub use scorer::{IntentScore, Lanes, LoadError, PROBE_QUERY, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};
+pub use scorer::{IntentScore, Lanes, LoadError, PairScore, ScoreError, Scorer, ScorerOptions, TextPair};

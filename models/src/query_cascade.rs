@@ -4,7 +4,10 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
+use shared::Stage;
 use shared::text::normalise_query;
+
+use crate::scorer::IntentScore;
 
 /// Buckets of the words, and again of the letters.
 const BUCKETS: usize = 1 << BUCKET_BITS;
@@ -177,6 +180,15 @@ pub struct QueryCascade {
     pub linear: Linear,
     /// An intent of at least this probability stands.
     pub settle_from: f32,
+}
+
+impl QueryCascade {
+    /// What the linear model says of a query, if it is sure; none where the network has to read it.
+    pub fn settle(&self, query: &str) -> Option<IntentScore> {
+        let score = IntentScore::of(self.linear.logits(query), Stage::Cascade);
+        let certainty = score.probabilities.into_iter().fold(0.0, f32::max);
+        (certainty >= self.settle_from).then_some(score)
+    }
 }
 
 #[cfg(test)]

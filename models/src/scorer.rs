@@ -38,7 +38,7 @@ const TOKENISED_ROWS: usize = 512;
 /// Bytes that a text counts for at least: an empty one takes its time as well.
 const TEXT_BYTES_MIN: usize = 64;
 /// What a probe asks: as short as most queries.
-pub const PROBE_QUERY: &str = "usb c cable";
+const PROBE_QUERY: &str = "usb c cable";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScorerOptions {
@@ -120,7 +120,7 @@ pub struct IntentScore {
 
 impl IntentScore {
     /// What `stage` says with these logits.
-    fn of(logits: [f32; 4], stage: Stage) -> Self {
+    pub(crate) fn of(logits: [f32; 4], stage: Stage) -> Self {
         let (mut best, mut largest) = (Intent::ALL[0], logits[0]);
         for (intent, logit) in Intent::ALL.into_iter().zip(logits) {
             if logit > largest {
@@ -130,11 +130,6 @@ impl IntentScore {
         let powers = logits.map(|logit| (logit - largest).exp());
         let sum: f32 = powers.iter().sum();
         Self { intent: best, probabilities: powers.map(|power| power / sum), stage }
-    }
-
-    /// The largest of the probabilities.
-    fn certainty(&self) -> f32 {
-        self.probabilities.into_iter().fold(0.0, f32::max)
     }
 }
 
@@ -301,13 +296,9 @@ impl Scorer {
         let mut settled = Vec::with_capacity(queries.len());
         for chunk in queries.chunks(TOKENISED_ROWS) {
             let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
-            let settle = move |query: &String| {
-                let score = IntentScore::of(cascade.linear.logits(query), Stage::Cascade);
-                (score.certainty() >= cascade.settle_from).then_some(score)
-            };
             let bytes = bytes_of(&chunk);
-            let found = self.tokenisers.run(bytes, deadline.is_none(), move |_| chunk.iter().map(settle).collect());
-            settled.extend::<Vec<_>>(found.await?);
+            let settle = move |_: &Encoder| chunk.iter().map(|query| cascade.settle(query)).collect::<Vec<_>>();
+            settled.extend(self.tokenisers.run(bytes, deadline.is_none(), settle).await?);
         }
         Ok(settled)
     }

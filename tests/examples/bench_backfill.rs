@@ -156,6 +156,10 @@ impl Score for Tap {
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
         self.scorer.score_queries(queries).await
     }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        self.scorer.probe(None).await
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -4,16 +4,13 @@
 #![expect(clippy::print_stderr, reason = "progress")]
 
 use std::fmt::Write as _;
-use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use models::manifest::MANIFEST_FILE;
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
+use tests::artifacts::network_alone;
 use tests::load::{Outcome, Target, closed_loop, open_loop};
 use tests::page::sum;
 use tests::report::{machine, write_section};
@@ -82,21 +79,6 @@ async fn main() {
     write_section("serve", &report(&systems, lasts, settled));
 }
 
-/// The shipped artifact without its first stage for queries, as the peers are.
-fn network_alone() -> TempDir {
-    let folder = TempDir::new().expect("a temporary folder");
-    for entry in fs::read_dir(artifact()).expect("the artifact is there") {
-        let entry = entry.expect("the artifact can be listed");
-        symlink(entry.path(), folder.path().join(entry.file_name())).expect("the file is linked");
-    }
-    let path = folder.path().join(MANIFEST_FILE);
-    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("JSON");
-    manifest.as_object_mut().expect("an object").remove("query_cascade");
-    fs::remove_file(&path).expect("the link goes");
-    fs::write(&path, manifest.to_string()).expect("writable");
-    folder
-}
-
 /// The share of the queries that the server's first stage settled.
 async fn settled(server: &Server) -> f64 {
     let page = server.metrics().await;
@@ -112,7 +94,7 @@ fn has_int8() -> bool {
 /// Queries of the sample, in the order of the file.
 fn queries() -> Vec<String> {
     let path = repository().join("consumer/src/app/sample/queries.tsv");
-    let text = fs::read_to_string(path).expect("the sample is readable");
+    let text = std::fs::read_to_string(path).expect("the sample is readable");
     text.lines().skip(1).filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
 }
 

@@ -87,6 +87,10 @@ impl Score for TextModel {
         let score = |stage| IntentScore { intent: Intent::Product, probabilities: [1.0, 0.0, 0.0, 0.0], stage };
         Ok(queries.iter().map(|query| score(stage(query))).collect())
     }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        Ok(())
+    }
 }
 
 /// A worker as `worker` builds it, but for the model.

@@ -41,7 +41,7 @@ pub fn marker(state: &ProductItem) -> LabelledMarker {
 
 /// A check of the text alone.
 pub fn check(id: &str, text: &str) -> StateCheck {
-    StateCheck { id: self::id(id), version: None, text_hash: TextHash::of(1, text) }
+    StateCheck { id: self::id(id), version: None, text_hash: TextHash::of(1, text), deleted: false }
 }
 
 pub fn posting(key: &str, id: &str) -> Posting {

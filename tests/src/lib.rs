@@ -1,5 +1,6 @@
 //! What the tests share: real engines, the real worker, events and items.
 
+pub mod artifacts;
 pub mod converged;
 pub mod deliveries;
 pub mod events;

@@ -12,7 +12,7 @@ use consumer::decide::blocking::{KeyEpoch, posting_keys};
 use consumer::flow::Score;
 use consumer::store::Store;
 use models::{IntentScore, PairScore, ScoreError, TextPair};
-use shared::table::LABELS;
+use shared::table::{LABELS, POSTINGS};
 use shared::{ModelId, ProductId};
 
 use crate::converged::stored_postings;
@@ -36,18 +36,26 @@ pub enum Begins {
 impl Begins {
     fn of(request: &Before<'_>, store: &Store) -> Option<Self> {
         let input = request.input();
-        let labels = LABELS.physical_name(store.prefix());
+        let [labels, postings] = [LABELS, POSTINGS].map(|table| table.physical_name(store.prefix()));
         if let Some(put) = input.downcast_ref::<PutItemInput>() {
             return Some(if put.table_name() == Some(labels.as_str()) { Self::Labels } else { Self::State });
         }
         let begins = [
             (input.downcast_ref::<BatchWriteItemInput>().is_some(), Self::Postings),
             (input.downcast_ref::<QueryInput>().is_some(), Self::LookUp),
+            (input.downcast_ref().is_some_and(|write| writes(write, &postings)), Self::Postings),
             (input.downcast_ref::<TransactWriteItemsInput>().is_some(), Self::Labels),
             (input.downcast_ref::<UpdateItemInput>().is_some(), Self::Marker),
         ];
         begins.into_iter().find_map(|(is, step)| is.then_some(step))
     }
+}
+
+/// Whether a transaction writes into this table.
+fn writes(write: &TransactWriteItemsInput, table: &str) -> bool {
+    let puts = write.transact_items().iter().filter_map(|item| item.put()).map(|put| put.table_name());
+    let deletes = write.transact_items().iter().filter_map(|item| item.delete()).map(|delete| delete.table_name());
+    puts.chain(deletes).any(|name| name == table)
 }
 
 /// The same tables through a worker that dies when `step` begins: its request and all later
@@ -78,6 +86,10 @@ impl Score for DiesAtScoring {
 
     async fn score_queries(&self, _queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
         Err(ScoreError::Stopped)
+    }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        Ok(())
     }
 }
 

@@ -46,6 +46,10 @@ impl Score for Staged {
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
         self.model.score_queries(queries).await
     }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        Ok(())
+    }
 }
 
 fn texts() -> [ProductText; 2] {

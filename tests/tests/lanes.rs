@@ -52,6 +52,10 @@ impl Score for Watchful {
         }
         self.model.score_queries(queries).await
     }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        Ok(())
+    }
 }
 
 /// A process with a queue for each name, and what its model was asked.

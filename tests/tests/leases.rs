@@ -47,6 +47,10 @@ impl Score for Gated {
         let _open = self.gate.acquire().await.expect("the gate is never closed");
         self.model.score_queries(queries).await
     }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        Ok(())
+    }
 }
 
 async fn until(condition: impl Fn() -> bool) {

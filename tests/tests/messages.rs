@@ -59,6 +59,10 @@ impl Score for Moody {
             _ => self.model.score_queries(queries).await,
         }
     }
+
+    async fn probe(&self) -> Result<(), ScoreError> {
+        Ok(())
+    }
 }
 
 async fn tables() -> (Embedded, Store) {

@@ -272,12 +272,13 @@ async fn postings_are_replaced_while_a_state_holds(store: Store) {
     let keys: Vec<String> = (0..150).map(|n| format!("k{n:03}")).collect();
     let postings: Vec<Posting> = keys[50..].iter().map(|key| posting(key, "A")).collect();
     store.put_postings(&keys[..50].iter().map(|key| posting(key, "A")).collect::<Vec<_>>()).await.expect("puts");
-    let other = store.replace_postings_while(&check("A", "b"), &postings, &keys[..50]).await;
-    assert_eq!(other.expect("answers"), StateOutcome::Conflict(None));
-    let held: Vec<String> = store.postings(&keys, 1).await.expect("reads").into_iter().map(|held| held.key).collect();
-    assert_eq!(held, keys[..50], "it has another text");
-    let same = store.replace_postings_while(&check("A", "a"), &postings, &keys[..50]).await;
-    assert_eq!(same.expect("answers"), StateOutcome::Written);
+    let replace = async |check| store.replace_postings_while(&check, &postings, &keys[..50]).await.expect("answers");
+    for other in [check("A", "b"), StateCheck { deleted: true, ..check("A", "a") }] {
+        assert_eq!(replace(other).await, StateOutcome::Conflict(None));
+    }
+    let held = store.postings(&keys, 1).await.expect("reads");
+    assert!(held.iter().map(|held| &held.key).eq(&keys[..50]), "it has another text, and is not deleted");
+    assert_eq!(replace(check("A", "a")).await, StateOutcome::Written);
     assert_eq!(store.postings(&keys, 1).await.expect("reads"), postings);
 }
 

@@ -19,10 +19,11 @@ pub struct Args {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum Row {
-    Pair { a: String, b: String },
-    Query { text: String },
+#[serde(deny_unknown_fields)]
+struct Row {
+    a: Option<String>,
+    b: Option<String>,
+    text: Option<String>,
 }
 
 pub fn run(args: Args) -> CommandResult {
@@ -33,8 +34,13 @@ pub fn run(args: Args) -> CommandResult {
         for (number, line) in stdin().lock().lines().enumerate() {
             let row = serde_json::from_str(&line?).map_err(|error| format!("line {}: {error}", number + 1))?;
             let found = match row {
-                Row::Pair { a, b } => serde_json::to_string(features(&Sketch::of(&a), &Sketch::of(&b)).as_slice())?,
-                Row::Query { text } => serde_json::to_string(&Pieces::of(&text))?,
+                Row { a: Some(a), b: Some(b), text: None } => {
+                    serde_json::to_string(features(&Sketch::of(&a), &Sketch::of(&b)).as_slice())?
+                }
+                Row { a: None, b: None, text: Some(text) } => serde_json::to_string(&Pieces::of(&text))?,
+                Row { .. } => {
+                    return Err(format!("line {}: give a and b of a pair, or text of a query", number + 1).into());
+                }
             };
             writeln!(out, "{found}")?;
         }

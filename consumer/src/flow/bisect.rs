@@ -104,6 +104,10 @@ mod tests {
         async fn score_queries(&self, _queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
             Err(ScoreError::Stopped)
         }
+
+        async fn probe(&self) -> Result<(), ScoreError> {
+            Ok(())
+        }
     }
 
     fn score(pair: &TextPair) -> PairScore {

@@ -178,9 +178,10 @@ impl Pipeline {
     }
 
     /// Step 2. Postings of the state's text are put, and those that only earlier texts had go.
-    /// A state that has moved on meanwhile is planned again, and gets its own back. Postings of
-    /// another text than the event's are put only while the state has it: put later they would stay
-    /// if this worker died, for they are in no state any more, and not in the event either.
+    /// A state that has moved on meanwhile is planned again, and gets its own back. What moves for
+    /// another text than the event's moves only while the state has it: should this worker come later
+    /// and die, that text would be in no state any more, and the next delivery not know of it. Nobody
+    /// delivers a reconciliation again, so all that it moves does so.
     async fn move_postings(&self, task: Task<'_>) -> Result<StateOutcome, FlowError> {
         let Task { own, epochs, .. } = task;
         if task.is_settled {
@@ -191,7 +192,7 @@ impl Pipeline {
         let mut obsolete: Vec<String> = own.previous_texts.iter().flat_map(|text| epochs.posting_keys(text)).collect();
         obsolete.extend_from_slice(task.written);
         obsolete.retain(|key| postings.iter().all(|posting| posting.key != *key));
-        if postings.is_empty() || own.text == task.event_text {
+        if task.purpose == Purpose::Event && own.text == task.event_text {
             self.store.replace_postings(&own.id, &postings, &obsolete).await?;
             return Ok(StateOutcome::Written);
         }

@@ -29,14 +29,14 @@ pub struct LabelWrite<'a> {
     pub marker: Option<(&'a ProductItem, &'a ModelId, LabelledMarker)>,
 }
 
-/// A product state that has to hold for a label to be written: it exists, is not deleted,
-/// and has this text.
+/// A product state that has to hold for a write: it exists, is deleted or not, and has this text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StateCheck {
     pub id: ProductId,
     /// Where given, the state has exactly this version as well.
     pub version: Option<u64>,
     pub text_hash: TextHash,
+    pub deleted: bool,
 }
 
 impl Store {
@@ -132,12 +132,12 @@ fn ids_of(items: &[LabelItem]) -> String {
 impl StateCheck {
     /// The state is exactly this one.
     pub fn exact(state: &ProductItem) -> Self {
-        Self { id: state.id.clone(), version: Some(state.version), text_hash: state.text_hash }
+        Self { version: Some(state.version), ..Self::text(state) }
     }
 
     /// The product still has the text of this state.
     pub fn text(state: &ProductItem) -> Self {
-        Self { id: state.id.clone(), version: None, text_hash: state.text_hash }
+        Self { id: state.id.clone(), version: None, text_hash: state.text_hash, deleted: state.deleted }
     }
 
     pub(super) fn to_condition_check(&self, table: String) -> Result<ConditionCheck, BuildError> {
@@ -146,7 +146,7 @@ impl StateCheck {
             .key("id", string(&self.id))
             .expression_attribute_names("#deleted", "deleted")
             .expression_attribute_names("#text_hash", "text_hash")
-            .expression_attribute_values(":deleted", AttributeValue::Bool(false))
+            .expression_attribute_values(":deleted", AttributeValue::Bool(self.deleted))
             .expression_attribute_values(":text_hash", string(self.text_hash));
         // Comparisons fail on an item that does not exist, so existence needs no test.
         let mut condition = "#deleted = :deleted AND #text_hash = :text_hash".to_owned();

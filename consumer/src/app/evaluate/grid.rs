@@ -39,13 +39,13 @@ pub struct Args {
     /// TSV of queries, as `evaluate queries` reads it; each arrives on its own
     #[arg(long, value_name = "TSV")]
     queries: PathBuf,
-    /// Folder whose tokenizer, limits and cascade are taken
+    /// Folder whose tokenizer, limits and first stages are taken
     #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v5", env = "CATALOG_LABELS_ARTIFACT")]
     artifact: PathBuf,
     /// Events in work at once, as of `worker`
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     concurrency: u16,
-    /// Queries for the online lane of one host, at random (Poisson)
+    /// Queries for the online lane of one host that the first stage leaves to it, at random (Poisson)
     #[arg(long, default_value_t = 2_000.0, value_parser = rate)]
     queries_per_second: f64,
     /// Cores of one host
@@ -151,7 +151,9 @@ impl Args {
         for ((left, right), of_set) in self.left.iter().zip(&self.right).zip(&self.pairs) {
             pairs.extend(groups_of_pairs(&read_pairs(left, right, of_set)?, artifact, &encoder)?);
         }
-        let texts: Vec<String> = read_queries(&self.queries, None)?.into_iter().map(|query| query.text).collect();
+        let settles = |query: &str| artifact.query_cascade.as_ref().is_some_and(|first| first.settle(query).is_some());
+        let queries = read_queries(&self.queries, None)?.into_iter().map(|query| query.text);
+        let texts: Vec<String> = queries.filter(|query| !settles(query)).collect();
         let queries: Vec<Vec<usize>> = encoder.queries(&texts)?.iter().map(|row| vec![row.ids.len()]).collect();
         for (rows, what) in [(&pairs, "pairs"), (&queries, "queries")] {
             if rows.is_empty() {
