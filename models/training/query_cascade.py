@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from judge import f1_at, macro_f1
 from model import INTENTS
 from rows import Tokens, backbone_folder, read
-from stages import name_of, put
+from stages import base, put
 
 BUCKETS = 1 << 15
 # Of int8, which the weights are rounded to.
@@ -76,9 +76,9 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def network(args, rows: list) -> np.ndarray:
+def network(args, manifest: dict, rows: list) -> np.ndarray:
     """The intent that the artifact's network gives each row; kept, since it takes minutes."""
-    kept = args.prepared.parent / "cascade" / f"{name_of(args.artifact)}.intent.valid.json"
+    kept = args.prepared.parent / "cascade" / f"{base(manifest)}.intent.valid.json"
     if not kept.exists():
         # torch is slow to import, and only this needs it.
         from export import load_weights
@@ -129,12 +129,13 @@ def main():
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
     args = parser.parse_args()
+    manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
     linear = Linear(pieces([row["text"] for row in train], args.binary), np.array([row["label"] for row in train]))
 
     labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
     first = probabilities(linear.logits(pieces([row["text"] for row in valid], args.binary)))
-    second = network(args, valid)
+    second = network(args, manifest, valid)
     settle_from = least(first, second, labels, sources)
     if settle_from is None:
         sys.exit("at no probability is the first stage as good as the network: the artifact is left as it was")
@@ -146,7 +147,6 @@ def main():
         print(f"{source:12} {(sources == source).sum():5} queries  settled {settled[sources == source].mean():.3f}")
     for name, value in before.items():
         print(f"{name:24} network {value:.4f}  with the first stage {after[name]:.4f}")
-    manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     put(args.artifact, manifest, "query_cascade", {"settle_from": settle_from}, linear.content(args.binary))
     print(json.dumps({"model_id": manifest["model_id"], **manifest["query_cascade"]}))
 

@@ -8,12 +8,8 @@ from pathlib import Path
 SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4}
 
 
-def name_of(artifact: Path) -> str:
-    """The model's own name, without any stage before it."""
-    return base(json.loads((artifact / "manifest.json").read_text(encoding="utf-8")))
-
-
 def base(manifest: dict) -> str:
+    """The model's own name, without any stage before it."""
     stages = [manifest[stage] for stage in SCHEMA_VERSIONS if stage in manifest]
     return stages[0]["of"] if stages else manifest["model_id"]
 

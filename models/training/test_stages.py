@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from stages import name_of, put
+from stages import base, put
 
 
 class Stages(unittest.TestCase):
@@ -39,7 +39,7 @@ class Stages(unittest.TestCase):
         for step in steps:
             made = self.put(*step)
             self.assertEqual(self.put(*step), made)
-            self.assertEqual(name_of(self.folder), self.given["model_id"])
+            self.assertEqual(base(made), self.given["model_id"])
             names.add(made["model_id"])
         self.assertEqual(len(names), len(steps) + 1)
         self.assertTrue(all(name.startswith("small-20260101-") for name in names))
