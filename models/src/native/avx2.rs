@@ -2,20 +2,21 @@
 //! columns are twelve sums in flight, which hides the latency of the multiplication, and
 //! leaves four of the sixteen registers for weights and inputs.
 //!
-//! There is no product of bytes that cannot overflow in AVX2, so that of 16-bit numbers
-//! multiplies int8: it is exact, and twice as fast as fp32.
+//! AVX2 adds products of bytes in 16 bits, where they could overflow: inputs and weights of int8 are
+//! rounded so that they cannot ([`INT8`]).
 
 #![allow(unsafe_code, reason = "intrinsics that load and store take pointers")]
 
 use std::arch::x86_64::{
-    __m256, _mm_loadu_si128, _mm256_add_epi32, _mm256_castsi256_ps, _mm256_cvtepi8_epi16, _mm256_cvtepu16_epi32,
-    _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256,
+    __m256, __m256i, _mm_loadu_si128, _mm256_add_epi16, _mm256_add_epi32, _mm256_castsi256_ps, _mm256_cvtepi32_ps,
+    _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16,
+    _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_storeu_ps,
 };
 
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
-use super::simd::{LINE_BYTES, prefetch};
+use super::simd::{Bytes, INT8_GROUP, Int8, LINE_BYTES, Panel, prefetch};
 
 /// Proof that this CPU has every instruction that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +37,9 @@ const TILE_ROWS: usize = 6;
 /// Rows of a full block: four tiles.
 pub const ROWS: usize = 4 * TILE_ROWS;
 
-/// Largest input that int8 is multiplied by. The product is of 16 bits anyway, so inputs are rounded
-/// sixteen times finer than bytes are, and cost the same.
-pub const VALUE_MAX: f32 = 4_095.0;
+/// AVX2 multiplies bytes into sums of 16 bits. With inputs of at most 181 and weights of a lane that add up to
+/// 181 at most, none exceeds 181 * 181 = 32,761. What is rounded more coarsely so, a scale for every 64 inputs wins back.
+pub const INT8: Int8 = Int8 { input_max: 181.0, span: 64, lane_max: Some(181.0) };
 
 /// What panels hold, as fp32.
 pub trait Weight: Number {
@@ -169,48 +170,98 @@ fn tile_fp32<const ROWS: usize>(
     }
 }
 
-/// Products of `count` rows of 0 to [`VALUE_MAX`], `stride` apart, with a panel of (inputs / 2, 32, 2).
+/// `totals += rows · panel`, both within [`INT8`].
 #[target_feature(enable = "avx2,fma")]
-pub fn block_int8(rows: &[i16], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>) {
-    for_each_tile!(count, ahead, tile_int8, rows, stride, panel, sums);
+pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
+    let (count, ahead) = (rows.count, panel.ahead);
+    for_each_tile!(count, ahead, tile_int8, &rows, &panel, totals);
 }
 
+/// Two products fit into 16 bits, and so do four, as weights and inputs are bounded: two groups of four inputs
+/// are added there, before the sum goes on in 32 bits.
 #[target_feature(enable = "avx2,fma")]
 fn tile_int8<const ROWS: usize>(
     row: usize,
     column: usize,
     ahead: Ahead,
-    rows: &[i16],
-    stride: usize,
-    panel: &[i8],
-    sums: &mut Block<i32>,
+    rows: &Bytes<'_>,
+    panel: &Panel<'_>,
+    totals: &mut Block<f32>,
 ) {
-    let inputs = panel.len() / COLUMNS;
-    assert!(inputs.is_multiple_of(2) && column + TILE_COLUMNS <= COLUMNS, "pairs are whole");
-    assert!(rows.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
-    let rows = &rows[row * stride..];
+    /// Inputs of a step: two groups.
+    const STEP: usize = 2 * INT8_GROUP;
+    let inputs = panel.weights.len() / COLUMNS;
+    assert!(inputs.is_multiple_of(STEP) && column + TILE_COLUMNS <= COLUMNS, "steps are whole");
+    assert!(rows.values.len() >= (row + ROWS - 1) * rows.stride + inputs, "rows are whole");
+    let values = &rows.values[row * rows.stride..];
+    let (sums, scales) = (&panel.sums[column..column + TILE_COLUMNS], &panel.scales[column..column + TILE_COLUMNS]);
+    // SAFETY: both slices are two registers.
+    let (sums, scales) = unsafe {
+        let (sums, scales) = (sums.as_ptr(), scales.as_ptr());
+        (
+            [_mm256_loadu_si256(sums.cast()), _mm256_loadu_si256(sums.add(WIDTH).cast())],
+            [_mm256_loadu_ps(scales), _mm256_loadu_ps(scales.add(WIDTH))],
+        )
+    };
+    let ones = _mm256_set1_epi16(1);
     let mut tile = [[_mm256_setzero_si256(); 2]; ROWS];
-    for pair in 0..inputs / 2 {
-        ahead.step(pair);
-        // SAFETY: a panel holds 64 weights for each pair of inputs, of which these are 32.
-        let [left, right] = unsafe {
-            let at = panel.as_ptr().add(2 * (pair * COLUMNS + column));
-            [at, at.add(2 * WIDTH)].map(|at| _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast())))
+    for (i, tile) in tile.iter_mut().enumerate() {
+        // Both fit into the lower 16 bits, and the upper ones of `zero` are 0.
+        let zero = _mm256_set1_epi32(rows.scales[(row + i) * rows.spans].zero);
+        *tile = [_mm256_madd_epi16(zero, sums[0]), _mm256_madd_epi16(zero, sums[1])];
+    }
+    for step in 0..inputs / STEP {
+        ahead.step(step);
+        // SAFETY: a panel holds 128 weights for each group of inputs, of which these are 64 of each of two.
+        let (first, second) = unsafe {
+            let at = panel.weights.as_ptr().add(INT8_GROUP * (2 * step * COLUMNS + column));
+            (two_registers(at), two_registers(at.add(INT8_GROUP * COLUMNS)))
         };
         for (i, sum) in tile.iter_mut().enumerate() {
-            // SAFETY: row i of ROWS has `inputs` values, of which this pair is two.
-            let values =
-                unsafe { _mm256_set1_epi32(rows.as_ptr().add(i * stride + 2 * pair).cast::<i32>().read_unaligned()) };
-            sum[0] = _mm256_add_epi32(sum[0], _mm256_madd_epi16(values, left));
-            sum[1] = _mm256_add_epi32(sum[1], _mm256_madd_epi16(values, right));
+            // SAFETY: row i of ROWS has `inputs` values, of which this step is eight.
+            let (left, right) = unsafe {
+                let at = values.as_ptr().add(i * rows.stride + STEP * step);
+                (group(at), group(at.add(INT8_GROUP)))
+            };
+            for half in 0..2 {
+                let products = _mm256_add_epi16(
+                    _mm256_maddubs_epi16(left, first[half]),
+                    _mm256_maddubs_epi16(right, second[half]),
+                );
+                sum[half] = _mm256_add_epi32(sum[half], _mm256_madd_epi16(products, ones));
+            }
         }
     }
-    for (tile, to) in tile.iter().zip(&mut sums.0[row..row + ROWS]) {
-        let to = &mut to[column..column + TILE_COLUMNS];
-        // SAFETY: the slice is two registers.
-        unsafe {
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), tile[0]);
-            _mm256_storeu_si256(to.as_mut_ptr().add(WIDTH).cast(), tile[1]);
+    for (i, tile) in tile.iter().enumerate() {
+        let to = &mut totals.0[row + i][column..column + TILE_COLUMNS];
+        let step = _mm256_set1_ps(rows.scales[(row + i) * rows.spans].step);
+        for half in 0..2 {
+            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(tile[half]), scales[half]);
+            // SAFETY: the slice is two registers.
+            unsafe {
+                let to = to.as_mut_ptr().add(half * WIDTH);
+                _mm256_storeu_ps(to, _mm256_fmadd_ps(scaled, step, _mm256_loadu_ps(to)));
+            }
         }
     }
+}
+
+/// # Safety
+/// 64 weights are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn two_registers(from: *const i8) -> [__m256i; 2] {
+    // SAFETY: as the caller promises.
+    unsafe { [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(INT8_GROUP * WIDTH).cast())] }
+}
+
+/// Four inputs, for each column.
+///
+/// # Safety
+/// They are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn group(from: *const u8) -> __m256i {
+    // SAFETY: as the caller promises.
+    _mm256_set1_epi32(unsafe { from.cast::<i32>().read_unaligned() })
 }

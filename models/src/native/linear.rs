@@ -2,21 +2,26 @@
 
 use super::buffer::Buffer;
 use super::multiply::{Block, COLUMNS, Instructions};
-use super::rows::{Precision, Rows};
-use super::simd::{LANES, Simd};
+use super::rows::{Precision, Rows, STEP};
+use super::simd::{INT8_GROUP, Int8, LANE_INPUTS, LANES, Panel, Simd, Sums};
 
 /// Panels of 32 columns; in each, for every group of inputs, the weights of each column side
 /// by side. Inputs of int8 go on with zeros to a multiple of 64 bytes.
 enum Packed {
     /// As bits of bf16.
     Exact(Buffer),
-    Int8 {
-        panels: Buffer,
-        /// Of each column.
-        scales: Vec<f32>,
-        /// Sum of each column's weights, which an input's zero point is taken out with.
-        sums: Vec<f32>,
-    },
+    Int8(Spans),
+}
+
+/// Weights of int8, whose scales serve a span of inputs each.
+struct Spans {
+    panels: Buffer,
+    /// Of one span.
+    inputs: usize,
+    /// (panels, spans, 32): of each column.
+    scales: Vec<f32>,
+    /// As `scales`: the sum of a column's weights, negative.
+    sums: Vec<i32>,
 }
 
 /// Where a layer's outputs go. No closure: one is compiled apart from the instructions, unless
@@ -39,23 +44,16 @@ impl Linear {
     pub fn pack(weight: &[f32], bias: &[f32], precision: Precision, instructions: Instructions) -> Self {
         let (outputs, inputs) = (bias.len(), weight.len() / bias.len());
         assert!(outputs.is_multiple_of(COLUMNS) && inputs.is_multiple_of(COLUMNS), "the shape was checked");
-        let group = instructions.group(precision);
+        let bias = bias.to_vec();
         match precision {
             Precision::Exact => {
-                let values = in_panels(group, inputs, outputs).map(|(o, i)| to_bf16(weight[o * inputs + i]));
-                Self { packed: Packed::Exact(Buffer::new(inputs * outputs, values)), bias: bias.to_vec(), inputs }
+                let cells = in_panels(instructions.exact_group(), inputs, outputs);
+                let values = cells.map(|(o, i)| to_bf16(weight[o * inputs + i]));
+                Self { packed: Packed::Exact(Buffer::new(inputs * outputs, values)), bias, inputs }
             }
             Precision::Int8 => {
-                let rows = || weight.chunks_exact(inputs);
-                let largest = |row: &[f32]| row.iter().fold(f32::MIN_POSITIVE, |most, w| most.max(w.abs()));
-                let scales: Vec<f32> = rows().map(|row| largest(row) / 127.0).collect();
-                // Within -127 to 127, since the scale maps the largest weight there.
-                let byte = |o: usize, i: usize| (weight[o * inputs + i] / scales[o]).round() as i8;
-                let padded = inputs.next_multiple_of(2 * COLUMNS);
-                let values = in_panels(group, padded, outputs).map(|(o, i)| if i < inputs { byte(o, i) } else { 0 });
-                let panels = Buffer::new(padded * outputs, values);
-                let sums = (0..outputs).map(|o| (0..inputs).map(|i| f32::from(byte(o, i))).sum()).collect();
-                Self { packed: Packed::Int8 { panels, scales, sums }, bias: bias.to_vec(), inputs: padded }
+                let packed = Packed::Int8(Spans::pack(weight, inputs, outputs, instructions.int8()));
+                Self { packed, bias, inputs: inputs.next_multiple_of(STEP) }
             }
         }
     }
@@ -68,9 +66,7 @@ impl Linear {
     pub fn apply<S: Simd>(&self, simd: &S, rows: &Rows, outputs: impl Outputs) {
         match &self.packed {
             Packed::Exact(panels) => self.apply_exact(panels.numbers(), simd, rows, outputs),
-            Packed::Int8 { panels, scales, sums } => {
-                self.apply_int8(panels.numbers(), scales, sums, simd, rows, outputs);
-            }
+            Packed::Int8(spans) => self.apply_int8(spans, simd, rows, outputs),
         }
     }
 
@@ -94,34 +90,77 @@ impl Linear {
     }
 
     #[inline(always)]
-    fn apply_int8<S: Simd>(
-        &self,
-        panels: &[i8],
-        scales: &[f32],
-        weight_sums: &[f32],
-        simd: &S,
-        rows: &Rows,
-        mut outputs: impl Outputs,
-    ) {
-        let (stride, mut block) = (rows.stride(), Block::default());
+    fn apply_int8<S: Simd>(&self, spans: &Spans, simd: &S, rows: &Rows, mut outputs: impl Outputs) {
+        let panels = spans.panels.numbers::<i8>();
+        let (mut sums, of_row) = (Sums::default(), rows.spans());
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
             for first in (0..rows.count()).step_by(simd.rows()) {
                 let count = simd.rows().min(rows.count() - first);
+                for total in &mut sums.total.0[..count] {
+                    total.copy_from_slice(&self.bias[panel * COLUMNS..][..COLUMNS]);
+                }
                 let ahead = share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                simd.multiply_int8(&rows.bytes::<S>()[first * stride..], stride, count, weights, ahead, &mut block);
+                for (span, weights) in weights.chunks(spans.inputs * COLUMNS).enumerate() {
+                    let ahead = &ahead[ahead.len() * span / of_row..ahead.len() * (span + 1) / of_row];
+                    let panel = spans.panel(panel * of_row + span, weights, ahead);
+                    simd.add_int8(rows.bytes(first, count, span, spans.inputs), panel, &mut sums);
+                }
                 for half in [0, LANES] {
-                    let column = panel * COLUMNS + half;
-                    let (scale, weight_sum) = (S::load(&scales[column..]), S::load(&weight_sums[column..]));
-                    let bias = S::load(&self.bias[column..]);
-                    for (i, sums) in block.0.iter().enumerate().take(count) {
-                        let (row_scale, zero) = (S::splat(rows.scales[first + i]), S::splat(rows.zeros[first + i]));
-                        let centred = S::neg_mul_add(zero, weight_sum, S::load_i32(&sums[half..]));
-                        outputs.put::<S>(first + i, column, S::mul_add(centred, S::mul(row_scale, scale), bias));
+                    for (i, total) in sums.total.0.iter().enumerate().take(count) {
+                        outputs.put::<S>(first + i, panel * COLUMNS + half, S::load(&total[half..]));
                     }
                 }
             }
         }
     }
+}
+
+impl Spans {
+    /// `weight` is (outputs, inputs).
+    fn pack(weight: &[f32], inputs: usize, outputs: usize, int8: Int8) -> Self {
+        let padded = inputs.next_multiple_of(STEP);
+        let span = int8.span.min(padded);
+        let spans = inputs.div_ceil(span);
+        let of_column = |o: usize, s: usize| &weight[o * inputs..][..inputs][s * span..inputs.min((s + 1) * span)];
+        let columns = || {
+            let of_panel = move |first| (0..spans).flat_map(move |s| (first..first + COLUMNS).map(move |o| (o, s)));
+            (0..outputs).step_by(COLUMNS).flat_map(of_panel)
+        };
+        let scales: Vec<f32> = columns().map(|(o, s)| scale(of_column(o, s), int8.lane_max)).collect();
+        // Within -127 to 127, since the scale maps the largest weight there or nearer to 0.
+        let byte = |o: usize, i: usize| {
+            let scale = scales[(o / COLUMNS * spans + i / span) * COLUMNS + o % COLUMNS];
+            (weight[o * inputs + i] / scale).round() as i8
+        };
+        let cells = in_panels(INT8_GROUP, padded, outputs);
+        let panels = Buffer::new(padded * outputs, cells.map(|(o, i)| if i < inputs { byte(o, i) } else { 0 }));
+        let sum = |(o, s)| (s * span..inputs.min((s + 1) * span)).map(|i| -i32::from(byte(o, i))).sum();
+        Self { panels, inputs: span, sums: columns().map(sum).collect(), scales }
+    }
+
+    /// Number `at` of all spans of all panels.
+    #[inline(always)]
+    fn panel<'p>(&'p self, at: usize, weights: &'p [i8], ahead: &'p [i8]) -> Panel<'p> {
+        let (scales, sums) = (&self.scales[at * COLUMNS..], &self.sums[at * COLUMNS..]);
+        Panel { weights, scales: &scales[..COLUMNS], sums: &sums[..COLUMNS], ahead }
+    }
+}
+
+/// What a weight of 1 in int8 stands for: the largest becomes 127, or less where the weights of a
+/// lane would exceed `lane_max`.
+fn scale(weights: &[f32], lane_max: Option<f32>) -> f32 {
+    let largest = weights.iter().fold(f32::MIN_POSITIVE, |most, w| most.max(w.abs()));
+    let Some(lane_max) = lane_max else { return largest / 127.0 };
+    // Each weight may be rounded up by a half.
+    let room = lane_max - LANE_INPUTS.len() as f32 / 2.0;
+    let lanes = weights.chunks(2 * INT8_GROUP).flat_map(|group| {
+        [0, 2].into_iter().flat_map(move |lane| {
+            let of_lane = LANE_INPUTS.map(|i| group.get(lane + i).copied().unwrap_or_default());
+            let total = |sign: f32| of_lane.iter().map(|w| (sign * w).max(0.0)).sum::<f32>();
+            [total(1.0), total(-1.0)]
+        })
+    });
+    lanes.fold(largest / 127.0, |most, lane| most.max(lane / room))
 }
 
 /// The part of a panel to be asked for while `count` of `rows` rows are multiplied with the one
@@ -169,7 +208,27 @@ mod tests {
         assert_eq!(from_bf16(to_bf16(f32::INFINITY)), f32::INFINITY);
     }
 
+    #[test]
+    fn the_largest_weight_is_127_where_nothing_else_bounds_it() {
+        assert_eq!(scale(&[0.5, -2.54, 0.0, 1.0], None), 2.54 / 127.0);
+        assert_eq!(scale(&[0.0; 8], None), f32::MIN_POSITIVE / 127.0);
+    }
+
     proptest! {
+        #[test]
+        fn weights_of_a_lane_add_up_to_its_bound_at_most(
+            weights in proptest::collection::vec(prop_oneof![-1f32..1.0, Just(1.0), Just(-1.0)], 1..40),
+        ) {
+            let step = scale(&weights, Some(181.0));
+            let bytes: Vec<f32> = weights.iter().map(|w| (w / step).round()).collect();
+            prop_assert!(bytes.iter().all(|byte| byte.abs() <= 127.0));
+            for (at, lane) in (0..bytes.len()).step_by(8).flat_map(|at| [(at, 0), (at, 2)]) {
+                let of_lane = || LANE_INPUTS.iter().filter_map(|i| bytes.get(at + lane + i).filter(|_| lane + i < 8));
+                prop_assert!(of_lane().map(|byte| byte.max(0.0)).sum::<f32>() <= 181.0);
+                prop_assert!(of_lane().map(|byte| (-byte).max(0.0)).sum::<f32>() <= 181.0);
+            }
+        }
+
         #[test]
         fn bf16_is_within_half_a_step(x in -1e30f32..1e30) {
             prop_assert!((from_bf16(to_bf16(x)) - x).abs() <= x.abs() / 256.0);

@@ -6,8 +6,7 @@ use std::fmt;
 use super::amx::Amx;
 use super::avx2::Avx2;
 use super::avx512::Avx512;
-use super::rows::Precision;
-use super::simd::{Simd, Work};
+use super::simd::{Int8, Simd, Work};
 use super::ymm::Ymm;
 use super::zmm::Zmm;
 
@@ -56,17 +55,17 @@ impl Instructions {
         !matches!(self, Self::Avx2(_))
     }
 
-    /// [`Simd::BYTE_MAX`].
-    pub fn byte_max(self) -> f32 {
+    /// [`Simd::INT8`].
+    pub fn int8(self) -> Int8 {
         match self {
-            Self::Amx(_) | Self::Avx512(_) => Zmm::BYTE_MAX,
-            Self::Avx2(_) => Ymm::BYTE_MAX,
+            Self::Amx(_) | Self::Avx512(_) => Zmm::INT8,
+            Self::Avx2(_) => Ymm::INT8,
         }
     }
 
-    /// Most inputs of an int8 layer: the sum of more products of bytes could exceed an int32.
-    pub fn int8_inputs_max(self) -> usize {
-        i32::MAX as usize / (i8::MAX as usize * self.byte_max() as usize)
+    /// Most inputs that int8 may multiply with one scale: the sum of more products of bytes could exceed an int32.
+    pub fn int8_span_max(self) -> usize {
+        i32::MAX as usize / (i8::MAX as usize * self.int8().input_max as usize)
     }
 
     /// Tokens that go through the layers together: the more of them, the more often each load of weights
@@ -79,17 +78,11 @@ impl Instructions {
         }
     }
 
-    /// Inputs of a column that lie side by side in a panel of weights.
-    pub fn group(self, precision: Precision) -> usize {
-        fn of<S: Simd>(precision: Precision) -> usize {
-            match precision {
-                Precision::Exact => S::EXACT_GROUP,
-                Precision::Int8 => S::INT8_GROUP,
-            }
-        }
+    /// [`Simd::EXACT_GROUP`].
+    pub fn exact_group(self) -> usize {
         match self {
-            Self::Amx(_) | Self::Avx512(_) => of::<Zmm>(precision),
-            Self::Avx2(_) => of::<Ymm>(precision),
+            Self::Amx(_) | Self::Avx512(_) => Zmm::EXACT_GROUP,
+            Self::Avx2(_) => Ymm::EXACT_GROUP,
         }
     }
 
@@ -108,7 +101,7 @@ mod tests {
     use super::*;
     use crate::native::buffer::{Buffer, Number};
     use crate::native::linear::to_bf16;
-    use crate::native::simd::LANES;
+    use crate::native::simd::{Bytes, INT8_GROUP, LANE_INPUTS, LANES, Panel, Scale, Sums};
 
     const INPUTS: usize = 192;
     const STRIDE: usize = INPUTS + 64;
@@ -124,48 +117,61 @@ mod tests {
     }
 
     /// `rows` times `panel` in plain loops, for each row of a full block.
-    fn products<T: Copy + std::iter::Sum>(value: impl Fn(usize, usize) -> T) -> Vec<[T; COLUMNS]> {
-        let sum = |row: usize, column: usize| {
-            (0..INPUTS).map(|input| value(row * STRIDE + input, input * COLUMNS + column)).sum()
-        };
+    fn products(product: impl Fn(usize, usize, usize) -> f32) -> Vec<[f32; COLUMNS]> {
+        let sum = |row, column| (0..INPUTS).map(|input| product(row, input, column)).sum();
         (0..ROWS_MAX).map(|row| std::array::from_fn(|column| sum(row, column))).collect()
     }
 
-    struct Bytes;
+    struct OfBytes;
 
-    impl Work for Bytes {
+    impl Work for OfBytes {
         type Output = ();
 
         #[inline(always)]
         fn with<S: Simd>(self, simd: &S) {
-            let (values, weights) =
-                (random(ROWS_MAX * STRIDE, |rng| rng.u16(..)), random(INPUTS * COLUMNS, |rng| rng.i8(..)));
-            let weights = weights.numbers::<i8>();
-            let values: Vec<u16> =
-                values.numbers().iter().map(|value: &u16| value % (S::BYTE_MAX as u16 + 1)).collect();
+            // As large as four weights of a lane may be together, and now and then that large.
+            let most = S::INT8.lane_max.map_or(127, |lane_max| (lane_max / LANE_INPUTS.len() as f32) as i8);
+            let draw = |rng: &mut fastrand::Rng| [rng.i8(-127..=127), i8::MIN, i8::MAX][rng.usize(..3)];
+            let drawn = random(INPUTS * COLUMNS, draw);
+            let mut weights: Vec<i8> =
+                drawn.numbers().iter().map(|weight: &i8| *weight.min(&most).max(&-most)).collect();
+            weights.iter_mut().step_by(COLUMNS).for_each(|weight| *weight = most);
+            let drawn = random(ROWS_MAX * STRIDE, |rng| rng.u8(..));
+            let mut values: Vec<u8> =
+                drawn.numbers().iter().map(|value: &u8| (*value).min(S::INT8.input_max as u8)).collect();
+            values[..STRIDE].fill(S::INT8.input_max as u8);
             let mut rows = Buffer::default();
-            rows.grow::<S::Byte>(values.len());
-            for (to, from) in rows.numbers_mut::<S::Byte>().chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
+            rows.grow::<u8>(values.len());
+            for (to, from) in rows.numbers_mut::<u8>().chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
                 let from: [f32; LANES] = std::array::from_fn(|i| f32::from(from[i]));
                 S::store_bytes(S::load(&from), to);
             }
             let mut panel = Buffer::default();
             panel.grow::<i8>(weights.len());
             for (input, column) in (0..INPUTS).flat_map(|input| (0..COLUMNS).map(move |column| (input, column))) {
-                panel.numbers_mut::<i8>()[place(input, column, S::INT8_GROUP)] = weights[input * COLUMNS + column];
+                panel.numbers_mut::<i8>()[place(input, column, INT8_GROUP)] = weights[input * COLUMNS + column];
             }
-            let expected = products(|value, weight| i32::from(values[value]) * i32::from(weights[weight]));
+            // Sums of whole numbers below 2^24 are exact in fp32.
+            let zero = |row: usize| (row * 5) as i32;
+            let scales: Vec<Scale> = (0..ROWS_MAX).map(|row| Scale { step: 2.0, zero: zero(row) }).collect();
+            let expected = products(|row, input, column| {
+                let value = i32::from(values[row * STRIDE + input]) - zero(row);
+                (8 * value * i32::from(weights[input * COLUMNS + column])) as f32
+            });
+            let of_column = |column| (0..INPUTS).map(|input| -i32::from(weights[input * COLUMNS + column])).sum();
+            let column_sums: [i32; COLUMNS] = std::array::from_fn(of_column);
+            let panel = Panel { weights: panel.numbers(), scales: &[4.0; COLUMNS], sums: &column_sums, ahead: &[] };
             for count in 1..=simd.rows() {
-                let mut sums = Block::default();
-                simd.multiply_int8(rows.numbers(), STRIDE, count, panel.numbers(), panel.numbers(), &mut sums);
-                assert_eq!(sums.0[..count], expected[..count], "{count} rows");
+                let (mut sums, values) = (Sums::default(), rows.numbers());
+                simd.add_int8(Bytes { values, stride: STRIDE, count, scales: &scales, spans: 1 }, panel, &mut sums);
+                assert_eq!(sums.total.0[..count], expected[..count], "{count} rows");
             }
         }
     }
 
     #[test]
     fn products_of_bytes_are_exact_by_any_instructions() {
-        Instructions::detect().for_each(|instructions| instructions.run(Bytes));
+        Instructions::detect().for_each(|instructions| instructions.run(OfBytes));
     }
 
     struct Exact;
@@ -192,7 +198,8 @@ mod tests {
                 packed[place(input, column, S::EXACT_GROUP)] = weights[input * COLUMNS + column];
             }
             let (panel, of_activations) = (packed.iter().map(|w| to_bf16(*w)).collect::<Vec<_>>(), exact(&packed));
-            let expected = products(|value, weight| values[value] * weights[weight]);
+            let expected =
+                products(|row, input, column| values[row * STRIDE + input] * weights[input * COLUMNS + column]);
             for count in 1..=simd.rows() {
                 let mut sums = Block::default();
                 simd.multiply(rows.numbers(), STRIDE, count, &panel, &panel, &mut sums);

@@ -11,9 +11,6 @@ use super::simd::{LANES, Simd, Work};
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
-/// Where inputs of int8 have no more steps, the last layer stays exact.
-const BYTE: f32 = u8::MAX as f32;
-
 /// A tensor of a module: its shape, and its values in row-major order.
 pub struct Parameter<T> {
     pub shape: Vec<usize>,
@@ -100,7 +97,7 @@ thread_local! {
 
 impl Network {
     /// Packs the weights for `precision`. The heads stay exact under int8: they decide, and cost little.
-    /// So does the last layer where its inputs would be rounded to bytes, which changes verdicts.
+    /// So does the last layer where one scale would have to serve a whole row, which changes verdicts.
     pub fn new(
         weights: &mut dyn Parameters,
         precision: Precision,
@@ -121,7 +118,7 @@ impl Network {
         let count = take.layers();
         for i in 0..count {
             let of_layer =
-                |i| if i + 1 >= count && instructions.byte_max() <= BYTE { Precision::Exact } else { precision };
+                |i| if i + 1 >= count && instructions.int8().span > hidden { Precision::Exact } else { precision };
             let (precision, next_precision) = (of_layer(i), of_layer(i + 1));
             let mut linear = |name, inputs| take.linear(&format!("layers.{i}.{name}"), inputs, precision);
             let (qkv, out, up) = (linear("qkv", hidden)?, linear("out", hidden)?, linear("up", hidden)?);
@@ -407,8 +404,8 @@ impl Take<'_> {
             let reason = format!("has {outputs} outputs; a multiple of {} is due", COLUMNS);
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
-        let inputs_max = self.instructions.int8_inputs_max();
-        if precision == Precision::Int8 && inputs > inputs_max {
+        let inputs_max = self.instructions.int8_span_max();
+        if precision == Precision::Int8 && inputs.min(self.instructions.int8().span) > inputs_max {
             let reason = format!("has {inputs} inputs; int8 takes at most {inputs_max}");
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }

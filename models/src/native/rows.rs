@@ -2,7 +2,7 @@
 
 use super::buffer::Buffer;
 use super::multiply::ROWS_MAX;
-use super::simd::{LANES, Simd};
+use super::simd::{Bytes, LANES, Scale, Simd};
 
 /// In which type a layer multiplies; it adds in fp32, or in int32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,23 +11,24 @@ pub enum Precision {
     /// in fp32. Weights are bf16 in both.
     #[default]
     Exact,
-    /// Weights in int8 with a scale for each output, inputs of [`Simd::BYTE_MAX`] steps with a scale and
-    /// a zero point for each row: what else is in the batch makes no difference.
+    /// In bytes: weights with a scale for each output, inputs with a scale and a zero point for each row, and for
+    /// each span of inputs ([`Simd::INT8`]): what else is in the batch makes no difference.
     Int8,
 }
 
 /// Values of a row that a multiplication takes whole: a tile's row of int8.
-const STEP: usize = 64;
+pub const STEP: usize = 64;
 
-/// Rows of one width in [`Simd::Exact`], or in [`Simd::Byte`]: `value = (byte - zero) * scale`.
+/// Rows of one width in [`Simd::Exact`], or in bytes: `value = (byte - zero) * scale`.
 /// Kept, so that no call allocates.
 #[derive(Default)]
 pub struct Rows {
     exact: Buffer,
     bytes: Buffer,
-    /// Of each row of bytes.
-    pub scales: Vec<f32>,
-    pub zeros: Vec<f32>,
+    /// Of each span of each row of bytes.
+    scales: Vec<Scale>,
+    /// Spans of a row.
+    spans: usize,
     /// What becomes of bytes once a row is whole.
     values: Buffer,
     precision: Precision,
@@ -44,7 +45,7 @@ impl Rows {
         match precision {
             Precision::Exact => self.exact.grow::<S::Exact>(cells),
             Precision::Int8 => {
-                self.bytes.grow::<S::Byte>(cells);
+                self.bytes.grow::<u8>(cells);
                 self.values.grow::<f32>(cells);
             }
         }
@@ -58,8 +59,17 @@ impl Rows {
         self.exact.numbers()
     }
 
-    pub fn bytes<S: Simd>(&self) -> &[S::Byte] {
-        self.bytes.numbers()
+    /// Spans of a row of bytes, each of which has a scale.
+    pub fn spans(&self) -> usize {
+        self.spans
+    }
+
+    /// The span of `inputs` bytes that is number `span`, of `count` rows from `first` on.
+    #[inline(always)]
+    pub fn bytes(&self, first: usize, count: usize, span: usize, inputs: usize) -> Bytes<'_> {
+        let (stride, spans) = (self.stride(), self.spans);
+        let values = &self.bytes.numbers()[first * stride + span * inputs..];
+        Bytes { values, stride, count, scales: &self.scales[first * spans + span..], spans }
     }
 
     /// From one row to the next.
@@ -86,31 +96,32 @@ impl Rows {
         if self.precision == Precision::Exact {
             return;
         }
-        let (stride, width) = (self.stride(), self.width);
+        let (stride, span) = (self.stride(), S::INT8.span.min(self.width));
+        self.spans = self.width.div_ceil(span);
         self.scales.clear();
-        self.zeros.clear();
         for row in 0..self.count {
-            let values = &self.values.numbers()[row * stride..][..width];
-            let bytes = &mut self.bytes.numbers_mut()[row * stride..][..width];
-            let (scale, zero) = quantise::<S>(values, bytes);
-            self.scales.push(scale);
-            self.zeros.push(zero);
+            let values = self.values.numbers()[row * stride..][..self.width].chunks(span);
+            let bytes = self.bytes.numbers_mut()[row * stride..][..self.width].chunks_mut(span);
+            for (values, bytes) in values.zip(bytes) {
+                self.scales.push(quantise::<S>(values, bytes));
+            }
         }
     }
 }
 
-/// Maps a row to 0..=[`Simd::BYTE_MAX`] between its least and its largest value, zero always among them.
+/// Maps values to 0..=`input_max` of [`Simd::INT8`], between the least and the largest of them, zero always among them.
 #[inline(always)]
-fn quantise<S: Simd>(values: &[f32], bytes: &mut [S::Byte]) -> (f32, f32) {
+fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     let (least, most) = range::<S>(values);
-    let scale = ((most - least) / S::BYTE_MAX).max(f32::MIN_POSITIVE);
-    let zero = (-least / scale).round();
-    let (inverse, shift) = (S::splat(1.0 / scale), S::splat(zero));
+    let input_max = S::INT8.input_max;
+    let step = ((most - least) / input_max).max(f32::MIN_POSITIVE);
+    let zero = (-least / step).round_ties_even();
+    let (inverse, shift) = (S::splat(1.0 / step), S::splat(zero));
     for (bytes, values) in bytes.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
         let shifted = S::mul_add(S::load(values), inverse, shift);
-        S::store_bytes(S::min(S::splat(S::BYTE_MAX), S::max(S::splat(0.0), shifted)), bytes);
+        S::store_bytes(S::min(S::splat(input_max), S::max(S::splat(0.0), shifted)), bytes);
     }
-    (scale, zero)
+    Scale { step, zero: zero as i32 }
 }
 
 /// The least and the largest of `values` and 0.

@@ -17,6 +17,68 @@ pub const LANES: usize = 16;
 /// Bytes of a line of the cache.
 pub const LINE_BYTES: usize = 64;
 
+/// Inputs of a column that lie side by side in a panel of int8.
+pub const INT8_GROUP: usize = 4;
+
+/// What int8 is rounded to, so that the instructions add its products without an error.
+#[derive(Clone, Copy, Debug)]
+pub struct Int8 {
+    /// Largest input, a whole number of at most 255; the least is 0.
+    pub input_max: f32,
+    /// Inputs that share a scale, of a row and of a column's weights: a multiple of 64. Where products are added in
+    /// 16 bits, the weights of a column's span add up to less than that holds.
+    pub span: usize,
+    /// Most that weights of one sign may add up to at [`LANE_INPUTS`] of eight, where their
+    /// products are added in 16 bits.
+    pub lane_max: Option<f32>,
+}
+
+/// Inputs whose products are added in 16 bits, in two groups side by side.
+pub const LANE_INPUTS: [usize; 4] = [0, 1, INT8_GROUP, INT8_GROUP + 1];
+
+/// What a byte of a span stands for: `(byte - zero) * step`.
+#[derive(Clone, Copy, Debug)]
+pub struct Scale {
+    pub step: f32,
+    /// 0 to 255.
+    pub zero: i32,
+}
+
+/// One span of a few rows of bytes.
+#[derive(Clone, Copy)]
+pub struct Bytes<'r> {
+    /// From the first row's first byte on.
+    pub values: &'r [u8],
+    /// From one row to the next.
+    pub stride: usize,
+    pub count: usize,
+    /// From the first row's span on.
+    pub scales: &'r [Scale],
+    /// From one row's scale to the next's.
+    pub spans: usize,
+}
+
+/// One span of 32 columns of int8.
+#[derive(Clone, Copy)]
+pub struct Panel<'p> {
+    /// (inputs / INT8_GROUP, 32, INT8_GROUP).
+    pub weights: &'p [i8],
+    /// What a weight of 1 stands for, of each column.
+    pub scales: &'p [f32],
+    /// Sum of each column's weights, negative: an input's zero is taken out with it.
+    pub sums: &'p [i32],
+    /// To be asked for meanwhile.
+    pub ahead: &'p [i8],
+}
+
+/// Of a block.
+#[derive(Default)]
+pub struct Sums {
+    /// Of the span that is being multiplied.
+    pub span: Block<i32>,
+    pub total: Block<f32>,
+}
+
 /// Something to compute with whichever instructions there are.
 pub trait Work {
     type Output;
@@ -34,16 +96,11 @@ pub trait Simd: Sized {
     type Floats: Copy;
     /// An activation where a layer multiplies exactly: the bits of a bf16, or an fp32.
     type Exact: Number;
-    /// An activation where a layer multiplies in int8: a value of 0 to [`Simd::BYTE_MAX`].
-    type Byte: Number;
-
-    /// The largest `Byte`, a whole number: 255 where bytes are multiplied.
-    const BYTE_MAX: f32;
 
     /// Inputs of a column that lie side by side in a panel of exact weights.
     const EXACT_GROUP: usize;
-    /// The same of int8.
-    const INT8_GROUP: usize;
+
+    const INT8: Int8;
 
     /// Compiles `work` for these instructions, and does it.
     fn run<W: Work>(self, work: W) -> W::Output;
@@ -74,17 +131,8 @@ pub trait Simd: Sized {
         sums: &mut Block<f32>,
     );
 
-    /// As [`Simd::multiply`], for bytes and a panel of (inputs / INT8_GROUP, 32, INT8_GROUP)
-    /// in int8. The sums are exact.
-    fn multiply_int8(
-        &self,
-        rows: &[Self::Byte],
-        stride: usize,
-        count: usize,
-        panel: &[i8],
-        ahead: &[i8],
-        sums: &mut Block<i32>,
-    );
+    /// `sums.total += rows · panel`, both within [`Simd::INT8`]. The sum of a span is exact.
+    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums);
 
     /// Transposes `length` keys of a head, `stride` apart, into panels of 32 of them. The last
     /// panel goes on with whatever follows the last key.
@@ -101,8 +149,8 @@ pub trait Simd: Sized {
     fn store(value: Self::Floats, to: &mut [f32]);
     /// The nearest activations.
     fn store_exact(value: Self::Floats, to: &mut [Self::Exact]);
-    /// Values that are whole, of 0 to [`Simd::BYTE_MAX`].
-    fn store_bytes(value: Self::Floats, to: &mut [Self::Byte]);
+    /// Values of 0 to 255, to the nearest whole ones.
+    fn store_bytes(value: Self::Floats, to: &mut [u8]);
 
     fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn sub(a: Self::Floats, b: Self::Floats) -> Self::Floats;
@@ -111,8 +159,6 @@ pub trait Simd: Sized {
     fn mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// `a * b - c`, rounded once.
     fn mul_sub(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
-    /// `c - a * b`, rounded once.
-    fn neg_mul_add(a: Self::Floats, b: Self::Floats, c: Self::Floats) -> Self::Floats;
     /// `b` where one of both is no number.
     fn max(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `b` where one of both is no number.

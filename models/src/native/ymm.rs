@@ -3,18 +3,18 @@
 #![allow(unsafe_code, reason = "intrinsics of instructions that a value of the type proves")]
 
 use std::arch::x86_64::{
-    __m256, _mm_add_ps, _mm_cvtss_f32, _mm_max_ps, _mm_min_ps, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_epi32,
-    _mm256_add_ps, _mm256_blendv_ps, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmpgt_epi32,
-    _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_fnmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32,
-    _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_slli_epi32,
-    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_ps,
+    __m256, _mm_add_ps, _mm_cvtss_f32, _mm_max_ps, _mm_min_ps, _mm_movehl_ps, _mm_packus_epi16, _mm_shuffle_ps,
+    _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_blendv_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_castsi256_si128, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extractf128_ps,
+    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps,
+    _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_epi32, _mm256_sub_ps,
 };
 
 use super::attention::HEAD;
 use super::avx2::{self, Avx2, Weight};
 use super::multiply::{Block, COLUMNS};
-use super::simd::{LANES, Simd, Work};
+use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work};
 
 /// Numbers of one register.
 const WIDTH: usize = LANES / 2;
@@ -57,13 +57,9 @@ macro_rules! reduce {
 impl Simd for Ymm {
     type Floats = [__m256; 2];
     type Exact = f32;
-    /// Of 16 bits, as they are multiplied.
-    type Byte = i16;
-
-    const BYTE_MAX: f32 = avx2::VALUE_MAX;
 
     const EXACT_GROUP: usize = 1;
-    const INT8_GROUP: usize = 2;
+    const INT8: Int8 = avx2::INT8;
 
     #[inline]
     fn run<W: Work>(self, work: W) -> W::Output {
@@ -86,16 +82,8 @@ impl Simd for Ymm {
     }
 
     #[inline(always)]
-    fn multiply_int8(
-        &self,
-        rows: &[i16],
-        stride: usize,
-        count: usize,
-        panel: &[i8],
-        ahead: &[i8],
-        sums: &mut Block<i32>,
-    ) {
-        unsafe { avx2::block_int8(rows, stride, count, panel, ahead, sums) }
+    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
+        unsafe { avx2::add_int8(rows, panel, &mut sums.total) }
     }
 
     #[inline(always)]
@@ -155,12 +143,14 @@ impl Simd for Ymm {
     }
 
     #[inline(always)]
-    fn store_bytes(value: [__m256; 2], to: &mut [i16]) {
+    fn store_bytes(value: [__m256; 2], to: &mut [u8]) {
         let to = to[..LANES].as_mut_ptr();
         unsafe {
             let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[1]));
             // Packing takes quarters of both in turn: 0, 2, 1, 3 is their order.
-            _mm256_storeu_si256(to.cast(), _mm256_permute4x64_epi64::<0b11_01_10_00>(packed));
+            let whole = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
+            _mm_storeu_si128(to.cast(), bytes);
         }
     }
 
@@ -187,11 +177,6 @@ impl Simd for Ymm {
     #[inline(always)]
     fn mul_sub(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
         both!(_mm256_fmsub_ps(a, b, c))
-    }
-
-    #[inline(always)]
-    fn neg_mul_add(a: [__m256; 2], b: [__m256; 2], c: [__m256; 2]) -> [__m256; 2] {
-        both!(_mm256_fnmadd_ps(a, b, c))
     }
 
     #[inline(always)]

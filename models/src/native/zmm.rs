@@ -5,18 +5,18 @@
 use std::arch::x86_64::{
     __m256bh, __m256i, __m512, __m512i, _mm_storeu_si128, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_epi8,
     _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_fmadd_ps,
-    _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_reduce_max_ps,
-    _mm512_reduce_min_ps, _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4,
-    _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
-    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_max_ps, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps,
+    _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 
 use super::amx::{self, Amx, Tiles};
 use super::attention::HEAD;
 use super::avx512::{self, Avx512};
 use super::multiply::{Block, COLUMNS};
-use super::simd::{LANES, Simd, Work, prefetch_all};
+use super::simd::{Bytes, Int8, LANES, Panel, Scale, Simd, Sums, Work, prefetch_all};
 
 /// AVX-512 computes; it or AMX multiplies.
 pub enum Zmm {
@@ -45,12 +45,9 @@ fn compiled<W: Work>(simd: &Zmm, work: W) -> W::Output {
 impl Simd for Zmm {
     type Floats = __m512;
     type Exact = u16;
-    type Byte = u8;
-
-    const BYTE_MAX: f32 = 255.0;
-
     const EXACT_GROUP: usize = 2;
-    const INT8_GROUP: usize = 4;
+    /// Products of bytes are added in 32 bits.
+    const INT8: Int8 = Int8 { input_max: 255.0, span: usize::MAX, lane_max: None };
 
     #[inline]
     fn run<W: Work>(self, work: W) -> W::Output {
@@ -80,19 +77,21 @@ impl Simd for Zmm {
     }
 
     #[inline(always)]
-    fn multiply_int8(
-        &self,
-        rows: &[u8],
-        stride: usize,
-        count: usize,
-        panel: &[i8],
-        ahead: &[i8],
-        sums: &mut Block<i32>,
-    ) {
-        prefetch_all(ahead);
+    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
+        let Bytes { values, stride, count, scales, spans } = rows;
+        prefetch_all(panel.ahead);
         match self {
-            Self::Avx512 => unsafe { avx512::block_int8(rows, stride, count, panel, sums) },
-            Self::Amx(tiles) => tiles.block_int8(rows, stride, count, panel, sums),
+            Self::Avx512 => unsafe { avx512::block_int8(values, stride, count, panel.weights, &mut sums.span) },
+            Self::Amx(tiles) => tiles.block_int8(values, stride, count, panel.weights, &mut sums.span),
+        }
+        for half in [0, LANES] {
+            let (scale, weights) = (Self::load(&panel.scales[half..]), Self::load_i32(&panel.sums[half..]));
+            for i in 0..count {
+                let Scale { step, zero } = scales[i * spans];
+                let total = &mut sums.total.0[i][half..];
+                let centred = Self::mul_add(Self::splat(zero as f32), weights, Self::load_i32(&sums.span.0[i][half..]));
+                Self::store(Self::mul_add(centred, Self::mul(Self::splat(step), scale), Self::load(total)), total);
+            }
         }
     }
 
@@ -173,11 +172,6 @@ impl Simd for Zmm {
     #[inline(always)]
     fn mul_sub(a: __m512, b: __m512, c: __m512) -> __m512 {
         unsafe { _mm512_fmsub_ps(a, b, c) }
-    }
-
-    #[inline(always)]
-    fn neg_mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
-        unsafe { _mm512_fnmadd_ps(a, b, c) }
     }
 
     #[inline(always)]
