@@ -1,7 +1,7 @@
 //! A queue that fails as queues do, around any queue: throttles, failures, lost answers,
 //! batches done in part, duplicates, disorder, receipts that expire too early.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -47,13 +47,31 @@ pub struct FaultyQueue<Q> {
     pub inner: Q,
     plan: Box<Plan>,
     counts: Mutex<[usize; 4]>,
+    /// Upsets that an entry meets at most, and those of each so far, by its operation and its
+    /// receipt or body.
+    upsets_max: u32,
+    upsets: Mutex<HashMap<(usize, String), u32>>,
     /// Messages to be delivered again.
     repeats: Mutex<VecDeque<Message>>,
 }
 
 impl<Q: Queue> FaultyQueue<Q> {
     pub fn new(inner: Q, plan: impl Fn(Operation, usize) -> Option<Upset> + Send + Sync + 'static) -> Self {
-        Self { inner, plan: Box::new(plan), counts: Mutex::default(), repeats: Mutex::default() }
+        Self {
+            inner,
+            plan: Box::new(plan),
+            counts: Mutex::default(),
+            upsets_max: u32::MAX,
+            upsets: Mutex::default(),
+            repeats: Mutex::default(),
+        }
+    }
+
+    /// Upsets no entry more often than this. A plan goes by the numbers of requests, so that
+    /// all tries of a batch may meet it.
+    #[must_use]
+    pub fn at_most(self, upsets_max: u32) -> Self {
+        Self { upsets_max, ..self }
     }
 
     /// Requests of this operation so far.
@@ -66,6 +84,22 @@ impl<Q: Queue> FaultyQueue<Q> {
         let number = counts[operation as usize];
         counts[operation as usize] += 1;
         (self.plan)(operation, number)
+    }
+
+    /// The planned upset of a request with these entries, unless one of those that it
+    /// touches has met its share of them.
+    fn upset_entries<'a>(&self, operation: Operation, entries: impl Iterator<Item = &'a str>) -> Option<Upset> {
+        let upset = self.upset(operation)?;
+        let touched = if matches!(upset, Upset::LeaveOut | Upset::Expire) { 1 } else { usize::MAX };
+        let keys: Vec<_> = entries.take(touched).map(|entry| (operation as usize, entry.to_owned())).collect();
+        let mut upsets = lock(&self.upsets);
+        if keys.iter().any(|key| upsets.get(key).is_some_and(|count| *count >= self.upsets_max)) {
+            return None;
+        }
+        for key in keys {
+            *upsets.entry(key).or_default() += 1;
+        }
+        Some(upset)
     }
 
     /// Carries out `request` as `upset` has it.
@@ -169,7 +203,7 @@ impl<Q: Queue> Queue for FaultyQueue<Q> {
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
-        let upset = self.upset(Operation::Delete);
+        let upset = self.upset_entries(Operation::Delete, receipts.iter().map(Receipt::as_str));
         let request = async |receipts: &[Receipt]| self.inner.delete(receipts).await;
         self.batch(upset, receipts, || self.spared(upset), request).await
     }
@@ -178,13 +212,14 @@ impl<Q: Queue> Queue for FaultyQueue<Q> {
         &self,
         changes: &[VisibilityChange],
     ) -> Result<Vec<Result<Outcome, QueueError>>, QueueError> {
-        let upset = self.upset(Operation::ChangeVisibility);
+        let entries = changes.iter().map(|change| change.receipt.as_str());
+        let upset = self.upset_entries(Operation::ChangeVisibility, entries);
         let request = async |changes: &[VisibilityChange]| self.inner.change_visibility(changes).await;
         self.batch(upset, changes, || self.spared(upset), request).await
     }
 
     async fn send(&self, messages: &[Outgoing]) -> Result<Vec<Result<String, QueueError>>, QueueError> {
-        let upset = self.upset(Operation::Send);
+        let upset = self.upset_entries(Operation::Send, messages.iter().map(|message| message.body.as_str()));
         let request = async |messages: &[Outgoing]| self.inner.send(messages).await;
         self.batch(upset, messages, || self.entry_error(), request).await
     }
