@@ -114,6 +114,8 @@ pub struct Tally {
     pub queries_scored: u64,
     /// Of these, the ones that the first stage settled.
     pub queries_settled: u64,
+    /// Of those that are scored, the ones that left the network early.
+    pub queries_left_early: u64,
     pub items_written: u64,
     /// Label items met that said `overflow`.
     pub overflows: u64,
@@ -137,6 +139,7 @@ impl AddAssign for Tally {
         self.pairs_skipped += other.pairs_skipped;
         self.queries_scored += other.queries_scored;
         self.queries_settled += other.queries_settled;
+        self.queries_left_early += other.queries_left_early;
         self.items_written += other.items_written;
         self.overflows += other.overflows;
         self.superseded += other.superseded;

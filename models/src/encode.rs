@@ -14,11 +14,13 @@ use crate::mark::{MARKS, Mark, Words};
 const TEXT_BYTES_MAX: usize = 8_192;
 
 /// One row, special tokens included, without padding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Encoded {
     pub ids: Vec<i64>,
     /// Of each id: the number of its [`Mark`], plus `MARKS.len()` in the second text.
     pub types: Vec<i64>,
+    /// A query that the network may answer after its early layers, where it has an exit there.
+    pub may_leave: bool,
 }
 
 /// Why a text has no token ids.
@@ -103,9 +105,16 @@ impl Encoder {
                 let tokens = self.tokenizer.encode_fast(text, false).map_err(|error| EncodeError::of(text, &error))?;
                 let tokens = tokens.get_ids().iter().map(|&id| i64::from(id)).take(self.query_tokens_max - 2);
                 let ids: Vec<i64> = [self.cls].into_iter().chain(tokens).chain([self.sep]).collect();
-                Ok(Encoded { types: vec![Mark::Plain as i64; ids.len()], ids })
+                Ok(Encoded { types: vec![Mark::Plain as i64; ids.len()], ids, may_leave: false })
             })
             .collect()
+    }
+
+    /// As [`Encoder::queries`], of queries that may leave the network early.
+    pub(crate) fn leaving_queries(&self, queries: &[String]) -> Result<Vec<Encoded>, EncodeError> {
+        let mut rows = self.queries(queries)?;
+        rows.iter_mut().for_each(|row| row.may_leave = true);
+        Ok(rows)
     }
 
     fn side(&self, text: &str) -> Result<Side, EncodeError> {
@@ -120,7 +129,8 @@ impl Encoder {
 
     fn join(&self, first: &Side, second: &Side) -> Encoded {
         let (a, b) = shares(first.tokens.len(), second.tokens.len(), self.pair_tokens_max - 3);
-        let mut row = Encoded { ids: Vec::with_capacity(a + b + 3), types: Vec::with_capacity(a + b + 3) };
+        let (ids, types) = (Vec::with_capacity(a + b + 3), Vec::with_capacity(a + b + 3));
+        let mut row = Encoded { ids, types, may_leave: false };
         row.push(self.cls, Mark::Plain, 0);
         for (number, kept, side, other) in [(0, a, first, second), (1, b, second, first)] {
             let marks = side.words.marks_beside(&other.words);

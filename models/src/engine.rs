@@ -12,6 +12,7 @@ use std::str::FromStr;
 use tch::kind::Element;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
+use crate::early_exit::EarlyExit;
 use crate::encode::Encoded;
 use crate::kernel::Kernel;
 #[cfg(target_arch = "x86_64")]
@@ -124,6 +125,8 @@ pub struct RowLogits {
     pub pair: [f32; 2],
     /// In the order of [`shared::Intent::ALL`].
     pub intent: [f32; 4],
+    /// By the network's early exit, which answers nothing of pairs.
+    pub left_early: bool,
 }
 
 /// Limits libtorch to one thread for calls from this thread: N replicas of one thread
@@ -171,6 +174,26 @@ impl Engine {
             }
         }
         Ok(loaded.into_iter().map(|modules| Self { backend: Backend::Static(modules) }).collect())
+    }
+
+    /// Lets queries leave early, where the layers are run one by one here. Modules of libtorch and of
+    /// NeuronCores run all of them for every row.
+    pub fn add_exit(&mut self, exit: &EarlyExit) -> Result<(), EngineError> {
+        match &mut self.backend {
+            Backend::Module(_) | Backend::Static(_) => Ok(()),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Native(network) => {
+                network.add_exit(exit).map_err(|why| EngineError { reason: format!("the early exit: {why}") })
+            }
+        }
+    }
+
+    pub fn has_exit(&self) -> bool {
+        match &self.backend {
+            Backend::Module(_) | Backend::Static(_) => false,
+            #[cfg(target_arch = "x86_64")]
+            Backend::Native(network) => network.has_exit(),
+        }
     }
 
     /// The shapes that [`Engine::forward`] takes.
@@ -242,7 +265,7 @@ fn forward<'r>(
     let output = tch::no_grad(|| module.forward_is(&inputs))?;
     let (pair, intent) = <(Tensor, Tensor)>::try_from(output)?;
     let rows = rows_of(&pair, shape.rows)?.into_iter().zip(rows_of(&intent, shape.rows)?);
-    Ok(rows.take(count).map(|(pair, intent)| RowLogits { pair, intent }).collect())
+    Ok(rows.take(count).map(|(pair, intent)| RowLogits { pair, intent, left_early: false }).collect())
 }
 
 /// The module's network in packed form, if this CPU and the path have one, and the module is
@@ -355,9 +378,9 @@ mod tests {
     #[test]
     fn rows_of_different_length_share_a_batch() {
         let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32, Kernel::Auto).expect("the module loads");
-        let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids });
+        let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids, may_leave: true });
         let logits = engine.forward(rows.iter(), Shape { rows: 2, length: 8 }).expect("the rows are scored");
-        let summed = |sum: f32| RowLogits { pair: [sum, sum.ln()], intent: [sum, 0.0, 0.0, 0.0] };
+        let summed = |sum: f32| RowLogits { pair: [sum, sum.ln()], intent: [sum, 0.0, 0.0, 0.0], left_early: false };
         assert_eq!(logits, [summed(6.0), summed(5.0)]);
         assert_eq!(engine.forward([].iter(), Shape { rows: 0, length: 8 }), Ok(Vec::new()));
     }

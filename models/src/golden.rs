@@ -50,6 +50,8 @@ pub enum GoldenError {
          (tolerance {tolerance}); this device, libtorch or numeric path does not compute this model"
     )]
     Logits { case: String, row: usize, shape: Shape, expected: Vec<f32>, found: Vec<f32>, tolerance: f32 },
+    #[error("golden case {case:?}, row {row}: it leaves the network late, and left early at the export")]
+    Late { case: String, row: usize },
     #[error("golden case {case:?} cannot be tokenised")]
     Encode { case: String, source: EncodeError },
     #[error("golden case {case:?} cannot be scored in a batch of {shape}")]
@@ -68,6 +70,14 @@ impl Goldens {
             }
         }
         self.cases.iter().map(|case| case.encode(encoder)).collect()
+    }
+
+    /// As [`Goldens::encode`], of queries that leave early.
+    pub(crate) fn encode_leaving(&self, encoder: &Encoder) -> Result<Vec<EncodedCase>, GoldenError> {
+        let mut cases: Vec<EncodedCase> =
+            self.cases.iter().map(|case| case.encode(encoder)).collect::<Result<_, _>>()?;
+        cases.iter_mut().flat_map(|case| &mut case.rows).for_each(|row| row.may_leave = true);
+        Ok(cases)
     }
 }
 
@@ -126,8 +136,11 @@ pub(crate) struct EncodedCase {
 }
 
 /// Scores every case on `engine`; each logit must be within `tolerance` of the export's. An
-/// engine of static shapes scores the rows that fit at each of them.
+/// engine of static shapes scores the rows that fit at each of them. Where nothing leaves early,
+/// cases that do are passed over.
 pub(crate) fn check(cases: &[EncodedCase], engine: &Engine, tolerance: f32) -> Result<(), GoldenError> {
+    let is_meant = |case: &&EncodedCase| engine.has_exit() || !case.rows.iter().any(|row| row.may_leave);
+    let cases: Vec<&EncodedCase> = cases.iter().filter(is_meant).collect();
     let Shapes::Grid(grid) = engine.shapes() else {
         return cases.iter().try_for_each(|case| {
             let shape = Shape { rows: case.rows.len(), length: case.length };
@@ -136,7 +149,7 @@ pub(crate) fn check(cases: &[EncodedCase], engine: &Engine, tolerance: f32) -> R
     };
     for shape in grid.shapes() {
         let mut has_row = false;
-        for case in cases {
+        for case in &cases {
             let fits: Vec<usize> = (0..case.rows.len()).filter(|&i| case.rows[i].ids.len() <= shape.length).collect();
             has_row |= !fits.is_empty();
             fits.chunks(shape.rows).try_for_each(|part| case.check(part, engine, shape, tolerance))?;
@@ -155,6 +168,9 @@ impl EncodedCase {
             .forward(rows.iter().map(|&row| &self.rows[row]), shape)
             .map_err(|source| GoldenError::Engine { case: self.name.clone(), shape, source })?;
         for (&row, logits) in rows.iter().zip(&logits) {
+            if self.rows[row].may_leave && !logits.left_early {
+                return Err(GoldenError::Late { case: self.name.clone(), row });
+            }
             let found = match self.kind {
                 Kind::Pairs => &logits.pair[..],
                 Kind::Queries => &logits.intent[..],

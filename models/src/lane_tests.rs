@@ -25,7 +25,7 @@ fn replicas_that(give_way: bool, count: usize, options: LaneOptions) -> Replicas
 }
 
 fn row(id: i64, length: usize) -> Encoded {
-    Encoded { ids: vec![id; length], types: vec![0; length] }
+    Encoded { ids: vec![id; length], types: vec![0; length], may_leave: false }
 }
 
 async fn summed(lane: &Arc<Lane>, rows: Vec<Encoded>) -> Result<Vec<f32>, RunError> {

@@ -5,6 +5,7 @@
 
 pub mod batch;
 pub mod cascade;
+pub mod early_exit;
 pub mod encode;
 mod engine;
 pub mod explain;

@@ -11,22 +11,25 @@ use sha2::{Digest, Sha256};
 use shared::{Intent, ModelId, TEXT_VERSION};
 
 use crate::cascade::{Cascade, Forest};
+use crate::early_exit::EarlyExit;
 use crate::golden::Goldens;
 use crate::mark::MARKS;
 use crate::query_cascade::{Linear, QueryCascade};
 use crate::shape::Shape;
 
 /// The manifest schemas that this build reads. A `cascade` needs the second, a `query_cascade` the
-/// third: a build that knows less would skip that field, and label otherwise under the same name.
+/// third, an `early_exit` the fourth: a build that knows less would skip that field, and label otherwise under the same name.
 pub const SCHEMA_VERSION: u32 = 2;
 pub const CASCADE_SCHEMA_VERSION: u32 = 3;
 pub const QUERY_CASCADE_SCHEMA_VERSION: u32 = 4;
+pub const EARLY_EXIT_SCHEMA_VERSION: u32 = 5;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODULE_FILE: &str = "model.ts";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
 pub const GOLDENS_FILE: &str = "goldens.json";
 pub const CASCADE_FILE: &str = "cascade.json";
 pub const QUERY_CASCADE_FILE: &str = "query_cascade.json";
+pub const EARLY_EXIT_FILE: &str = "early_exit.json";
 
 /// Logits of the pair head, in their order.
 const PAIR_LABELS: [&str; 2] = ["distinct", "duplicate"];
@@ -60,6 +63,8 @@ pub struct Manifest {
     pub cascade: Option<CascadeEntry>,
     /// The first stage of queries; left out where the network reads every one.
     pub query_cascade: Option<QueryCascadeEntry>,
+    /// Where queries leave the network early; left out where all of its layers read each.
+    pub early_exit: Option<EarlyExitEntry>,
     pub golden_tolerance: Tolerance,
     /// In place of [`MODULE_FILE`], modules that take one shape each.
     #[serde(rename = "static")]
@@ -128,6 +133,13 @@ pub struct QueryCascadeEntry {
     pub settle_from: f32,
 }
 
+/// Turns the exit of [`EARLY_EXIT_FILE`] on.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct EarlyExitEntry {
+    /// An intent of at least this probability stands, without the later layers.
+    pub settle_from: f32,
+}
+
 /// Largest difference of any logit from the goldens, for each numeric path.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct Tolerance {
@@ -156,6 +168,8 @@ pub struct Artifact {
     pub cascade: Option<Cascade>,
     /// Likewise.
     pub query_cascade: Option<QueryCascade>,
+    /// Likewise.
+    pub early_exit: Option<EarlyExit>,
 }
 
 /// One reason not to use an artifact.
@@ -168,7 +182,7 @@ pub enum Problem {
     #[error("{file}: is not what its name says: {reason}")]
     Malformed { file: String, reason: String },
     #[error(
-        "{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION} to {QUERY_CASCADE_SCHEMA_VERSION}"
+        "{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION} to {EARLY_EXIT_SCHEMA_VERSION}"
     )]
     SchemaVersion { found: u32 },
     #[error(
@@ -234,9 +248,13 @@ impl Artifact {
             let linear = kept(QUERY_CASCADE_FILE, Linear::read(&bytes), &mut problems)?;
             Some(QueryCascade { linear, settle_from })
         });
+        let exit = manifest.early_exit.zip(contents.remove(EARLY_EXIT_FILE));
+        let early_exit = exit.and_then(|(EarlyExitEntry { settle_from }, bytes)| {
+            kept(EARLY_EXIT_FILE, EarlyExit::read(&bytes, settle_from), &mut problems)
+        });
         match (contents.remove(TOKENIZER_FILE), goldens) {
             (Some(tokenizer), Some(goldens)) if problems.is_empty() => {
-                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens, cascade, query_cascade })
+                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens, cascade, query_cascade, early_exit })
             }
             _ => Err(refused(problems)),
         }
@@ -272,7 +290,7 @@ impl Manifest {
         }
         let bytes = read(folder, MANIFEST_FILE)?;
         let Version { schema_version } = parse(MANIFEST_FILE, &bytes)?;
-        if !(SCHEMA_VERSION..=QUERY_CASCADE_SCHEMA_VERSION).contains(&schema_version) {
+        if !(SCHEMA_VERSION..=EARLY_EXIT_SCHEMA_VERSION).contains(&schema_version) {
             return Err(Problem::SchemaVersion { found: schema_version });
         }
         parse(MANIFEST_FILE, &bytes)
@@ -320,6 +338,13 @@ impl Manifest {
                 format!("{} has no query_cascade, and {QUERY_CASCADE_SCHEMA_VERSION} has", self.schema_version);
             field(self.schema_version < QUERY_CASCADE_SCHEMA_VERSION, "schema_version", reason);
             field(!self.files.contains_key(QUERY_CASCADE_FILE), "files", format!("{QUERY_CASCADE_FILE} is missing"));
+        }
+        if let Some(EarlyExitEntry { settle_from }) = self.early_exit {
+            let reason = format!("0.5 < settle_from ({settle_from}) < 1 does not hold");
+            field(!(0.5 < settle_from && settle_from < 1.0), "early_exit", reason);
+            let reason = format!("{} has no early_exit, and {EARLY_EXIT_SCHEMA_VERSION} has", self.schema_version);
+            field(self.schema_version < EARLY_EXIT_SCHEMA_VERSION, "schema_version", reason);
+            field(!self.files.contains_key(EARLY_EXIT_FILE), "files", format!("{EARLY_EXIT_FILE} is missing"));
         }
         let Tolerance { fp32, bf16, int8 } = self.golden_tolerance;
         let all_positive = positive(fp32) && positive(bf16) && int8.is_none_or(positive);

@@ -11,6 +11,7 @@ mod attention;
 mod avx2;
 mod avx512;
 mod buffer;
+mod head;
 mod linear;
 mod math;
 mod multiply;

@@ -74,6 +74,9 @@ pub struct TextPair {
     pub right: Arc<str>,
 }
 
+/// From texts to rows.
+type Encode<T> = fn(&Encoder, &[T]) -> Result<Vec<Encoded>, EncodeError>;
+
 /// What is tokenised: of a row, the bytes of its texts, each of at least [`TEXT_BYTES_MIN`].
 trait Texts {
     fn bytes(&self) -> usize;
@@ -116,6 +119,8 @@ pub struct IntentScore {
     pub probabilities: [f32; 4],
     /// The first stage for queries, or the network.
     pub stage: Stage,
+    /// The network answered after its early layers.
+    pub left_early: bool,
 }
 
 impl IntentScore {
@@ -129,7 +134,7 @@ impl IntentScore {
         }
         let powers = logits.map(|logit| (logit - largest).exp());
         let sum: f32 = powers.iter().sum();
-        Self { intent: best, probabilities: powers.map(|power| power / sum), stage }
+        Self { intent: best, probabilities: powers.map(|power| power / sum), stage, left_early: false }
     }
 }
 
@@ -142,6 +147,8 @@ pub struct Scorer {
     cascade: Option<Arc<Cascade>>,
     /// None where the network reads every query.
     query_cascade: Option<Arc<QueryCascade>>,
+    /// Whether queries leave the network by its early exit, where it has one.
+    may_leave: bool,
     tokenisers: Tokenisers,
     replicas: Arc<Replicas>,
     numeric: Numeric,
@@ -180,10 +187,10 @@ impl Scorer {
         self.numeric
     }
 
-    /// The same model with every pair and query left to the network: what it says is not what
+    /// The same model with every pair and query left to the whole network: what it says is not what
     /// its `model_id` stands for, so this is for measuring alone.
     pub fn without_cascade(self) -> Self {
-        Self { cascade: None, query_cascade: None, ..self }
+        Self { cascade: None, query_cascade: None, may_leave: false, ..self }
     }
 
     /// What computes; never [`Kernel::Auto`].
@@ -266,10 +273,10 @@ impl Scorer {
         Ok(logits.into_iter().map(score).collect())
     }
 
-    /// Has the network read a query, to see that it answers; of deadlines see
+    /// Has the whole network read a query, to see that it answers; of deadlines see
     /// [`Scorer::score_pairs_by`].
     pub async fn probe(&self, deadline: Option<Instant>) -> Result<(), ScoreError> {
-        by(deadline, self.read(vec![PROBE_QUERY.to_owned()], deadline)).await.map(|_| ())
+        by(deadline, self.read(vec![PROBE_QUERY.to_owned()], deadline, Encoder::queries)).await.map(|_| ())
     }
 
     async fn queries(&self, queries: Vec<String>, deadline: Option<Instant>) -> Result<Vec<IntentScore>, ScoreError> {
@@ -277,7 +284,8 @@ impl Scorer {
             let mut scores = self.settled_queries(&queries, deadline).await?;
             let open: Vec<usize> = (0..queries.len()).filter(|&row| scores[row].is_none()).collect();
             let rest = open.iter().map(|&row| queries[row].clone()).collect();
-            let read = self.read(rest, deadline).await.map_err(|error| error.renumbered(&open))?;
+            let encode = if self.may_leave { Encoder::leaving_queries } else { Encoder::queries };
+            let read = self.read(rest, deadline, encode).await.map_err(|error| error.renumbered(&open))?;
             for (&row, score) in open.iter().zip(read) {
                 scores[row] = Some(score);
             }
@@ -304,10 +312,19 @@ impl Scorer {
     }
 
     /// What the network says of queries, in their order.
-    async fn read(&self, queries: Vec<String>, deadline: Option<Instant>) -> Result<Vec<IntentScore>, ScoreError> {
-        let logits = self.logits(queries, deadline, Encoder::queries).await?;
-        let logits = finite(logits.iter().map(|row| row.intent))?;
-        Ok(logits.into_iter().map(|logits| IntentScore::of(logits, Stage::CrossEncoder)).collect())
+    async fn read(
+        &self,
+        queries: Vec<String>,
+        deadline: Option<Instant>,
+        encode: Encode<String>,
+    ) -> Result<Vec<IntentScore>, ScoreError> {
+        let rows = self.logits(queries, deadline, encode).await?;
+        let logits = finite(rows.iter().map(|row| row.intent))?;
+        let score = |(logits, row): ([f32; 4], RowLogits)| IntentScore {
+            left_early: row.left_early,
+            ..IntentScore::of(logits, Stage::CrossEncoder)
+        };
+        Ok(logits.into_iter().zip(rows).map(score).collect())
     }
 
     /// Logits of all items, in their order.
@@ -315,7 +332,7 @@ impl Scorer {
         &self,
         items: Vec<T>,
         deadline: Option<Instant>,
-        encode: fn(&Encoder, &[T]) -> Result<Vec<Encoded>, EncodeError>,
+        encode: Encode<T>,
     ) -> Result<Vec<RowLogits>, ScoreError> {
         let mut call = self.replicas.lane.call(deadline);
         let mut items = items.into_iter();

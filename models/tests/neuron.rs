@@ -175,7 +175,7 @@ fn a_network_of_the_base_shape_passes_the_whole_path() {
 fn rows_of(case: &Value) -> Vec<Encoded> {
     let [ids, types] = ["input_ids", "token_types"]
         .map(|name| serde_json::from_value::<Vec<Vec<i64>>>(case[name].clone()).expect("lists of numbers"));
-    ids.into_iter().zip(types).map(|(ids, types)| Encoded { ids, types }).collect()
+    ids.into_iter().zip(types).map(|(ids, types)| Encoded { ids, types, may_leave: false }).collect()
 }
 
 /// Has the network written to `torchscript`, and gives what it answers to each row alone: logits

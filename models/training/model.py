@@ -77,6 +77,13 @@ class Layer(nn.Module):
         return self.norm2(x + self.dropout(self.down(F.gelu(self.up(x)))))
 
 
+def pool(x: Tensor, attention_mask: Tensor) -> Tensor:
+    """The first token and the mean of the real ones, (batch, 2 hidden), of (batch, length, hidden)."""
+    real = attention_mask[:, :, None].to(x.dtype)
+    mean = (x * real).sum(1) / real.sum(1).clamp(min=1.0)
+    return torch.cat([x[:, 0], mean], dim=-1)
+
+
 class CatalogLabels(nn.Module):
     """`forward(input_ids, attention_mask, token_type_ids)`, each int64 of shape
     (batch, length), returns `(pair_logits, intent_logits)` of shapes (batch, 2) and
@@ -112,9 +119,7 @@ class CatalogLabels(nn.Module):
         bias = self.attention_bias(attention_mask)
         for layer in self.layers:
             x = layer(x, bias)
-        real = attention_mask[:, :, None].to(x.dtype)
-        mean = (x * real).sum(1) / real.sum(1).clamp(min=1.0)
-        pooled = self.dropout(torch.cat([x[:, 0], mean], dim=-1))
+        pooled = self.dropout(pool(x, attention_mask))
         pair = self.pair_out(self.dropout(F.gelu(self.pair_hidden(pooled))))
         intent = self.intent_out(self.dropout(F.gelu(self.intent_hidden(pooled))))
         return pair.float(), intent.float()

@@ -53,13 +53,22 @@ def pieces(texts: list, binary: str) -> csr_matrix:
 class Linear:
     """Weights as the worker holds them: bytes, a scale for each intent, and a bias."""
 
-    def __init__(self, x: csr_matrix, labels: np.ndarray):
+    def __init__(self, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray):
+        self.weights, self.scale, self.bias = weights, scale, bias
+
+    @classmethod
+    def trained(cls, x: csr_matrix, labels: np.ndarray):
         model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(x, labels)
         if list(model.classes_) != list(range(len(INTENTS))):
             sys.exit("there is no training query of one of the intents")
-        self.scale = np.abs(model.coef_).max(axis=1) / STEPS
-        self.weights = np.rint(model.coef_ / self.scale[:, None]).astype(np.int8)
-        self.bias = model.intercept_
+        scale = np.abs(model.coef_).max(axis=1) / STEPS
+        return cls(np.rint(model.coef_ / scale[:, None]).astype(np.int8), scale, model.intercept_)
+
+    @classmethod
+    def read(cls, content: dict):
+        """What `content` was made of."""
+        weights = np.frombuffer(base64.b64decode(content["weights"]), dtype=np.int8).reshape(2 * BUCKETS, len(INTENTS))
+        return cls(weights.T, np.array(content["scale"]), np.array(content["bias"]))
 
     def logits(self, x: csr_matrix) -> np.ndarray:
         return x @ self.weights.T.astype(np.float64) * self.scale + self.bias
@@ -131,7 +140,7 @@ def main():
     args = parser.parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
-    linear = Linear(pieces([row["text"] for row in train], args.binary), np.array([row["label"] for row in train]))
+    linear = Linear.trained(pieces([row["text"] for row in train], args.binary), np.array([row["label"] for row in train]))
 
     labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
     first = probabilities(linear.logits(pieces([row["text"] for row in valid], args.binary)))

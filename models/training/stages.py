@@ -1,15 +1,15 @@
-"""Puts a first stage into an artifact, beside the others that are there."""
+"""Puts a stage into an artifact, beside the others that are there."""
 
 import hashlib
 import json
 from pathlib import Path
 
 # In the order in which they came, and the manifest schema that each needs.
-SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4}
+SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4, "early_exit": 5}
 
 
 def base(manifest: dict) -> str:
-    """The model's own name, without any stage before it."""
+    """The model's own name, without any stage."""
     stages = [manifest[stage] for stage in SCHEMA_VERSIONS if stage in manifest]
     return stages[0]["of"] if stages else manifest["model_id"]
 

@@ -15,7 +15,7 @@ class QueryCascade(unittest.TestCase):
         said = rng.integers(0, 4, 400)
         columns = said * 10 + rng.integers(0, 12, 400)
         x = csr_matrix((np.ones(400), (np.arange(400), columns)), shape=(400, 2 * qc.BUCKETS))
-        return x, said, qc.Linear(x, said)
+        return x, said, qc.Linear.trained(x, said)
 
     def test_rounded_weights_say_what_the_trained_ones_say(self):
         x, said, linear = self.linear()
@@ -31,6 +31,8 @@ class QueryCascade(unittest.TestCase):
         written = np.frombuffer(base64.b64decode(content["weights"]), dtype=np.int8).reshape(2 * qc.BUCKETS, 4)
         self.assertTrue((written == linear.weights.T).all())
         self.assertEqual(content["goldens"][0]["logits"], linear.bias.tolist())
+        again = qc.Linear.read(content)
+        self.assertTrue((again.weights == linear.weights).all() and (again.scale == linear.scale).all())
 
     def test_the_least_probability_is_the_one_before_flips_or_costs(self):
         labels = np.arange(2000) % 2

@@ -75,14 +75,15 @@ async fn main() {
             }
         }
     }
-    let settled = settled(&ours[0].1).await;
-    write_section("serve", &report(&systems, lasts, settled));
+    let [settled, early] =
+        [share(&ours[0].1, "queries_settled_total").await, share(&ours[0].1, "queries_left_early_total").await];
+    write_section("serve", &report(&systems, lasts, settled, early));
 }
 
-/// The share of the queries that the server's first stage settled.
-async fn settled(server: &Server) -> f64 {
+/// The share of the queries that the server scored which `counter` counts.
+async fn share(server: &Server, counter: &str) -> f64 {
     let page = server.metrics().await;
-    sum(&page, "queries_settled_total") / sum(&page, "queries_scored_total")
+    sum(&page, counter) / sum(&page, "queries_scored_total")
 }
 
 /// Whether this CPU has the instructions for it.
@@ -119,17 +120,18 @@ async fn peer(path: &str) -> (Child, String) {
     (child, address.to_string())
 }
 
-fn report(systems: &[System], lasts: Duration, settled: f64) -> String {
+fn report(systems: &[System], lasts: Duration, settled: f64, early: f64) -> String {
     let mut text = format!(
         "## Online intent\n\n{}. `make bench-serve`: one query a request over HTTP on the loopback, {} queries of the \
-         sample in turn, {:.0}% of which the first stage settles (*network alone*: without it, as the peers); the load \
-         generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a closed loop, measured anew in \
+         sample in turn, {:.0}% of which the first stage settles and {:.0}% leave the network early (*network alone*: \
+         without either, as the peers); the load generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a closed loop, measured anew in \
          each round just before the loads that are shares of it. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
          stall counts for every request that it held up. {ROUNDS} rounds of {} s each, the servers in turn; a figure \
          is over all rounds, its spread from the lowest to the highest round.\n\n",
         machine(),
         systems[0].target.bodies.len(),
         settled * 100.0,
+        early * 100.0,
         lasts.as_secs(),
     );
     text += "| server | capacity, queries/s | spread |\n|---|---|---|\n";

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::worker::artifact;
 
-/// The shipped artifact without its first stage for queries, whatever they ask.
+/// The shipped artifact without its first stage for queries and its early exit, whatever they ask.
 ///
 /// # Panics
 /// When the artifact cannot be read.
@@ -21,7 +21,9 @@ pub fn network_alone() -> TempDir {
         symlink(entry.path(), folder.path().join(entry.file_name())).expect("the file is linked");
     }
     let mut manifest = manifest(folder.path());
-    manifest.as_object_mut().expect("an object").remove("query_cascade");
+    for stage in ["query_cascade", "early_exit"] {
+        manifest.as_object_mut().expect("an object").remove(stage);
+    }
     let path = folder.path().join(MANIFEST_FILE);
     fs::remove_file(&path).expect("the link goes");
     fs::write(&path, manifest.to_string()).expect("writable");

@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, QUERY_CASCADE_FILE, TOKENIZER_FILE};
+use models::manifest::{
+    CASCADE_FILE, EARLY_EXIT_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, QUERY_CASCADE_FILE, TOKENIZER_FILE,
+};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -24,7 +26,8 @@ pub fn faulty_artifact() -> TempDir {
     fs::write(path(GOLDENS_FILE), goldens.to_string()).expect("writable");
     let mut manifest = read(MANIFEST_FILE);
     // Every pair and query has to reach the module.
-    for (stage, file) in [("cascade", CASCADE_FILE), ("query_cascade", QUERY_CASCADE_FILE)] {
+    let stages = [("cascade", CASCADE_FILE), ("query_cascade", QUERY_CASCADE_FILE), ("early_exit", EARLY_EXIT_FILE)];
+    for (stage, file) in stages {
         manifest.as_object_mut().expect("a manifest is an object").remove(stage);
         manifest["files"].as_object_mut().expect("files are an object").remove(file);
     }

@@ -84,7 +84,8 @@ impl Score for TextModel {
     async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
         self.queries_scored.fetch_add(queries.len() as i64, Ordering::SeqCst);
         let stage = |query: &String| if query.starts_with(PLAIN) { Stage::Cascade } else { Stage::CrossEncoder };
-        let score = |stage| IntentScore { intent: Intent::Product, probabilities: [1.0, 0.0, 0.0, 0.0], stage };
+        let (probabilities, left_early) = ([1.0, 0.0, 0.0, 0.0], false);
+        let score = |stage| IntentScore { intent: Intent::Product, probabilities, stage, left_early };
         Ok(queries.iter().map(|query| score(stage(query))).collect())
     }
 

@@ -46,7 +46,7 @@ pub fn run(args: Args) -> CommandResult {
         if rows.is_empty() {
             break;
         }
-        for Encoded { ids, types } in encode(&encoder, &rows)? {
+        for Encoded { ids, types, .. } in encode(&encoder, &rows)? {
             writeln!(out, "{}", json!([ids, types]))?;
         }
     }

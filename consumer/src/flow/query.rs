@@ -49,6 +49,7 @@ impl Pipeline {
         for score in scores {
             tally.queries_scored += 1;
             tally.queries_settled += u64::from(score.stage == Stage::Cascade);
+            tally.queries_left_early += u64::from(score.left_early);
             let item = IntentItem {
                 query: query.clone(),
                 model: model.clone(),

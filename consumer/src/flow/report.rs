@@ -22,6 +22,7 @@ pub(super) fn count(processed: &Processed, lane: Lane, now: Timestamp) {
     metric::PAIRS_SCORED.counter(&[]).increment(tally.pairs_scored);
     metric::PAIRS_SETTLED.counter(&[]).increment(tally.pairs_settled);
     metric::QUERIES_SETTLED.counter(&[]).increment(tally.queries_settled);
+    metric::QUERIES_LEFT_EARLY.counter(&[]).increment(tally.queries_left_early);
     metric::PAIRS_SKIPPED.counter(&[]).increment(tally.pairs_skipped);
     metric::QUERIES_SCORED.counter(&[]).increment(tally.queries_scored);
     metric::LABEL_ITEMS_WRITTEN.counter(&[]).increment(tally.items_written);

@@ -98,7 +98,12 @@ mod tests {
         }
 
         async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {
-            let score = |stage| IntentScore { intent: Intent::Help, probabilities: [0.0, 0.0, 1.0, 0.0], stage };
+            let score = |stage| IntentScore {
+                intent: Intent::Help,
+                probabilities: [0.0, 0.0, 1.0, 0.0],
+                stage,
+                left_early: false,
+            };
             Ok(queries.iter().map(|query| score(stage(query))).collect())
         }
 

@@ -3,11 +3,13 @@
 use std::cell::RefCell;
 
 use super::attention::{self, HEAD, Span, attend};
+use super::head::{Exit, Head};
 use super::linear::{Linear, Outputs};
 use super::math;
 use super::multiply::{COLUMNS, Instructions};
 use super::rows::{Precision, Rows};
 use super::simd::{LANES, Simd, Work};
+use crate::early_exit::EarlyExit;
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
 
@@ -54,14 +56,6 @@ struct Layer {
     norm2: Norm,
 }
 
-/// A hidden layer and the logits, on the first token and the mean.
-struct Head<const N: usize> {
-    hidden: Linear,
-    /// (N, hidden).
-    out: Vec<f32>,
-    bias: [f32; N],
-}
-
 pub struct Network {
     instructions: Instructions,
     /// Bits of bf16, (vocabulary, hidden): half of all weights, and read one row a token.
@@ -72,6 +66,7 @@ pub struct Network {
     layers: Vec<Layer>,
     pair: Head<2>,
     intent: Head<4>,
+    exit: Option<Exit>,
     hidden: usize,
 }
 
@@ -87,6 +82,8 @@ struct Activations {
     pooled: Rows,
     /// A head's hidden layer.
     head: Vec<f32>,
+    /// Number and tokens of each row that has not left.
+    open: Vec<usize>,
     spans: Vec<Span>,
     attention: attention::Scratch,
 }
@@ -128,7 +125,26 @@ impl Network {
             layers.push(Layer { precision, next_precision, qkv, out, norm1, up, down, norm2 });
         }
         let (pair, intent) = (take.head("pair", hidden)?, take.head("intent", hidden)?);
-        Ok(Self { instructions, words, positions, types, norm, layers, pair, intent, hidden })
+        Ok(Self { instructions, words, positions, types, norm, layers, pair, intent, exit: None, hidden })
+    }
+
+    /// Lets queries leave after some of the layers.
+    ///
+    /// # Errors
+    /// The exit is of another network.
+    pub fn add_exit(&mut self, exit: &EarlyExit) -> Result<(), OtherNetwork> {
+        if !(1..self.layers.len()).contains(&exit.after) {
+            let reason = format!("is {}; the network has {} layers", exit.after, self.layers.len());
+            return Err(OtherNetwork { name: "after".to_owned(), reason });
+        }
+        let mut weights = ExitParameters(exit);
+        let head = Take { weights: &mut weights, instructions: self.instructions }.head("exit", self.hidden)?;
+        self.exit = Some(Exit { after: exit.after, settle_from: exit.settle_from, head });
+        Ok(())
+    }
+
+    pub fn has_exit(&self) -> bool {
+        self.exit.is_some()
     }
 
     pub fn instructions(&self) -> Instructions {
@@ -182,9 +198,11 @@ impl Network {
     #[inline(always)]
     fn embed<S: Simd>(&self, rows: &[&Encoded], activations: &mut Activations) {
         let hidden = self.hidden;
-        let Activations { x, normed, spans, .. } = activations;
+        let Activations { x, normed, open, spans, .. } = activations;
         x.clear();
         spans.clear();
+        open.clear();
+        open.extend(0..rows.len());
         for row in rows {
             spans.push(Span { start: x.len() / hidden, length: row.ids.len() });
             for (position, (&id, &kind)) in row.ids.iter().zip(&row.types).enumerate() {
@@ -232,6 +250,40 @@ impl Network {
         math::norm::<S>(x, &layer.norm2.weight, &layer.norm2.bias, normed);
     }
 
+    /// Answers the rows that may leave and of which the exit is sure; the others close up.
+    #[inline(always)]
+    fn leave<S: Simd>(
+        &self,
+        exit: &Exit,
+        simd: &S,
+        rows: &[&Encoded],
+        activations: &mut Activations,
+        logits: &mut [RowLogits],
+    ) {
+        if !activations.open.iter().any(|&row| rows[row].may_leave) {
+            return;
+        }
+        self.pool::<S>(activations);
+        let Activations { x, normed, pooled, head, open, spans, .. } = activations;
+        let (hidden, mut kept, mut tokens) = (self.hidden, 0, 0);
+        for (at, intent) in exit.head.apply(simd, pooled, head).into_iter().enumerate() {
+            let (row, Span { start, length }) = (open[at], spans[at]);
+            if rows[row].may_leave && exit.is_sure(intent) {
+                logits[row] = RowLogits { intent, left_early: true, ..RowLogits::default() };
+                continue;
+            }
+            x.copy_within(start * hidden..(start + length) * hidden, tokens * hidden);
+            (open[kept], spans[kept]) = (row, Span { start: tokens, length });
+            (kept, tokens) = (kept + 1, tokens + length);
+        }
+        if kept < open.len() {
+            open.truncate(kept);
+            spans.truncate(kept);
+            x.truncate(tokens * hidden);
+            normed.fill::<S>(x, hidden, self.layers[exit.after].precision);
+        }
+    }
+
     /// The first token and the mean of all, of each row: (rows, 2 hidden).
     #[inline(always)]
     fn pool<S: Simd>(&self, activations: &mut Activations) {
@@ -254,6 +306,32 @@ impl Network {
     }
 }
 
+/// The weights of an exit, by the names that a head's have.
+struct ExitParameters<'e>(&'e EarlyExit);
+
+impl Parameters for ExitParameters<'_> {
+    fn has(&self, name: &str) -> bool {
+        name.starts_with("exit_")
+    }
+
+    fn take(&mut self, name: &str) -> Option<Parameter<f32>> {
+        let EarlyExit { hidden_weight, hidden_bias, out_weight, out_bias, .. } = self.0;
+        let outputs = hidden_bias.len();
+        let (shape, values) = match name {
+            "exit_hidden.weight" => (vec![outputs, hidden_weight.len() / outputs], hidden_weight.clone()),
+            "exit_hidden.bias" => (vec![outputs], hidden_bias.clone()),
+            "exit_out.weight" => (vec![out_bias.len(), outputs], out_weight.clone()),
+            "exit_out.bias" => (vec![out_bias.len()], out_bias.to_vec()),
+            _ => return None,
+        };
+        Some(Parameter { shape, values })
+    }
+
+    fn take_bf16(&mut self, _name: &str) -> Option<Parameter<u16>> {
+        None
+    }
+}
+
 /// Rows through all layers, at most [`Instructions::tokens_at_once`] tokens or one row.
 struct Pass<'p> {
     network: &'p Network,
@@ -268,15 +346,26 @@ impl Work for Pass<'_> {
     #[inline(always)]
     fn with<S: Simd>(self, simd: &S) {
         let Self { network, rows, activations, logits } = self;
+        let first = logits.len();
+        logits.resize(first + rows.len(), RowLogits::default());
+        let logits = &mut logits[first..];
         network.embed::<S>(rows, activations);
-        for layer in &network.layers {
+        for (done, layer) in (1..).zip(&network.layers) {
             network.run_layer(layer, simd, activations);
+            if let Some(exit) = network.exit.as_ref().filter(|exit| exit.after == done) {
+                network.leave(exit, simd, rows, activations, logits);
+                if activations.open.is_empty() {
+                    return;
+                }
+            }
         }
         network.pool::<S>(activations);
-        let Activations { pooled, head, .. } = activations;
+        let Activations { pooled, head, open, .. } = activations;
         let pair = network.pair.apply(simd, pooled, head);
         let intent = network.intent.apply(simd, pooled, head);
-        logits.extend(pair.into_iter().zip(intent).map(|(pair, intent)| RowLogits { pair, intent }));
+        for (&row, (pair, intent)) in open.iter().zip(pair.into_iter().zip(intent)) {
+            logits[row] = RowLogits { pair, intent, left_early: false };
+        }
     }
 }
 
@@ -311,36 +400,6 @@ impl Outputs for Add<'_> {
     fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
         let to = &mut self.to[row * self.width + column..];
         S::store(S::add(S::load(to), values), to);
-    }
-}
-
-/// Outputs of a head's hidden layer, (rows, width).
-struct Hidden<'h> {
-    to: &'h mut [f32],
-    width: usize,
-}
-
-impl Outputs for Hidden<'_> {
-    #[inline(always)]
-    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
-        S::store(math::gelu::<S>(values), &mut self.to[row * self.width + column..]);
-    }
-}
-
-impl<const N: usize> Head<N> {
-    #[inline(always)]
-    fn apply<S: Simd>(&self, simd: &S, pooled: &Rows, hidden: &mut Vec<f32>) -> Vec<[f32; N]> {
-        let width = self.hidden.outputs();
-        hidden.resize(pooled.count() * width, 0.0);
-        self.hidden.apply(simd, pooled, Hidden { to: hidden, width });
-        let logits = |row: &[f32]| {
-            let mut out = self.bias;
-            for (logit, weights) in out.iter_mut().zip(self.out.chunks_exact(width)) {
-                *logit += row.iter().zip(weights).map(|(x, w)| x * w).sum::<f32>();
-            }
-            out
-        };
-        hidden.chunks_exact(width).map(logits).collect()
     }
 }
 

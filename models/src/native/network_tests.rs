@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::golden::Goldens;
 use crate::native::linear::to_bf16;
 
 /// Both are spans of int8, and a part of one.
@@ -50,7 +51,7 @@ fn weights() -> Weights {
             linears.push((format!("{layer}.{name}"), outputs, inputs));
         }
     }
-    for (name, outputs) in [("pair", 2), ("intent", 4)] {
+    for (name, outputs) in [("pair", 2), ("intent", 4), ("exit", 4)] {
         linears.push((format!("{name}_hidden"), HIDDEN, 2 * HIDDEN));
         linears.push((format!("{name}_out"), outputs, HIDDEN));
     }
@@ -71,6 +72,7 @@ fn rows() -> Vec<Encoded> {
     let mut row = |length: usize| Encoded {
         ids: (0..length).map(|_| rng.i64(0..VOCABULARY as i64)).collect(),
         types: (0..length).map(|_| rng.i64(0..4)).collect(),
+        may_leave: false,
     };
     // Longer together than what goes through the layers at once, and of every remainder.
     (1..=LENGTH_MAX).map(&mut row).collect()
@@ -118,6 +120,17 @@ impl Plain {
     }
 
     fn logits(&self, row: &Encoded) -> [Vec<f64>; 2] {
+        let pooled = self.pooled(row, &["layers.0", "layers.1"]);
+        ["pair", "intent"].map(|head| self.head(head, &pooled))
+    }
+
+    fn head(&self, name: &str, pooled: &[f64]) -> Vec<f64> {
+        let hidden: Vec<f64> = self.linear(&format!("{name}_hidden"), pooled).into_iter().map(gelu).collect();
+        self.linear(&format!("{name}_out"), &hidden)
+    }
+
+    /// The first token and the mean, after `layers`.
+    fn pooled(&self, row: &Encoded, layers: &[&str]) -> Vec<f64> {
         let vector = |name: &str, at: usize| self.values(name)[at * HIDDEN..][..HIDDEN].to_vec();
         let embed = |(position, (id, kind)): (usize, (&i64, &i64))| {
             let parts = [
@@ -129,9 +142,8 @@ impl Plain {
             self.norm("norm", &sum)
         };
         let mut x: Vec<Vec<f64>> = row.ids.iter().zip(&row.types).enumerate().map(embed).collect();
-        let gelu = |x: f64| 0.5 * x * (1.0 + erf(x / 2f64.sqrt()));
         let plus = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a + b).collect::<Vec<f64>>();
-        for layer in ["layers.0", "layers.1"] {
+        for layer in layers {
             let qkv: Vec<Vec<f64>> = x.iter().map(|x| self.linear(&format!("{layer}.qkv"), x)).collect();
             x = (0..x.len())
                 .map(|i| {
@@ -143,12 +155,12 @@ impl Plain {
                 .collect();
         }
         let mean = (0..HIDDEN).map(|d| x.iter().map(|x| x[d]).sum::<f64>() / x.len() as f64);
-        let pooled: Vec<f64> = x[0].iter().copied().chain(mean).collect();
-        ["pair", "intent"].map(|head| {
-            let hidden: Vec<f64> = self.linear(&format!("{head}_hidden"), &pooled).into_iter().map(gelu).collect();
-            self.linear(&format!("{head}_out"), &hidden)
-        })
+        x[0].iter().copied().chain(mean).collect()
     }
+}
+
+fn gelu(x: f64) -> f64 {
+    0.5 * x * (1.0 + erf(x / 2f64.sqrt()))
 }
 
 /// By its series, which converges for any argument.
@@ -201,6 +213,96 @@ fn a_row_has_one_score_whatever_is_beside_it() {
     }
 }
 
+/// After the first layer, with the weights under "exit".
+fn exit(settle_from: f32) -> EarlyExit {
+    let weights = weights();
+    let values = |name: &str| weights[name].1.clone();
+    EarlyExit {
+        after: 1,
+        settle_from,
+        hidden_weight: values("exit_hidden.weight"),
+        hidden_bias: values("exit_hidden.bias"),
+        out_weight: values("exit_out.weight"),
+        out_bias: values("exit_out.bias").try_into().expect("four"),
+        goldens: Goldens { cases: Vec::new() },
+    }
+}
+
+fn certainty(logits: &[f64]) -> f64 {
+    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
+    logits.iter().map(|logit| logit.exp() / sum).fold(0.0, f64::max)
+}
+
+#[test]
+fn queries_leave_where_the_exit_is_sure_and_change_nothing_for_the_rest() {
+    let plain = Plain(weights());
+    let rows: Vec<Encoded> =
+        rows().into_iter().enumerate().map(|(i, row)| Encoded { may_leave: i % 3 > 0, ..row }).collect();
+    let expected: Vec<Vec<f64>> =
+        rows.iter().map(|row| plain.head("exit", &plain.pooled(row, &["layers.0"]))).collect();
+    let mut sorted: Vec<f64> = expected.iter().map(|logits| certainty(logits)).collect();
+    sorted.sort_by(f64::total_cmp);
+    let settle_from = sorted[sorted.len() / 4];
+    for instructions in Instructions::detect() {
+        for precision in [Precision::Exact, Precision::Int8] {
+            let mut network = Network::new(&mut weights(), precision, instructions).expect("the shapes are right");
+            let whole = network.forward(rows.iter()).expect("the rows are good");
+            network.add_exit(&exit(settle_from as f32)).expect("it fits");
+            let found = network.forward(rows.iter()).expect("the rows are good");
+            let mut left = 0;
+            for (i, row) in rows.iter().enumerate() {
+                let away = certainty(&expected[i]) - settle_from;
+                if !row.may_leave || away < -0.05 {
+                    assert_eq!(found[i], whole[i], "{instructions}, row {i}");
+                } else if away > 0.05 {
+                    let error = found[i].intent.iter().zip(&expected[i]).map(|(a, b)| (f64::from(*a) - b).abs());
+                    assert!(found[i].left_early && error.fold(0.0, f64::max) < 0.08, "{instructions}, row {i}");
+                    left += 1;
+                }
+            }
+            assert!(left > 5 && left < rows.len() / 2, "{left} of the rows are sure");
+            let alone = network.forward([&rows[rows.len() - 1]].into_iter()).expect("the row is good");
+            assert_eq!(alone[0], found[rows.len() - 1]);
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_leaves_whole_needs_no_later_layer() {
+    let Some(instructions) = Instructions::detect().next() else { return };
+    let mut spoilt = weights();
+    spoilt.insert("layers.1.norm2.bias".to_owned(), (vec![HIDDEN], vec![f32::NAN; HIDDEN]));
+    let mut network = Network::new(&mut spoilt, Precision::Exact, instructions).expect("the shapes are right");
+    network.add_exit(&exit(0.2)).expect("it fits");
+    let leaving: Vec<Encoded> = rows().into_iter().map(|row| Encoded { may_leave: true, ..row }).collect();
+    let found = network.forward(leaving.iter()).expect("the rows are good");
+    assert!(found.iter().all(|row| row.left_early && row.intent.iter().all(|logit| logit.is_finite())));
+}
+
+#[test]
+fn an_exit_that_is_not_finite_lets_nothing_leave() {
+    let Some(instructions) = Instructions::detect().next() else { return };
+    let mut network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
+    let rows: Vec<Encoded> = rows().into_iter().map(|row| Encoded { may_leave: true, ..row }).collect();
+    let whole = network.forward(rows.iter()).expect("the rows are good");
+    network.add_exit(&EarlyExit { out_bias: [f32::NAN; 4], ..exit(0.2) }).expect("it fits");
+    assert_eq!(network.forward(rows.iter()), Ok(whole));
+}
+
+#[test]
+fn exits_of_another_network_are_refused() {
+    let Some(instructions) = Instructions::detect().next() else { return };
+    let mut network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
+    let mut refused = |exit: EarlyExit| network.add_exit(&exit).expect_err("it does not fit").to_string();
+    for after in [0, 2] {
+        let said = refused(EarlyExit { after, ..exit(0.9) });
+        assert!(said.contains(&format!("after: is {after}; the network has 2 layers")), "{said}");
+    }
+    let said = refused(EarlyExit { hidden_weight: vec![0.0; HIDDEN * HIDDEN], ..exit(0.9) });
+    assert!(said.contains("exit_hidden.weight") && said.contains("columns are due"), "{said}");
+    assert!(!network.has_exit());
+}
+
 #[test]
 fn other_networks_and_rows_are_refused() {
     let Some(instructions) = Instructions::detect().next() else { return };
@@ -227,7 +329,7 @@ fn other_networks_and_rows_are_refused() {
     let network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
     let refused = |ids: Vec<i64>, kind: i64| {
         let types = vec![kind; ids.len()];
-        network.forward([Encoded { ids, types }].iter()).expect_err("a bad row")
+        network.forward([Encoded { ids, types, may_leave: false }].iter()).expect_err("a bad row")
     };
     assert!(refused(vec![VOCABULARY as i64], 0).contains("vocabulary"));
     assert!(refused(vec![-1], 0).contains("vocabulary"));

@@ -90,6 +90,18 @@ impl Rows {
         }
     }
 
+    /// Holds the rows of `x`, (n, width), from now on.
+    #[inline(always)]
+    pub fn fill<S: Simd>(&mut self, x: &[f32], width: usize, precision: Precision) {
+        self.begin::<S>(x.len() / width, width, precision);
+        for (row, values) in x.chunks_exact(width).enumerate() {
+            for (column, values) in values.chunks_exact(LANES).enumerate() {
+                self.put::<S>(row, column * LANES, S::load(values));
+            }
+        }
+        self.end::<S>();
+    }
+
     /// Every value has been put.
     #[inline(always)]
     pub fn end<S: Simd>(&mut self) {

@@ -42,7 +42,10 @@ impl Loaded {
         let artifact = Artifact::open(folder)?;
         let Manifest { pair_tokens_max, query_tokens_max, golden_tolerance, .. } = artifact.manifest;
         let encoder = Encoder::new(&artifact.tokenizer, pair_tokens_max, query_tokens_max)?;
-        let goldens = artifact.goldens.encode(&encoder)?;
+        let mut goldens = artifact.goldens.encode(&encoder)?;
+        if let Some(exit) = &artifact.early_exit {
+            goldens.extend(exit.goldens.encode_leaving(&encoder)?);
+        }
         let numeric = match &artifact.manifest.compiled {
             Some(compiled) => numeric_of(compiled, options.numeric)?,
             None => options.numeric.resolve(),
@@ -91,6 +94,7 @@ impl Loaded {
             manifest: Arc::clone(manifest),
             cascade: cascade.clone(),
             query_cascade: query_cascade.clone(),
+            may_leave: true,
             tokenisers: tokenisers.clone(),
             replicas: Arc::new(replicas),
             numeric: *numeric,
@@ -129,7 +133,13 @@ fn engines(
             return Ok(engines.into_iter().map(Arc::new).collect());
         }
         Some(compiled) => Engine::load_static(&artifact.modules(compiled), 1)?.remove(0),
-        None => Engine::load(&artifact.module(), numeric, kernel)?,
+        None => {
+            let mut engine = Engine::load(&artifact.module(), numeric, kernel)?;
+            if let Some(exit) = &artifact.early_exit {
+                engine.add_exit(exit)?;
+            }
+            engine
+        }
     };
     Ok(std::iter::repeat_n(Arc::new(shared), replicas).collect())
 }

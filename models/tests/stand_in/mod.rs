@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-use models::manifest::{CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, QUERY_CASCADE_FILE, TOKENIZER_FILE};
+use models::manifest::{
+    CASCADE_FILE, EARLY_EXIT_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, QUERY_CASCADE_FILE, TOKENIZER_FILE,
+};
 use models::shape::Shape;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -102,10 +104,10 @@ pub fn artifact_of(shapes: &[Shape], torchscript: Option<&Path>, goldens: &Value
     let mut manifest = read(MANIFEST_FILE);
     manifest["static"] = json!({"device": "neuron", "buckets": buckets});
     // Every pair and query has to reach the device.
-    for stage in ["cascade", "query_cascade"] {
+    for stage in ["cascade", "query_cascade", "early_exit"] {
         manifest.as_object_mut().expect("a manifest is an object").remove(stage);
     }
-    for name in [MODULE_FILE, CASCADE_FILE, QUERY_CASCADE_FILE] {
+    for name in [MODULE_FILE, CASCADE_FILE, QUERY_CASCADE_FILE, EARLY_EXIT_FILE] {
         manifest["files"].as_object_mut().expect("files are an object").remove(name);
     }
     for name in files {

@@ -70,7 +70,8 @@ pub fn queries(
 ) {
     println!("model {model}");
     println!("rows {}  accuracy {}  macro_f1 {}", report.rows, share(report.accuracy), share(report.macro_f1));
-    println!("settled {}  queries_per_second {:.1}", cost.settled, cost.queries_per_second);
+    let Cost { settled, left_early, queries_per_second } = cost;
+    println!("settled {settled}  left_early {left_early}  queries_per_second {queries_per_second:.1}");
     let mut classes = table(&["class", "precision", "recall", "f1", "support"]);
     for (intent, class) in &report.classes {
         classes.add_row([

@@ -22,7 +22,7 @@ pub struct Args {
     /// Print the same for each value of this column as well
     #[arg(long, value_name = "COLUMN")]
     by: Option<String>,
-    /// Ask the network about every query
+    /// Ask the whole network about every query
     #[arg(long)]
     no_cascade: bool,
     /// Print one JSON object instead of tables
@@ -44,12 +44,14 @@ pub fn run(args: Args) -> CommandResult {
     let report = IntentReport::of(&rows);
     let cost = Cost {
         settled: scores.iter().filter(|score| score.stage == Stage::Cascade).count(),
+        left_early: scores.iter().filter(|score| score.left_early).count(),
         queries_per_second: queries.len() as f64 / seconds.max(f64::EPSILON),
     };
     let by = args.by.map(|column| (column, by_group(&queries, &rows)));
     if args.json {
         let mut value = as_json(&report, by.as_ref());
         value["settled"] = cost.settled.into();
+        value["left_early"] = cost.left_early.into();
         value["queries_per_second"] = cost.queries_per_second.into();
         printing::json(&value)?;
     } else {
@@ -62,6 +64,8 @@ pub fn run(args: Args) -> CommandResult {
 pub struct Cost {
     /// Queries that the first stage settled, without the network.
     pub settled: usize,
+    /// Queries that the network answered after its early layers.
+    pub left_early: usize,
     /// From texts to intents, loading left out.
     pub queries_per_second: f64,
 }

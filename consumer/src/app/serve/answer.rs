@@ -84,6 +84,8 @@ impl Service {
         metric::QUERIES_SCORED.counter(&[]).increment(scores.len() as u64);
         let settled = scores.iter().filter(|score| score.stage == Stage::Cascade).count();
         metric::QUERIES_SETTLED.counter(&[]).increment(settled as u64);
+        let early = scores.iter().filter(|score| score.left_early).count();
+        metric::QUERIES_LEFT_EARLY.counter(&[]).increment(early as u64);
         let model = self.online.scorer.model_id();
         let mut scored = scores.into_iter().map(|score| IntentResult {
             intent: score.intent,

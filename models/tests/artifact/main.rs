@@ -1,24 +1,18 @@
 //! The shipped artifact: what is refused, and what its scores do not depend on.
 
-use std::error::Error;
+mod copy;
+mod stages;
+
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
+use copy::Copy;
 use models::encode::{Encoded, Encoder};
-use models::features::FEATURES;
-use models::manifest::{
-    CASCADE_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, Problem, QUERY_CASCADE_FILE, TOKENIZER_FILE,
-};
-use models::query_cascade::Pieces;
-use models::{Artifact, Kernel, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
-use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
-use shared::{Intent, Product, ProductText, Stage, Verdict};
-use tempfile::TempDir;
+use models::manifest::{GOLDENS_FILE, MANIFEST_FILE, Problem, TOKENIZER_FILE};
+use models::{Kernel, LoadError, MARKS, Manifest, Numeric, Scorer, ScorerOptions, TextPair};
+use serde_json::json;
+use shared::{Intent, Product, ProductText, Verdict};
 use tokio::runtime::Runtime;
 
 const ONE_FP32: ScorerOptions = ScorerOptions { replicas: 1, numeric: Numeric::Fp32, kernel: Kernel::Auto };
@@ -38,93 +32,6 @@ fn scorer() -> &'static Scorer {
 fn block_on<F: Future>(work: F) -> F::Output {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| Runtime::new().expect("a runtime starts")).block_on(work)
-}
-
-/// A copy of the shipped artifact for a test to spoil; the module is linked, not copied.
-struct Copy {
-    folder: TempDir,
-}
-
-impl Copy {
-    fn new() -> Self {
-        let folder = TempDir::new().expect("a temporary folder");
-        for name in [MANIFEST_FILE, TOKENIZER_FILE, GOLDENS_FILE] {
-            fs::copy(shipped().join(name), folder.path().join(name)).expect("the file is copied");
-        }
-        symlink(shipped().join(MODULE_FILE), folder.path().join(MODULE_FILE)).expect("the module is linked");
-        for name in [CASCADE_FILE, QUERY_CASCADE_FILE] {
-            fs::copy(shipped().join(name), folder.path().join(name)).expect("the file is copied");
-        }
-        Self { folder }
-    }
-
-    /// With a cascade that is sure of pairs which share less than a quarter of their words.
-    fn with_cascade(distinct_below: f32) -> Self {
-        let copy = Self::new();
-        let shared_words = FEATURES.iter().position(|name| *name == "short_words_share").expect("a feature");
-        let cascade = json!({
-            "features": FEATURES.to_vec(),
-            "base": 0.0,
-            "trees": [[[shared_words, 0.25, 1, 2], -5.0, 2.0]],
-            "goldens": [{"a": "red kettle", "b": "wool scarf", "probability": 1.0 / (1.0 + 5f64.exp())}],
-        });
-        copy.change(MANIFEST_FILE, |manifest| {
-            manifest["schema_version"] = json!(3);
-            manifest["cascade"] = json!({"distinct_below": distinct_below});
-            manifest.as_object_mut().expect("an object").remove("query_cascade");
-        });
-        copy.change_vouched(CASCADE_FILE, |value| *value = cascade);
-        copy
-    }
-
-    /// With a first stage that takes every query which says "parcel" for one that wants help, the
-    /// surer the fewer words there are.
-    fn with_query_cascade(settle_from: f32) -> Self {
-        let copy = Self::new();
-        let parcel = usize::from(Pieces::of("parcel").words[0]);
-        copy.change(MANIFEST_FILE, |manifest| manifest["query_cascade"] = json!({"settle_from": settle_from}));
-        copy.change_vouched(QUERY_CASCADE_FILE, |file| {
-            let buckets = file["buckets"].as_u64().expect("a number") as usize;
-            let mut weights = vec![0; 2 * buckets * 4];
-            weights[parcel * 4 + Intent::Help as usize] = 100;
-            file["weights"] = json!(BASE64_STANDARD.encode(weights));
-            file["scale"] = json!([1.0, 1.0, 0.1, 1.0]);
-            file["bias"] = json!([0.0, 0.0, 0.0, 0.0]);
-            file["goldens"] = json!([{"query": "Parcel", "logits": [0.0, 0.0, 10.0, 0.0]}]);
-        });
-        copy
-    }
-
-    fn change(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        let path = self.folder.path().join(name);
-        let mut value: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("JSON");
-        change(&mut value);
-        fs::write(path, serde_json::to_vec(&value).expect("JSON")).expect("writable");
-    }
-
-    /// Changes a file and lets the manifest vouch for the change.
-    fn change_vouched(&self, name: &str, change: impl FnOnce(&mut Value)) {
-        self.change(name, change);
-        let digest = Sha256::digest(fs::read(self.folder.path().join(name)).expect("readable"));
-        let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.change(MANIFEST_FILE, |manifest| manifest["files"][name]["sha256"] = json!(hex));
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        Artifact::open(self.folder.path()).err().expect("the artifact is refused").problems
-    }
-
-    /// The error of a start and all of its causes, in one line.
-    fn refusal(&self) -> String {
-        let error = Scorer::start(self.folder.path(), ONE_FP32).err().expect("the artifact is refused");
-        let mut said = error.to_string();
-        let mut cause: Option<&dyn Error> = error.source();
-        while let Some(error) = cause {
-            said = format!("{said}: {error}");
-            cause = error.source();
-        }
-        said
-    }
 }
 
 fn pair(left: &str, right: &str) -> TextPair {
@@ -267,144 +174,6 @@ fn a_pair_has_one_score_whatever_its_direction() {
         }
     }
     assert_eq!(probabilities(there), probabilities(back));
-}
-
-#[test]
-fn the_cascade_settles_what_it_is_sure_of_and_the_cross_encoder_judges_the_rest() {
-    let pairs = [
-        ("norvik kettle kt1700", "orbisk desk lamp"),
-        ("norvik kettle kt1700", "kettle by norvik, kt-1700"),
-        ("orbisk desk lamp", "norvik kettle kt1700"),
-        ("norvik kettle kt1700", "norvik kettle kt1800"),
-    ];
-    let pairs: Vec<TextPair> = pairs.iter().map(|(left, right)| pair(left, right)).collect();
-    let copy = Copy::with_cascade(0.01);
-    let with = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
-    let ask = |scorer: &Scorer| block_on(scorer.score_pairs(pairs.clone())).expect("the pairs are scored");
-    let found = ask(&with);
-    use Stage::{Cascade, CrossEncoder};
-    assert_eq!(
-        found.iter().map(|score| score.stage).collect::<Vec<_>>(),
-        [Cascade, CrossEncoder, Cascade, CrossEncoder]
-    );
-    assert_eq!((found[0].verdict, found[0]), (Verdict::Distinct, found[2]));
-    assert!((found[0].probability - 0.006_692_85).abs() < 1e-6);
-    let every = ask(&with.without_cascade());
-    assert!(every.iter().all(|score| score.stage == CrossEncoder));
-    for row in [1, 3] {
-        assert!((found[row].probability - every[row].probability).abs() < 1e-4, "row {row}");
-    }
-    assert_ne!(every[0].probability, found[0].probability);
-}
-
-#[test]
-fn a_call_that_the_cascade_settles_whole_needs_no_batch() {
-    let copy = Copy::with_cascade(0.01);
-    let scorer = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
-    let sure = vec![pair("norvik kettle", "orbisk lamp"); 700];
-    let scores = block_on(scorer.score_pairs(sure)).expect("the pairs are scored");
-    assert_eq!(scores.iter().filter(|score| score.stage == Stage::Cascade).count(), 700);
-}
-
-#[test]
-fn a_cascade_that_is_not_what_the_manifest_says_is_refused() {
-    let refused = |spoil: fn(&Copy), reason: &str| {
-        let copy = Copy::with_cascade(0.01);
-        spoil(&copy);
-        let said: Vec<String> = copy.problems().iter().map(Problem::to_string).collect();
-        assert!(said.len() == 1 && said[0].contains(reason), "{said:?}");
-    };
-    refused(|copy| copy.change(CASCADE_FILE, |file| file["base"] = json!(1)), "cascade.json: sha256 is");
-    refused(
-        |copy| copy.change_vouched(CASCADE_FILE, |file| *file = json!("x")),
-        "cascade.json: is not what its name says",
-    );
-    refused(|copy| copy.change_vouched(CASCADE_FILE, |file| file["features"] = json!(["words"])), "other features");
-    refused(|copy| copy.change_vouched(CASCADE_FILE, |file| file["base"] = json!(1)), "golden 0: the probability is");
-    type Change = fn(&mut Value);
-    let entries: [(Change, &str); 4] = [
-        (
-            |manifest| manifest["cascade"]["distinct_below"] = json!(0.5),
-            "manifest.json: cascade: 0 < distinct_below (0.5)",
-        ),
-        (
-            |manifest| manifest["cascade"]["distinct_below"] = json!(0.0),
-            "manifest.json: cascade: 0 < distinct_below (0)",
-        ),
-        (|manifest| manifest["schema_version"] = json!(2), "schema_version: 2 has no cascade"),
-        (|manifest| manifest["cascade"] = json!({}), "missing field `distinct_below`"),
-    ];
-    for (change, reason) in entries {
-        let copy = Copy::with_cascade(0.01);
-        copy.change(MANIFEST_FILE, change);
-        assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
-    }
-    let copy = Copy::with_cascade(0.01);
-    copy.change(MANIFEST_FILE, |manifest| {
-        manifest["files"].as_object_mut().expect("an object").remove(CASCADE_FILE);
-    });
-    assert!(copy.refusal().contains("files: cascade.json is missing"));
-}
-
-#[test]
-fn a_cascade_that_the_manifest_does_not_turn_on_is_left_alone() {
-    let copy = Copy::new();
-    copy.change(MANIFEST_FILE, |manifest| {
-        let manifest = manifest.as_object_mut().expect("an object");
-        manifest.remove("cascade");
-        manifest.remove("query_cascade");
-    });
-    let artifact = Artifact::open(copy.folder.path()).expect("the artifact is good");
-    assert_eq!((artifact.cascade, artifact.query_cascade), (None, None));
-}
-
-#[test]
-fn the_first_stage_settles_the_queries_it_is_sure_of_and_the_network_reads_the_rest() {
-    let queries = ["parcel", "red kettle", "  PARCEL ", "a parcel for my aunt in another town"].map(str::to_owned);
-    let copy = Copy::with_query_cascade(0.999);
-    let with = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
-    let ask = |scorer: &Scorer| block_on(scorer.score_queries(queries.to_vec())).expect("the queries are scored");
-    let found = ask(&with);
-    use Stage::{Cascade, CrossEncoder};
-    let stages: Vec<Stage> = found.iter().map(|score| score.stage).collect();
-    assert_eq!(stages, [Cascade, CrossEncoder, Cascade, CrossEncoder]);
-    assert_eq!((found[0].intent, found[0]), (Intent::Help, found[2]));
-    assert!((found[0].probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-    block_on(with.probe(None)).expect("the network answers");
-    let every = ask(&with.without_cascade());
-    assert!(every.iter().all(|score| score.stage == CrossEncoder));
-    for row in [1, 3] {
-        let differs = found[row].probabilities.iter().zip(every[row].probabilities).any(|(a, b)| (a - b).abs() > 1e-4);
-        assert!(!differs, "row {row}");
-    }
-}
-
-#[test]
-fn a_query_cascade_that_is_not_what_the_manifest_says_is_refused() {
-    let refused = |spoil: fn(&Copy), reason: &str| {
-        let copy = Copy::with_query_cascade(0.99);
-        spoil(&copy);
-        let said: Vec<String> = copy.problems().iter().map(Problem::to_string).collect();
-        assert!(said.len() == 1 && said[0].contains(reason), "{said:?}");
-    };
-    refused(|copy| copy.change(QUERY_CASCADE_FILE, |file| file["more"] = json!(1)), "query_cascade.json: sha256 is");
-    refused(|copy| copy.change_vouched(QUERY_CASCADE_FILE, |file| *file = json!("x")), "is not what its name says");
-    type Change = fn(&mut Value);
-    let entries: [(Change, &str); 5] = [
-        (|manifest| manifest["query_cascade"]["settle_from"] = json!(0.5), "0.5 < settle_from (0.5) < 1 does not hold"),
-        (|manifest| manifest["query_cascade"]["settle_from"] = json!(1.0), "0.5 < settle_from (1) < 1 does not hold"),
-        (|manifest| manifest["schema_version"] = json!(3), "schema_version: 3 has no query_cascade, and 4 has"),
-        (|manifest| manifest["query_cascade"] = json!({}), "missing field `settle_from`"),
-        (
-            |manifest| drop(manifest["files"].as_object_mut().expect("an object").remove(QUERY_CASCADE_FILE)),
-            "files: query_cascade.json is missing",
-        ),
-    ];
-    for (change, reason) in entries {
-        let copy = Copy::with_query_cascade(0.99);
-        copy.change(MANIFEST_FILE, change);
-        assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
-    }
 }
 
 #[test]
