@@ -14,7 +14,7 @@ use crate::mark::{MARKS, Mark, Words};
 const TEXT_BYTES_MAX: usize = 8_192;
 
 /// One row, special tokens included, without padding.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Encoded {
     pub ids: Vec<i64>,
     /// Of each id: the number of its [`Mark`], plus `MARKS.len()` in the second text.

@@ -18,7 +18,8 @@ use crate::query_cascade::{Linear, QueryCascade};
 use crate::shape::Shape;
 
 /// The manifest schemas that this build reads. A `cascade` needs the second, a `query_cascade` the
-/// third, an `early_exit` the fourth: a build that knows less would skip that field, and label otherwise under the same name.
+/// third, an `early_exit` the fourth: a build that knows less would skip that field, and label
+/// otherwise under the same name.
 pub const SCHEMA_VERSION: u32 = 2;
 pub const CASCADE_SCHEMA_VERSION: u32 = 3;
 pub const QUERY_CASCADE_SCHEMA_VERSION: u32 = 4;

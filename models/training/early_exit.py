@@ -9,7 +9,6 @@ the first stage settles are left out of it. Where there is none, nothing is writ
 Takes some ten minutes on 2 cores, most of them for what the network says, which is kept in `runs/`.
 """
 
-import argparse
 import base64
 import json
 import sys
@@ -26,14 +25,14 @@ from judge import BATCH_TOKENS, encoded, logits
 from model import INTENTS, pool
 from query_cascade import Linear, least, measures, pieces, probabilities
 from rows import Tokens, backbone_folder, read
-from stages import base, put
+from stages import base, of_artifact, put
 
-# Of six. After two, fewer queries leave (docs/MODELS.md), and about as many layers are run in all.
+# Of six. After two, fewer queries leave, and about as many layers are run in all (docs/adr/0030).
 AFTER = 3
 # Outputs of the head's hidden layer.
 WIDTH = 256
 SEED, EPOCHS, ROWS, RATE, DECAY, DROPOUT = 7, 20, 256, 1e-3, 0.1, 0.1
-# Of what a number of the states varies by: about what int8 adds to it.
+# Of what a number of the states varies by: the head must not live on what bf16 and int8 round away.
 NOISE = 0.1
 # A query vouches for the exit where numbers of int8 would let it leave as well.
 GOLDEN_FROM = 0.97
@@ -145,11 +144,7 @@ def goldens(model, exit: Exit, tokens: Tokens) -> list:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
-    args = parser.parse_args()
+    args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     backbone = backbone_folder()
     model, tokens = load_weights([args.artifact / "model.ts"], backbone), Tokens(args.binary, backbone / "tokenizer.json")

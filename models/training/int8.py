@@ -6,16 +6,16 @@ The kernels' own error is a little larger or smaller, since they round in anothe
 --int8-tolerance` leaves room for that. `make flips` counts with the kernels themselves, once the manifest states a tolerance.
 """
 
-import argparse
 import json
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from export import NAME, golden_error, load_weights
+from export import golden_error, load_weights
 from judge import encoded, logits
 from rows import Tokens, backbone_folder, read
+from stages import of_artifact
 
 SETS = ["abt-buy", "amazon-google"]
 
@@ -67,11 +67,7 @@ def verdicts(pair: torch.Tensor, manifest: dict) -> torch.Tensor:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts") / NAME)
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
-    args = parser.parse_args()
+    args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text())
     cases = json.loads((args.artifact / "goldens.json").read_text())["cases"]
     tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json")

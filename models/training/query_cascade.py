@@ -7,7 +7,6 @@ queries get another intent than the network's, in all (FLIPS_MAX) and of each so
 one query), and at which macro-F1 loses no more than F1_COST_MAX. Where there is none, nothing is written.
 """
 
-import argparse
 import base64
 import json
 import subprocess
@@ -21,7 +20,7 @@ from sklearn.linear_model import LogisticRegression
 from judge import f1_at, macro_f1
 from model import INTENTS
 from rows import Tokens, backbone_folder, read
-from stages import base, put
+from stages import base, of_artifact, put
 
 BUCKETS = 1 << 15
 # Of int8, which the weights are rounded to.
@@ -133,11 +132,7 @@ def least(first: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
-    parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
-    parser.add_argument("--binary", default="target/release/catalog-labels")
-    args = parser.parse_args()
+    args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
     linear = Linear.trained(pieces([row["text"] for row in train], args.binary), np.array([row["label"] for row in train]))
