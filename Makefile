@@ -51,9 +51,10 @@ bench-store: libtorch ## what one event reads and writes at 10,000, 100,000 and 
 	cargo build --release --locked --workspace --example flat_cost
 	$(TARGET_DIR)/release/examples/flat_cost $(TITLES) 10000 100000 1000000
 
+# The sample's queries, unless QUERIES names a TSV file with columns text and source, and SOURCE one of its sources.
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo build --release --locked --workspace --example bench_serve
-	$(TARGET_DIR)/release/examples/bench_serve
+	QUERIES="$(QUERIES)" SOURCE="$(SOURCE)" $(TARGET_DIR)/release/examples/bench_serve
 
 bench-pairs: build bench-env ## pairs a second of a core, beside other engines, on the sets in PAIRS=FOLDER
 	@test -d "$(PAIRS)" || { echo "PAIRS must be a folder of sets: abt-buy, amazon-google, walmart-amazon"; exit 1; }

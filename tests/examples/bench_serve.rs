@@ -4,7 +4,7 @@
 #![expect(clippy::print_stderr, reason = "progress")]
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +37,8 @@ struct System {
 async fn main() {
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let lasts = Duration::from_secs(seconds);
-    let bodies = Arc::new(queries().into_iter().map(|query| json!({"query": query}).to_string()).collect::<Vec<_>>());
+    let (queries, named) = queries();
+    let bodies = Arc::new(queries.into_iter().map(|query| json!({"query": query}).to_string()).collect::<Vec<_>>());
     let options = ["--without-tables", "--replicas", "1", "--deadline", "60s"];
     let network = network_alone();
     let int8 = [&options[..], &["--numeric", "int8"]].concat();
@@ -77,7 +78,7 @@ async fn main() {
     }
     let [settled, early] =
         [share(&ours[0].1, "queries_settled_total").await, share(&ours[0].1, "queries_left_early_total").await];
-    write_section("serve", &report(&systems, lasts, settled, early));
+    write_section("serve", &report(&systems, &named, lasts, settled, early));
 }
 
 /// The share of the queries that the server scored which `counter` counts.
@@ -92,11 +93,27 @@ fn has_int8() -> bool {
     Scorer::start(&artifact(), options).is_ok()
 }
 
-/// Queries of the sample, in the order of the file.
-fn queries() -> Vec<String> {
-    let path = repository().join("consumer/src/app/sample/queries.tsv");
-    let text = std::fs::read_to_string(path).expect("the sample is readable");
-    text.lines().skip(1).filter_map(|line| line.split('\t').next()).map(str::to_owned).collect()
+/// Queries in the order of their file, and what to call them: of the TSV file QUERIES those whose `source` is
+/// SOURCE, where that is given, else the sample's.
+fn queries() -> (Vec<String>, String) {
+    let file = std::env::var_os("QUERIES").filter(|file| !file.is_empty()).map(PathBuf::from);
+    let source = std::env::var("SOURCE").ok().filter(|source| !source.is_empty());
+    let path = file.clone().unwrap_or_else(|| repository().join("consumer/src/app/sample/queries.tsv"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let mut rows = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
+    let header = rows.next().expect("a header");
+    let column = |name| header.iter().position(|found| *found == name);
+    let (text, of) = (column("text").expect("a column text"), column("source"));
+    let is_meant =
+        |row: &Vec<&str>| source.is_none() || of.is_some_and(|of| row[of] == source.as_deref().unwrap_or(""));
+    let queries: Vec<String> = rows.filter(is_meant).map(|row| row[text].to_owned()).collect();
+    assert!(!queries.is_empty(), "{} has no such queries", path.display());
+    let named = match (file.as_deref().and_then(Path::file_name), source) {
+        (Some(file), Some(source)) => format!("queries of {} whose source is {source}", file.display()),
+        (Some(file), None) => format!("queries of {}", file.display()),
+        (None, _) => "queries of the sample".to_owned(),
+    };
+    (queries, named)
 }
 
 /// Starts the peer with one of the exported models; killed when dropped.
@@ -120,10 +137,10 @@ async fn peer(path: &str) -> (Child, String) {
     (child, address.to_string())
 }
 
-fn report(systems: &[System], lasts: Duration, settled: f64, early: f64) -> String {
+fn report(systems: &[System], named: &str, lasts: Duration, settled: f64, early: f64) -> String {
     let mut text = format!(
-        "## Online intent\n\n{}. `make bench-serve`: one query a request over HTTP on the loopback, {} queries of the \
-         sample in turn, {:.0}% of which the first stage settles and {:.0}% leave the network early (*network alone*: \
+        "## Online intent\n\n{}. `make bench-serve`: one query a request over HTTP on the loopback, {} {named} \
+         in turn, {:.0}% of which the first stage settles and {:.0}% leave the network early (*network alone*: \
          without either, as the peers); the load generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a closed loop, measured anew in \
          each round just before the loads that are shares of it. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
          stall counts for every request that it held up. {ROUNDS} rounds of {} s each, the servers in turn; a figure \
