@@ -109,6 +109,8 @@ pub struct Tally {
     pub pairs_scored: u64,
     /// Of these, the ones that the cascade settled.
     pub pairs_settled: u64,
+    /// Of those that are scored, the ones that left the network early.
+    pub pairs_left_early: u64,
     /// Pairs that were proposed and already labelled for both texts.
     pub pairs_skipped: u64,
     pub queries_scored: u64,
@@ -128,6 +130,7 @@ impl Tally {
         for score in scores {
             self.pairs_scored += 1;
             self.pairs_settled += u64::from(score.stage == Stage::Cascade);
+            self.pairs_left_early += u64::from(score.left_early);
         }
     }
 }
@@ -136,6 +139,7 @@ impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         self.pairs_scored += other.pairs_scored;
         self.pairs_settled += other.pairs_settled;
+        self.pairs_left_early += other.pairs_left_early;
         self.pairs_skipped += other.pairs_skipped;
         self.queries_scored += other.queries_scored;
         self.queries_settled += other.queries_settled;

@@ -86,6 +86,8 @@ metrics_list! {
         "Pairs that the model's cascade settled, at no cost of inference; `pairs_scored_total` counts them too.";
     QUERIES_SETTLED = "queries_settled_total", Counter, Count, Stable,
         "Queries that the model's first stage settled, at no cost of inference; `queries_scored_total` counts them too.";
+    PAIRS_LEFT_EARLY = "pairs_left_early_total", Counter, Count, Stable,
+        "Pairs that the network found distinct after its early layers, at a part of the cost; `pairs_scored_total` counts them too.";
     QUERIES_LEFT_EARLY = "queries_left_early_total", Counter, Count, Stable,
         "Queries that the network answered after its early layers, at a part of the cost; `queries_scored_total` counts them too.";
     PAIRS_SKIPPED = "pairs_skipped_total", Counter, Count, Stable,

@@ -1,27 +1,32 @@
-//! The early exit of an artifact's network: a head on what the first layers make of a query. Where it is
-//! sure its answer stands, and the later layers read the other queries alone.
+//! The early exits of an artifact's network: heads on what its first layers make of a row. Where one is
+//! sure its answer stands, and the later layers read the other rows alone.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 
 use crate::golden::{GoldenCase, Goldens, Kind};
-
-const INTENTS: usize = 4;
+use crate::manifest::ExitEntry;
 
 /// `early_exit.json`, as `training/early_exit.py` writes it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    after: usize,
+    /// In the order of the manifest's entries.
+    heads: Vec<FileHead>,
+    /// Rows that leave early, with the logits of the trainer's own copy.
+    goldens: Vec<GoldenCase>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileHead {
     /// Base64 of bf16, little-endian: (outputs of the hidden layer, 2 hidden).
     hidden_weight: String,
     hidden_bias: Vec<f32>,
-    /// (4, outputs of the hidden layer).
-    out_weight: [Vec<f32>; INTENTS],
-    out_bias: [f32; INTENTS],
-    /// Queries that leave early, with the logits of the trainer's own copy.
-    goldens: Vec<GoldenCase>,
+    /// (logits, outputs of the hidden layer).
+    out_weight: Vec<Vec<f32>>,
+    out_bias: Vec<f32>,
 }
 
 /// Why an `early_exit.json` is of no use.
@@ -29,65 +34,101 @@ struct File {
 pub enum EarlyExitError {
     #[error("{0}")]
     Json(#[from] serde_json::Error),
+    #[error("heads: there are {found}, and the manifest has {entries} exits")]
+    Heads { found: usize, entries: usize },
+    #[error("heads[{head}].{reason}")]
+    Head { head: usize, reason: HeadError },
+    #[error("goldens: no {kind} leave early there, or something else is there")]
+    Goldens { kind: Kind },
+}
+
+/// What is wrong with one head.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadError {
     #[error("hidden_weight: {0}")]
     Base64(#[from] base64::DecodeError),
     #[error("{field}: there are {found} numbers, which are no rows of a layer of {outputs} outputs")]
     Shape { field: &'static str, found: usize, outputs: usize },
+    #[error("{field}: there are {found}, and {kind} have {logits} logits")]
+    Logits { field: &'static str, found: usize, kind: Kind, logits: usize },
     #[error("{field}: not every number is finite")]
     NotFinite { field: &'static str },
-    #[error("goldens: there are no queries, or there is something else")]
-    Goldens,
 }
 
 /// A head as the network's own: a hidden layer and the logits, on the first token and the mean.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EarlyExit {
-    /// Layers that have run by then.
-    pub after: usize,
-    /// An intent of at least this probability stands.
-    pub settle_from: f32,
+    /// Layers that have run by then; whose rows leave, and how sure the head has to be.
+    pub entry: ExitEntry,
     /// (outputs, 2 hidden), row-major.
     pub hidden_weight: Vec<f32>,
     /// (outputs).
     pub hidden_bias: Vec<f32>,
-    /// (4, outputs), row-major.
+    /// (logits, outputs), row-major.
     pub out_weight: Vec<f32>,
-    pub out_bias: [f32; INTENTS],
+    /// (logits).
+    pub out_bias: Vec<f32>,
+}
+
+/// All exits, and rows that leave by them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EarlyExits {
+    pub exits: Vec<EarlyExit>,
     pub goldens: Goldens,
 }
 
-impl EarlyExit {
-    /// Reads the content of an `early_exit.json`. Whether it fits the network is seen when it is added to
-    /// one, and what it says of its goldens when they are scored.
-    pub fn read(json: &[u8], settle_from: f32) -> Result<Self, EarlyExitError> {
-        let File { after, hidden_weight, hidden_bias, out_weight, out_bias, goldens } = serde_json::from_slice(json)?;
+impl EarlyExits {
+    /// Reads the content of an `early_exit.json` for the manifest's `entries`. Whether it fits the network is
+    /// seen when it is added to one, and what it says of its goldens when they are scored.
+    pub fn read(json: &[u8], entries: &[ExitEntry]) -> Result<Self, EarlyExitError> {
+        let File { heads, goldens } = serde_json::from_slice(json)?;
+        if heads.len() != entries.len() {
+            return Err(EarlyExitError::Heads { found: heads.len(), entries: entries.len() });
+        }
+        let read = |(head, (file, &entry)): (usize, (FileHead, &ExitEntry))| {
+            file.read(entry).map_err(|reason| EarlyExitError::Head { head, reason })
+        };
+        let exits = heads.into_iter().zip(entries).enumerate().map(read).collect::<Result<_, _>>()?;
+        for entry in entries {
+            let is_of_kind = |case: &GoldenCase| case.kind == entry.kind() && !case.texts.is_empty();
+            if !goldens.iter().any(is_of_kind) {
+                return Err(EarlyExitError::Goldens { kind: entry.kind() });
+            }
+        }
+        Ok(Self { exits, goldens: Goldens { cases: goldens } })
+    }
+}
+
+impl FileHead {
+    fn read(self, entry: ExitEntry) -> Result<EarlyExit, HeadError> {
+        let Self { hidden_weight, hidden_bias, out_weight, out_bias } = self;
         let hidden_weight = numbers(&BASE64_STANDARD.decode(hidden_weight)?);
-        let outputs = hidden_bias.len();
+        let (outputs, kind) = (hidden_bias.len(), entry.kind());
+        for (field, found) in [("out_weight", out_weight.len()), ("out_bias", out_bias.len())] {
+            if found != kind.logits() {
+                return Err(HeadError::Logits { field, found, kind, logits: kind.logits() });
+            }
+        }
         for (field, found, is_whole) in [
             ("hidden_weight", hidden_weight.len(), outputs > 0 && hidden_weight.len().is_multiple_of(outputs)),
             ("out_weight", out_weight[0].len(), out_weight.iter().all(|row| row.len() == outputs)),
         ] {
             if !is_whole {
-                return Err(EarlyExitError::Shape { field, found, outputs });
+                return Err(HeadError::Shape { field, found, outputs });
             }
         }
         let out_weight = out_weight.concat();
         for (field, numbers) in [
-            ("hidden_weight", &hidden_weight[..]),
+            ("hidden_weight", &hidden_weight),
             ("hidden_bias", &hidden_bias),
             ("out_weight", &out_weight),
             ("out_bias", &out_bias),
         ] {
             if numbers.iter().any(|number| !number.is_finite()) {
-                return Err(EarlyExitError::NotFinite { field });
+                return Err(HeadError::NotFinite { field });
             }
         }
-        let is_good = |case: &GoldenCase| case.kind == Kind::Queries && !case.texts.is_empty();
-        if goldens.is_empty() || !goldens.iter().all(is_good) {
-            return Err(EarlyExitError::Goldens);
-        }
-        let goldens = Goldens { cases: goldens };
-        Ok(Self { after, settle_from, hidden_weight, hidden_bias, out_weight, out_bias, goldens })
+        Ok(EarlyExit { entry, hidden_weight, hidden_bias, out_weight, out_bias })
     }
 }
 
@@ -102,42 +143,59 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
+    const ENTRIES: [ExitEntry; 2] =
+        [ExitEntry::Queries { after: 1, settle_from: 0.9 }, ExitEntry::Pairs { after: 3, distinct_below: 0.1 }];
+
     fn file() -> Value {
         // 1, -2 and 0.5, 0 in bf16.
         let hidden_weight = BASE64_STANDARD.encode([0x80, 0x3f, 0x00, 0xc0, 0x00, 0x3f, 0x00, 0x00]);
         json!({
-            "after": 1, "hidden_weight": hidden_weight, "hidden_bias": [0.0, 1.0],
-            "out_weight": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "out_bias": [0.0, 0.1, 0.2, 0.3],
+            "heads": [
+                {"hidden_weight": hidden_weight, "hidden_bias": [0.0, 1.0],
+                 "out_weight": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]], "out_bias": [0.0, 0.1, 0.2, 0.3]},
+                {"hidden_weight": hidden_weight, "hidden_bias": [0.0, 1.0],
+                 "out_weight": [[1.0, 2.0], [3.0, 4.0]], "out_bias": [0.0, 0.1]},
+            ],
             "goldens": [{"name": "plain", "kind": "queries", "length": 8, "texts": [["usb c cable"]],
-                         "input_ids": [[1, 2]], "token_types": [[0, 0]], "logits": [[4.0, 0.0, 0.0, 0.0]]}],
+                         "input_ids": [[1, 2]], "token_types": [[0, 0]], "logits": [[4.0, 0.0, 0.0, 0.0]]},
+                        {"name": "apart", "kind": "pairs", "length": 8, "texts": [["kettle", "lamp"]],
+                         "input_ids": [[1, 2]], "token_types": [[0, 0]], "logits": [[4.0, 0.0]]}],
         })
     }
 
-    fn read(file: &Value) -> Result<EarlyExit, String> {
-        EarlyExit::read(&serde_json::to_vec(file).expect("JSON"), 0.9).map_err(|error| error.to_string())
+    fn read(file: &Value) -> Result<EarlyExits, String> {
+        EarlyExits::read(&serde_json::to_vec(file).expect("JSON"), &ENTRIES).map_err(|error| error.to_string())
     }
 
     #[test]
     fn weights_are_read_row_by_row() {
-        let exit = read(&file()).expect("an exit");
-        assert_eq!((exit.after, exit.settle_from, exit.goldens.cases.len()), (1, 0.9, 1));
-        assert_eq!(exit.hidden_weight, [1.0, -2.0, 0.5, 0.0]);
-        assert_eq!(exit.out_weight, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        let EarlyExits { exits, goldens } = read(&file()).expect("exits");
+        assert_eq!((exits.len(), goldens.cases.len()), (2, 2));
+        assert_eq!([exits[0].entry, exits[1].entry], ENTRIES);
+        assert_eq!(exits[0].hidden_weight, [1.0, -2.0, 0.5, 0.0]);
+        assert_eq!(exits[0].out_weight, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
+        assert_eq!(exits[1].out_bias, [0.0, 0.1]);
     }
 
     #[test]
-    fn files_that_are_no_exit_are_refused_with_the_reason() {
+    fn files_that_are_no_exits_are_refused_with_the_reason() {
         for (at, value, reason) in [
             ("", json!([]), "invalid"),
-            ("/after", json!(-1), "invalid value"),
-            ("/hidden_weight", json!("?"), "hidden_weight: Invalid"),
-            ("/hidden_weight", json!("AAAA"), "hidden_weight: there are 1 numbers, which are no rows of a layer of 2"),
-            ("/hidden_weight", json!(BASE64_STANDARD.encode([0x80, 0x7f, 0, 0])), "hidden_weight: not every number"),
-            ("/hidden_bias", json!([]), "hidden_weight: there are 4 numbers, which are no rows of a layer of 0"),
-            ("/out_weight/3", json!([1.0]), "out_weight: there are 2 numbers"),
-            ("/out_bias/1", json!(1e300), "out_bias: not every number is finite"),
-            ("/goldens", json!([]), "goldens: there are no queries"),
-            ("/goldens/0/kind", json!("pairs"), "goldens: there are no queries, or there is something else"),
+            ("/heads", json!([]), "heads: there are 0, and the manifest has 2 exits"),
+            ("/heads/0/hidden_weight", json!("?"), "heads[0].hidden_weight: Invalid"),
+            ("/heads/1/hidden_weight", json!("AAAA"), "heads[1].hidden_weight: there are 1 numbers, which are no rows"),
+            ("/heads/0/hidden_weight", json!(BASE64_STANDARD.encode([0x80, 0x7f, 0, 0])), "not every number is finite"),
+            (
+                "/heads/0/hidden_bias",
+                json!([]),
+                "hidden_weight: there are 4 numbers, which are no rows of a layer of 0",
+            ),
+            ("/heads/0/out_weight/3", json!([1.0]), "out_weight: there are 2 numbers"),
+            ("/heads/1/out_weight", json!([[1.0, 2.0]]), "heads[1].out_weight: there are 1, and pairs have 2 logits"),
+            ("/heads/1/out_bias", json!([]), "heads[1].out_bias: there are 0, and pairs have 2 logits"),
+            ("/heads/0/out_bias/1", json!(1e300), "out_bias: not every number"),
+            ("/goldens", json!([]), "goldens: no queries leave early there"),
+            ("/goldens/1/kind", json!("queries"), "goldens: no pairs leave early there"),
         ] {
             let mut spoilt = file();
             *spoilt.pointer_mut(at).expect("it is there") = value;

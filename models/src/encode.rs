@@ -7,6 +7,7 @@ use shared::text::normalise_query;
 use tokenizers::Tokenizer;
 
 use crate::TextPair;
+use crate::golden::Kind;
 use crate::mark::{MARKS, Mark, Words};
 
 /// Bytes of a text that are tokenised. 128 tokens of ordinary text are some 600 bytes;
@@ -19,7 +20,9 @@ pub struct Encoded {
     pub ids: Vec<i64>,
     /// Of each id: the number of its [`Mark`], plus `MARKS.len()` in the second text.
     pub types: Vec<i64>,
-    /// A query that the network may answer after its early layers, where it has an exit there.
+    /// Which head is asked.
+    pub kind: Kind,
+    /// Whether the network may answer after its early layers, where it has an exit there.
     pub may_leave: bool,
 }
 
@@ -105,16 +108,20 @@ impl Encoder {
                 let tokens = self.tokenizer.encode_fast(text, false).map_err(|error| EncodeError::of(text, &error))?;
                 let tokens = tokens.get_ids().iter().map(|&id| i64::from(id)).take(self.query_tokens_max - 2);
                 let ids: Vec<i64> = [self.cls].into_iter().chain(tokens).chain([self.sep]).collect();
-                Ok(Encoded { types: vec![Mark::Plain as i64; ids.len()], ids, may_leave: false })
+                let types = vec![Mark::Plain as i64; ids.len()];
+                Ok(Encoded { ids, types, kind: Kind::Queries, may_leave: false })
             })
             .collect()
     }
 
+    /// As [`Encoder::pairs`], of pairs that may leave the network early.
+    pub(crate) fn leaving_pairs(&self, pairs: &[TextPair]) -> Result<Vec<Encoded>, EncodeError> {
+        self.pairs(pairs).map(leaving)
+    }
+
     /// As [`Encoder::queries`], of queries that may leave the network early.
     pub(crate) fn leaving_queries(&self, queries: &[String]) -> Result<Vec<Encoded>, EncodeError> {
-        let mut rows = self.queries(queries)?;
-        rows.iter_mut().for_each(|row| row.may_leave = true);
-        Ok(rows)
+        self.queries(queries).map(leaving)
     }
 
     fn side(&self, text: &str) -> Result<Side, EncodeError> {
@@ -130,7 +137,7 @@ impl Encoder {
     fn join(&self, first: &Side, second: &Side) -> Encoded {
         let (a, b) = shares(first.tokens.len(), second.tokens.len(), self.pair_tokens_max - 3);
         let (ids, types) = (Vec::with_capacity(a + b + 3), Vec::with_capacity(a + b + 3));
-        let mut row = Encoded { ids, types, may_leave: false };
+        let mut row = Encoded { ids, types, kind: Kind::Pairs, may_leave: false };
         row.push(self.cls, Mark::Plain, 0);
         for (number, kept, side, other) in [(0, a, first, second), (1, b, second, first)] {
             let marks = side.words.marks_beside(&other.words);
@@ -141,6 +148,12 @@ impl Encoder {
         }
         row
     }
+}
+
+/// The rows, which may leave the network early from now on.
+pub(crate) fn leaving(mut rows: Vec<Encoded>) -> Vec<Encoded> {
+    rows.iter_mut().for_each(|row| row.may_leave = true);
+    rows
 }
 
 impl Encoded {

@@ -12,7 +12,7 @@ use std::str::FromStr;
 use tch::kind::Element;
 use tch::{CModule, Device, IValue, Kind, TchError, Tensor};
 
-use crate::early_exit::EarlyExit;
+use crate::early_exit::EarlyExits;
 use crate::encode::Encoded;
 use crate::kernel::Kernel;
 #[cfg(target_arch = "x86_64")]
@@ -118,14 +118,14 @@ enum Backend {
     Native(Box<Network>),
 }
 
-/// What the network says of one row.
+/// What the network says of one row. Only the head of the row's kind need have been asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct RowLogits {
     /// `[distinct, duplicate]`.
     pub pair: [f32; 2],
     /// In the order of [`shared::Intent::ALL`].
     pub intent: [f32; 4],
-    /// By the network's early exit, which answers nothing of pairs.
+    /// By an early exit.
     pub left_early: bool,
 }
 
@@ -176,23 +176,23 @@ impl Engine {
         Ok(loaded.into_iter().map(|modules| Self { backend: Backend::Static(modules) }).collect())
     }
 
-    /// Lets queries leave early, where the layers are run one by one here. Modules of libtorch and of
-    /// NeuronCores run all of them for every row.
-    pub fn add_exit(&mut self, exit: &EarlyExit) -> Result<(), EngineError> {
+    /// Lets rows leave early, where the layers are run one by one here. Modules of libtorch and of
+    /// NeuronCores run all of them for every row. Pair logits are to be divided by `temperature`.
+    pub fn add_exits(&mut self, exits: &EarlyExits, temperature: f32) -> Result<(), EngineError> {
         match &mut self.backend {
             Backend::Module(_) | Backend::Static(_) => Ok(()),
             #[cfg(target_arch = "x86_64")]
-            Backend::Native(network) => {
-                network.add_exit(exit).map_err(|why| EngineError { reason: format!("the early exit: {why}") })
-            }
+            Backend::Native(network) => network
+                .add_exits(exits, temperature)
+                .map_err(|why| EngineError { reason: format!("an early exit: {why}") }),
         }
     }
 
-    pub fn has_exit(&self) -> bool {
+    pub fn has_exits(&self) -> bool {
         match &self.backend {
             Backend::Module(_) | Backend::Static(_) => false,
             #[cfg(target_arch = "x86_64")]
-            Backend::Native(network) => network.has_exit(),
+            Backend::Native(network) => network.has_exits(),
         }
     }
 
@@ -214,7 +214,6 @@ impl Engine {
     }
 
     /// Scores rows padded to `shape`, which none of them may exceed; answers in their order.
-    /// Both heads are answered; the caller knows which one it asked.
     pub fn forward<'r>(
         &self,
         rows: impl ExactSizeIterator<Item = &'r Encoded>,
@@ -378,7 +377,13 @@ mod tests {
     #[test]
     fn rows_of_different_length_share_a_batch() {
         let engine = Engine::load(SUMMING_MODULE.as_ref(), Numeric::Fp32, Kernel::Auto).expect("the module loads");
-        let rows = [vec![1, 2, 3], vec![5]].map(|ids| Encoded { types: vec![0; ids.len()], ids, may_leave: true });
+        let row = |ids: Vec<i64>| Encoded {
+            types: vec![0; ids.len()],
+            ids,
+            kind: crate::golden::Kind::Queries,
+            may_leave: true,
+        };
+        let rows = [vec![1, 2, 3], vec![5]].map(row);
         let logits = engine.forward(rows.iter(), Shape { rows: 2, length: 8 }).expect("the rows are scored");
         let summed = |sum: f32| RowLogits { pair: [sum, sum.ln()], intent: [sum, 0.0, 0.0, 0.0], left_early: false };
         assert_eq!(logits, [summed(6.0), summed(5.0)]);

@@ -4,6 +4,7 @@ use tokio::task::block_in_place;
 
 use super::*;
 use crate::engine::{Engine, Numeric, SUMMING_MODULE};
+use crate::golden::Kind;
 use crate::replica::{Checks, Replicas};
 
 const BUDGET: Budget = Budget { tokens_max: 64, rows_max: 100, batch_tokens: 0, wait_max: Duration::from_secs(3600) };
@@ -25,7 +26,7 @@ fn replicas_that(give_way: bool, count: usize, options: LaneOptions) -> Replicas
 }
 
 fn row(id: i64, length: usize) -> Encoded {
-    Encoded { ids: vec![id; length], types: vec![0; length], may_leave: false }
+    Encoded { ids: vec![id; length], types: vec![0; length], kind: Kind::Queries, may_leave: false }
 }
 
 async fn summed(lane: &Arc<Lane>, rows: Vec<Encoded>) -> Result<Vec<f32>, RunError> {

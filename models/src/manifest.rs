@@ -11,19 +11,21 @@ use sha2::{Digest, Sha256};
 use shared::{Intent, ModelId, TEXT_VERSION};
 
 use crate::cascade::{Cascade, Forest};
-use crate::early_exit::EarlyExit;
-use crate::golden::Goldens;
+use crate::early_exit::EarlyExits;
+use crate::golden::{Goldens, Kind};
 use crate::mark::MARKS;
 use crate::query_cascade::{Linear, QueryCascade};
 use crate::shape::Shape;
 
 /// The manifest schemas that this build reads. A `cascade` needs the second, a `query_cascade` the
-/// third, an `early_exit` the fourth: a build that knows less would skip that field, and label
+/// third, an `early_exit` the last: a build that knows less would skip that field, and label
 /// otherwise under the same name.
-pub const SCHEMA_VERSION: u32 = 2;
+pub const SCHEMA_VERSIONS: [u32; 4] =
+    [2, CASCADE_SCHEMA_VERSION, QUERY_CASCADE_SCHEMA_VERSION, EARLY_EXIT_SCHEMA_VERSION];
 pub const CASCADE_SCHEMA_VERSION: u32 = 3;
 pub const QUERY_CASCADE_SCHEMA_VERSION: u32 = 4;
-pub const EARLY_EXIT_SCHEMA_VERSION: u32 = 5;
+/// 5 had one exit, of queries alone, for a day.
+pub const EARLY_EXIT_SCHEMA_VERSION: u32 = 6;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODULE_FILE: &str = "model.ts";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -64,7 +66,7 @@ pub struct Manifest {
     pub cascade: Option<CascadeEntry>,
     /// The first stage of queries; left out where the network reads every one.
     pub query_cascade: Option<QueryCascadeEntry>,
-    /// Where queries leave the network early; left out where all of its layers read each.
+    /// Where rows leave the network early; left out where all of its layers read each.
     pub early_exit: Option<EarlyExitEntry>,
     pub golden_tolerance: Tolerance,
     /// In place of [`MODULE_FILE`], modules that take one shape each.
@@ -134,11 +136,53 @@ pub struct QueryCascadeEntry {
     pub settle_from: f32,
 }
 
-/// Turns the exit of [`EARLY_EXIT_FILE`] on.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+/// Turns the exits of [`EARLY_EXIT_FILE`] on, in its order.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct EarlyExitEntry {
-    /// An intent of at least this probability stands, without the later layers.
-    pub settle_from: f32,
+    pub exits: Vec<ExitEntry>,
+}
+
+/// Which rows leave after so many layers, and how sure a head has to be of them.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum ExitEntry {
+    Queries {
+        after: usize,
+        /// An intent of at least this probability stands, without the later layers.
+        settle_from: f32,
+    },
+    Pairs {
+        after: usize,
+        /// Pairs of a smaller calibrated probability are distinct, without the later layers.
+        distinct_below: f32,
+    },
+}
+
+impl ExitEntry {
+    pub fn kind(self) -> Kind {
+        match self {
+            Self::Queries { .. } => Kind::Queries,
+            Self::Pairs { .. } => Kind::Pairs,
+        }
+    }
+
+    pub fn after(self) -> usize {
+        let (Self::Queries { after, .. } | Self::Pairs { after, .. }) = self;
+        after
+    }
+
+    /// What is wrong with it, beside a threshold of `review`.
+    fn problem(self, review: f32) -> Option<String> {
+        match self {
+            Self::Queries { settle_from, .. } if !(0.5 < settle_from && settle_from < 1.0) => {
+                Some(format!("0.5 < settle_from ({settle_from}) < 1 does not hold"))
+            }
+            Self::Pairs { distinct_below, .. } if !(0.0 < distinct_below && distinct_below < review) => {
+                Some(format!("0 < distinct_below ({distinct_below}) < thresholds.review ({review}) does not hold"))
+            }
+            _ => None,
+        }
+    }
 }
 
 /// Largest difference of any logit from the goldens, for each numeric path.
@@ -170,7 +214,7 @@ pub struct Artifact {
     /// Likewise.
     pub query_cascade: Option<QueryCascade>,
     /// Likewise.
-    pub early_exit: Option<EarlyExit>,
+    pub early_exits: Option<EarlyExits>,
 }
 
 /// One reason not to use an artifact.
@@ -182,9 +226,7 @@ pub enum Problem {
     Hash { file: String, expected: String, found: String },
     #[error("{file}: is not what its name says: {reason}")]
     Malformed { file: String, reason: String },
-    #[error(
-        "{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSION} to {EARLY_EXIT_SCHEMA_VERSION}"
-    )]
+    #[error("{MANIFEST_FILE}: schema_version: {found} is not known to this build, which reads {SCHEMA_VERSIONS:?}")]
     SchemaVersion { found: u32 },
     #[error(
         "{MANIFEST_FILE}: text_version: the model was trained on version {found}, this build writes {TEXT_VERSION}; \
@@ -249,14 +291,20 @@ impl Artifact {
             let linear = kept(QUERY_CASCADE_FILE, Linear::read(&bytes), &mut problems)?;
             Some(QueryCascade { linear, settle_from })
         });
-        let exit = manifest.early_exit.zip(contents.remove(EARLY_EXIT_FILE));
-        let early_exit = exit.and_then(|(EarlyExitEntry { settle_from }, bytes)| {
-            kept(EARLY_EXIT_FILE, EarlyExit::read(&bytes, settle_from), &mut problems)
+        let exits = manifest.early_exit.as_ref().zip(contents.remove(EARLY_EXIT_FILE));
+        let early_exits = exits.and_then(|(EarlyExitEntry { exits }, bytes)| {
+            kept(EARLY_EXIT_FILE, EarlyExits::read(&bytes, exits), &mut problems)
         });
         match (contents.remove(TOKENIZER_FILE), goldens) {
-            (Some(tokenizer), Some(goldens)) if problems.is_empty() => {
-                Ok(Self { manifest, folder: folder.to_owned(), tokenizer, goldens, cascade, query_cascade, early_exit })
-            }
+            (Some(tokenizer), Some(goldens)) if problems.is_empty() => Ok(Self {
+                manifest,
+                folder: folder.to_owned(),
+                tokenizer,
+                goldens,
+                cascade,
+                query_cascade,
+                early_exits,
+            }),
             _ => Err(refused(problems)),
         }
     }
@@ -291,7 +339,7 @@ impl Manifest {
         }
         let bytes = read(folder, MANIFEST_FILE)?;
         let Version { schema_version } = parse(MANIFEST_FILE, &bytes)?;
-        if !(SCHEMA_VERSION..=EARLY_EXIT_SCHEMA_VERSION).contains(&schema_version) {
+        if !SCHEMA_VERSIONS.contains(&schema_version) {
             return Err(Problem::SchemaVersion { found: schema_version });
         }
         parse(MANIFEST_FILE, &bytes)
@@ -340,9 +388,10 @@ impl Manifest {
             field(self.schema_version < QUERY_CASCADE_SCHEMA_VERSION, "schema_version", reason);
             field(!self.files.contains_key(QUERY_CASCADE_FILE), "files", format!("{QUERY_CASCADE_FILE} is missing"));
         }
-        if let Some(EarlyExitEntry { settle_from }) = self.early_exit {
-            let reason = format!("0.5 < settle_from ({settle_from}) < 1 does not hold");
-            field(!(0.5 < settle_from && settle_from < 1.0), "early_exit", reason);
+        if let Some(EarlyExitEntry { exits }) = &self.early_exit {
+            for reason in exits.iter().filter_map(|exit| exit.problem(review)) {
+                field(true, "early_exit", reason);
+            }
             let reason = format!("{} has no early_exit, and {EARLY_EXIT_SCHEMA_VERSION} has", self.schema_version);
             field(self.schema_version < EARLY_EXIT_SCHEMA_VERSION, "schema_version", reason);
             field(!self.files.contains_key(EARLY_EXIT_FILE), "files", format!("{EARLY_EXIT_FILE} is missing"));

@@ -109,6 +109,8 @@ pub struct PairScore {
     pub probability: f32,
     pub verdict: Verdict,
     pub stage: Stage,
+    /// The network answered after its early layers.
+    pub left_early: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -147,7 +149,7 @@ pub struct Scorer {
     cascade: Option<Arc<Cascade>>,
     /// None where the network reads every query.
     query_cascade: Option<Arc<QueryCascade>>,
-    /// Whether queries leave the network by its early exit, where it has one.
+    /// Whether rows leave the network by its early exits, where it has some.
     may_leave: bool,
     tokenisers: Tokenisers,
     replicas: Arc<Replicas>,
@@ -244,7 +246,12 @@ impl Scorer {
         deadline: Option<Instant>,
     ) -> Result<Vec<Option<PairScore>>, ScoreError> {
         let Some(cascade) = &self.cascade else { return Ok(vec![None; pairs.len()]) };
-        let score = |probability| PairScore { probability, verdict: Verdict::Distinct, stage: Stage::Cascade };
+        let score = |probability| PairScore {
+            probability,
+            verdict: Verdict::Distinct,
+            stage: Stage::Cascade,
+            left_early: false,
+        };
         let mut settled = Vec::with_capacity(pairs.len());
         for chunk in pairs.chunks(TOKENISED_ROWS) {
             let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
@@ -263,14 +270,16 @@ impl Scorer {
         rows: &[usize],
         deadline: Option<Instant>,
     ) -> Result<Vec<PairScore>, ScoreError> {
-        let logits = self.logits(pairs, deadline, Encoder::pairs).await?;
-        let logits = finite(logits.iter().map(|row| row.pair)).map_err(|error| error.renumbered(rows))?;
+        let encode = if self.may_leave { Encoder::leaving_pairs } else { Encoder::pairs };
+        let read = self.logits(pairs, deadline, encode).await?;
+        let logits = finite(read.iter().map(|row| row.pair)).map_err(|error| error.renumbered(rows))?;
         let (thresholds, temperature) = (self.manifest.thresholds, self.manifest.temperature);
-        let score = |logits: [f32; 2]| {
+        let score = |(logits, row): ([f32; 2], RowLogits)| {
             let probability = duplicate_probability(logits, temperature);
-            PairScore { probability, verdict: verdict(probability, thresholds), stage: Stage::CrossEncoder }
+            let verdict = verdict(probability, thresholds);
+            PairScore { probability, verdict, stage: Stage::CrossEncoder, left_early: row.left_early }
         };
-        Ok(logits.into_iter().map(score).collect())
+        Ok(logits.into_iter().zip(read).map(score).collect())
     }
 
     /// Has the whole network read a query, to see that it answers; of deadlines see

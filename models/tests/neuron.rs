@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use models::encode::{Encoded, Encoder};
+use models::golden::Kind;
 use models::manifest::MANIFEST_FILE;
 use models::shape::Shape;
 use models::{Artifact, Kernel, Numeric, ScoreError, Scorer, ScorerOptions, TextPair};
@@ -175,7 +176,7 @@ fn a_network_of_the_base_shape_passes_the_whole_path() {
 fn rows_of(case: &Value) -> Vec<Encoded> {
     let [ids, types] = ["input_ids", "token_types"]
         .map(|name| serde_json::from_value::<Vec<Vec<i64>>>(case[name].clone()).expect("lists of numbers"));
-    ids.into_iter().zip(types).map(|(ids, types)| Encoded { ids, types, may_leave: false }).collect()
+    ids.into_iter().zip(types).map(|(ids, types)| Encoded { ids, types, kind: Kind::Pairs, may_leave: false }).collect()
 }
 
 /// Has the network written to `torchscript`, and gives what it answers to each row alone: logits

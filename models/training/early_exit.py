@@ -1,54 +1,72 @@
-"""Puts an early exit into an artifact's network: a head on what its first layers make of a query, trained
-to say what the whole network says of the training queries (Hinton et al. 2015; Xin et al. 2020).
+"""Puts early exits into an artifact's network: heads on what its first layers make of a query or a pair, trained
+to say what the whole network says (Hinton et al. 2015; Xin et al. 2020).
 
-Writes `early_exit.json` into the artifact and turns it on in the manifest. An intent of at least
-`settle_from` stands without the later layers: the least such probability at which few enough of the
-validation queries get another intent than the network's, by the rule of query_cascade.py. Queries that
-the first stage settles are left out of it. Where there is none, nothing is written.
+Writes `early_exit.json` into the artifact and turns it on in the manifest. By an exit a query leaves with its
+intent, and a pair as distinct, without the later layers. How sure a head has to be is the least at which few enough
+of the validation rows get another intent or verdict than the network's; of several exits of one kind, each may use
+its part of what may change. Rows that a first stage settles are left out. An exit that is never sure enough is too.
 
-Takes some ten minutes on 2 cores, most of them for what the network says, which is kept in `runs/`.
+Takes some forty minutes on 2 cores, nearly all of them for what the network makes of the rows, which is kept in `runs/`.
 """
 
 import base64
 import json
+import random
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from candidates import SETS
+from cascade import f1, features, walk
 from drawn import batches
 from export import load_weights
-from judge import BATCH_TOKENS, encoded, logits
+from judge import BATCH_TOKENS, encoded
 from model import INTENTS, pool
-from query_cascade import Linear, least, measures, pieces, probabilities
-from rows import Tokens, backbone_folder, read
+from query_cascade import GRID, Linear, is_faithful, measures, pieces, probabilities
+from rows import NEIGHBOURS, TARGETS, Tokens, backbone_folder, in_order, read
 from stages import base, of_artifact, put
 
-# Of six. After two, fewer queries leave, and about as many layers are run in all (docs/adr/0030).
-AFTER = 3
-# Outputs of the head's hidden layer.
-WIDTH = 256
+
+class Spec(NamedTuple):
+    """An exit after so many layers, whose head has a hidden layer of `width` outputs."""
+
+    kind: str
+    after: int
+    width: int
+
+
+# In the order of the layers, for each kind. Before any layer a wide head costs less than a layer does.
+EXITS = [Spec("queries", 0, 768), Spec("queries", 2, 256), Spec("queries", 3, 256), Spec("pairs", 4, 256)]
 SEED, EPOCHS, ROWS, RATE, DECAY, DROPOUT = 7, 20, 256, 1e-3, 0.1, 0.1
 # Of what a number of the states varies by: the head must not live on what bf16 and int8 round away.
 NOISE = 0.1
-# A query vouches for the exit where numbers of int8 would let it leave as well.
-GOLDEN_FROM = 0.97
+# Pairs of each set that are learnt from, of those that the forest leaves.
+PAIRS_MAX = 1600
+LEARNT = NEIGHBOURS + TARGETS + ["wdc-products-medium"]
+JUDGED = TARGETS + ["wdc-products-medium"] + [f"candidates-{name}" for name in SETS]
+# Verdicts of pairs that may differ, and of each set; as FLIPS_MAX and SOURCE_FLIPS_MAX of queries.
+VERDICTS_MAX, SET_VERDICTS_MAX, F1_COST_MAX = 0.001, 0.002, 0.002
+DISTINCT_BELOW = np.arange(0.0005, 0.1, 0.0005).round(4)
+# A row vouches for an exit where numbers of int8 would let it leave there as well: by this much in log-odds.
+GOLDEN_MARGIN = 0.7
 
 
 class Head(nn.Module):
-    """(rows, 2 hidden) after AFTER layers to (rows, 4)."""
+    """(rows, 2 hidden) after some layers to (rows, logits)."""
 
-    def __init__(self, states: torch.Tensor):
+    def __init__(self, states: torch.Tensor, width: int, logits: int):
         super().__init__()
         self.register_buffer("mean", states.mean(0))
-        # Some numbers of the first token are nearly the same in all queries. Enlarged, the little by which
+        # Some numbers of the first token are nearly the same in all rows. Enlarged, the little by which
         # they differ would be what bf16 and int8 round away.
         self.register_buffer("deviation", states.std(0).clamp(min=states.std(0).mean().item()))
-        self.hidden = nn.Linear(states.size(1), WIDTH)
-        self.out = nn.Linear(WIDTH, len(INTENTS))
+        self.hidden = nn.Linear(states.size(1), width)
+        self.out = nn.Linear(width, logits)
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
@@ -69,16 +87,16 @@ class Exit:
         hidden = F.gelu(F.linear(states, self.hidden_weight.float(), self.hidden_bias))
         return F.linear(hidden, self.out_weight, self.out_bias)
 
-    def content(self, goldens: list) -> dict:
+    def content(self) -> dict:
         bits = self.hidden_weight.view(torch.int16).numpy().astype("<i2").tobytes()
-        return {"after": AFTER, "hidden_weight": base64.b64encode(bits).decode(), "hidden_bias": self.hidden_bias.tolist(),
-                "out_weight": self.out_weight.tolist(), "out_bias": self.out_bias.tolist(), "goldens": goldens}
+        return {"hidden_weight": base64.b64encode(bits).decode(), "hidden_bias": self.hidden_bias.tolist(),
+                "out_weight": self.out_weight.tolist(), "out_bias": self.out_bias.tolist()}
 
 
-def trained(states: torch.Tensor, said: torch.Tensor) -> Head:
-    """A head that gives the probabilities `said`, (rows, 4)."""
+def trained(states: torch.Tensor, said: torch.Tensor, width: int) -> Head:
+    """A head that gives the probabilities `said`, (rows, logits)."""
     torch.manual_seed(SEED)
-    head = Head(states)
+    head = Head(states, width, said.size(1))
     optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
     steps = EPOCHS * max(len(states) // ROWS, 1)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
@@ -96,31 +114,54 @@ def trained(states: torch.Tensor, said: torch.Tensor) -> Head:
     return head.eval()
 
 
-def states_and_logits(model, rows: list, tokens: Tokens) -> tuple:
-    """What the network makes of each query after AFTER layers, (rows, 2 hidden), and says in the end, (rows, 4)."""
-    drawn, states = encoded(rows, tokens), []
-    # The bias of the attention is 0 where a token is real.
-    keep = lambda _layer, given, x: states.append(pool(x, (given[1][:, 0, 0] == 0).long()))
-    hook = model.layers[AFTER - 1].register_forward_hook(keep)
-    _, intent = logits(model, drawn)
-    hook.remove()
-    order = np.argsort(np.concatenate(batches(drawn, range(len(drawn)), BATCH_TOKENS)), kind="stable")
-    return torch.cat(states)[order], intent
+@torch.no_grad()
+def states_and_logits(model, rows: list, tokens: Tokens, layers: list) -> tuple:
+    """What the network makes of each row after each of `layers`, {layer: (rows, 2 hidden)}, and its pair and intent
+    logits, (rows, 2) and (rows, 4)."""
+    drawn, states, pairs, intents = encoded(rows, tokens), {after: [] for after in layers}, [], []
+
+    def keep(after: int, bias: torch.Tensor, x: torch.Tensor):
+        # The bias of the attention is 0 where a token is real.
+        states[after].append(pool(x, (bias[:, 0, 0] == 0).long()))
+
+    hooks = [model.layers[after - 1].register_forward_hook(lambda _layer, given, x, after=after: keep(after, given[1], x))
+             for after in layers if after > 0]
+    if 0 in layers:
+        hooks.append(model.layers[0].register_forward_pre_hook(lambda _layer, given: keep(0, given[1], given[0])))
+    plan = batches(drawn, range(len(drawn)), BATCH_TOKENS)
+    for batch in plan:
+        pair, intent = model(*drawn.tensors(batch, torch.device("cpu")))
+        pairs.append(pair)
+        intents.append(intent)
+    for hook in hooks:
+        hook.remove()
+    order = np.argsort(np.concatenate(plan), kind="stable")
+    return {after: torch.cat(parts)[order] for after, parts in states.items()}, torch.cat(pairs)[order], torch.cat(intents)[order]
 
 
-def of_split(args, model, manifest: dict, rows: list, split: str, tokens: Tokens) -> tuple:
-    """[`states_and_logits`], kept, since they take minutes."""
-    kept = args.prepared.parent / "exit" / f"{base(manifest)}.{AFTER}.{split}.pt"
-    if not kept.exists():
-        print(f"the network reads {len(rows)} queries: minutes", file=sys.stderr)
-        found = states_and_logits(model, rows, tokens)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(found, kept.with_suffix(".part"))
-        kept.with_suffix(".part").rename(kept)
-    return torch.load(kept)
+class Network:
+    """The artifact's network, and what it made of the sets."""
+
+    def __init__(self, args, manifest: dict):
+        self.folder, self.name = args.prepared.parent / "exit", base(manifest)
+        backbone = backbone_folder()
+        self.model = load_weights([args.artifact / "model.ts"], backbone)
+        self.tokens = Tokens(args.binary, backbone / "tokenizer.json")
+
+    def read(self, kind: str, rows: list, name: str) -> tuple:
+        """[`states_and_logits`] of a set, kept, since they take minutes."""
+        layers = sorted({exit.after for exit in EXITS if exit.kind == kind})
+        kept = self.folder / f"{self.name}.{name}.{'-'.join(map(str, layers))}.pt"
+        if not kept.exists():
+            print(f"the network reads {len(rows)} rows of {name}: minutes", file=sys.stderr)
+            found = states_and_logits(self.model, rows, self.tokens, layers)
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(found, kept.with_suffix(".part"))
+            kept.with_suffix(".part").rename(kept)
+        return torch.load(kept)
 
 
-def before(args, manifest: dict, rows: list) -> np.ndarray:
+def settled_queries(args, manifest: dict, rows: list) -> np.ndarray:
     """Intent of each query that the first stage settles, and -1 of the others."""
     if "query_cascade" not in manifest:
         return np.full(len(rows), -1)
@@ -129,52 +170,181 @@ def before(args, manifest: dict, rows: list) -> np.ndarray:
     return np.where(found.max(axis=1) >= manifest["query_cascade"]["settle_from"], found.argmax(axis=1), -1)
 
 
-def goldens(model, exit: Exit, tokens: Tokens) -> list:
-    """The queries of golden_texts.json that leave early, one case each."""
+def open_pairs(args, manifest: dict, rows: list) -> list:
+    """The pairs that the forest leaves to the network."""
+    if "cascade" not in manifest:
+        return rows
+    forest = json.loads((args.artifact / "cascade.json").read_text())
+    return [row for row, values in zip(rows, features(rows, args.binary))
+            if walk(forest, values) >= manifest["cascade"]["distinct_below"]]
+
+
+def verdicts(probability: np.ndarray, thresholds: dict) -> np.ndarray:
+    """0 distinct, 1 review, 2 duplicate."""
+    return (probability >= thresholds["review"]).astype(int) + (probability >= thresholds["duplicate"])
+
+
+def least_sure(sure: np.ndarray, left: np.ndarray, grid: np.ndarray, is_good) -> float | None:
+    """The least of `grid`, from its last on, at which the rows may leave that are at least so `sure` and have not
+    `left`: as long as `is_good` says so of those that do."""
+    best = None
+    for at_least in grid[::-1]:
+        if not is_good(~left & (sure >= at_least)):
+            break
+        best = float(at_least)
+    return best
+
+
+def exits_of_queries(args, manifest: dict, network: Network) -> list:
+    """Entries and exits of queries, in the order of the layers."""
+    train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
+    learnt, _, taught = network.read("queries", train, "intent.train")
+    states, _, said = network.read("queries", valid, "intent.valid")
+    labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
+    settled = settled_queries(args, manifest, valid)
+    without = np.where(settled >= 0, settled, said.numpy().argmax(axis=1))
+    predicted, left, found = without.copy(), settled >= 0, []
+    specs = [exit for exit in EXITS if exit.kind == "queries"]
+    for number, spec in enumerate(specs, start=1):
+        exit = Exit(trained(learnt[spec.after], taught.softmax(-1), spec.width))
+        says = exit.logits(states[spec.after]).softmax(-1).numpy()
+
+        def is_good(leaves: np.ndarray) -> bool:
+            then = np.where(leaves, says.argmax(axis=1), predicted)
+            return is_faithful(then, without, labels, sources, number / len(specs))
+
+        settle_from = least_sure(says.max(axis=1), left, GRID, is_good)
+        if settle_from is None:
+            continue
+        leaves = ~left & (says.max(axis=1) >= settle_from)
+        predicted, left = np.where(leaves, says.argmax(axis=1), predicted), left | leaves
+        found.append(({"kind": "queries", "after": spec.after, "settle_from": settle_from}, exit))
+        reads = settled < 0
+        print(f"queries after {spec.after}: settle_from {settle_from}, {leaves[reads].mean():.3f} of the {reads.sum()} that the network "
+              f"reads leave, {(predicted != without).sum()} with another intent by now")
+        for source in sorted(set(sources)):
+            of = reads & (sources == source)
+            print(f"    {source:12} {of.sum():5} queries  leave {leaves[of].mean():.3f}")
+    before, after = (measures(p, labels, sources) for p in (without, predicted))
+    for name, value in before.items():
+        print(f"{name:24} network {value:.4f}  with the exits {after[name]:.4f}")
+    return found
+
+
+def exits_of_pairs(args, manifest: dict, network: Network) -> list:
+    """Entries and exits of pairs, in the order of the layers."""
+    rng, temperature, thresholds = random.Random(SEED), manifest["temperature"], manifest["thresholds"]
+    learnt = []
+    for name in LEARNT:
+        rows = open_pairs(args, manifest, read(args.prepared, f"{name}.train"))
+        rows = [{**row, "label": row["label"] or 0} for row in rng.sample(rows, min(len(rows), PAIRS_MAX))]
+        learnt.append(network.read("pairs", rows, f"{name}.train"))
+    taught = torch.cat([pairs for _, pairs, _ in learnt]).softmax(-1)
+    sets, states, second, labels, total = [], [], [], [], {}
+    for name in JUDGED:
+        rows = read(args.prepared, f"{name}.valid")
+        total[name], rows = len(rows), open_pairs(args, manifest, rows)
+        of_set, pairs, _ = network.read("pairs", rows, f"{name}.valid")
+        sets += [name] * len(rows)
+        states.append(of_set)
+        second.append((pairs / temperature).softmax(-1)[:, 1].numpy())
+        labels += [row["label"] for row in rows]
+    sets, second, labels = np.array(sets), verdicts(np.concatenate(second), thresholds), np.array(labels)
+    left, found = np.zeros(len(sets), dtype=bool), []
+    specs = [exit for exit in EXITS if exit.kind == "pairs"]
+    for number, spec in enumerate(specs, start=1):
+        exit = Exit(trained(torch.cat([of_set[spec.after] for of_set, _, _ in learnt]), taught, spec.width))
+        says = (exit.logits(torch.cat([of_set[spec.after] for of_set in states])) / temperature).softmax(-1)[:, 1].numpy()
+
+        def is_good(leaves: np.ndarray) -> bool:
+            return keeps_verdicts(left | leaves, second, labels, sets, total, number / len(specs))
+
+        grid = 1.0 - DISTINCT_BELOW[DISTINCT_BELOW < thresholds["review"]][::-1]
+        # Strictly below, as the worker has it.
+        sure = least_sure(np.nextafter(1.0 - says.astype(float), 0.0), left, grid, is_good)
+        if sure is None:
+            continue
+        distinct_below = round(1.0 - sure, 4)
+        leaves = ~left & (says < distinct_below)
+        left |= leaves
+        found.append(({"kind": "pairs", "after": spec.after, "distinct_below": distinct_below}, exit))
+        print(f"pairs after {spec.after}: distinct_below {distinct_below}, {leaves.mean():.3f} of the {len(sets)} that the network reads "
+              f"leave, {(left & (second > 0)).sum()} with another verdict by now")
+        for name in JUDGED:
+            of = sets == name
+            print(f"    {name:26} {of.sum():5} of {total[name]:5} pairs  leave {leaves[of].mean():.3f}")
+    for name in JUDGED:
+        of = sets == name
+        said = second[of] == 2
+        print(f"{name:28} F1 of what the network reads {f1(said, labels[of]):.4f}  with the exits {f1(said & ~left[of], labels[of]):.4f}")
+    return found
+
+
+def keeps_verdicts(left: np.ndarray, second: np.ndarray, labels: np.ndarray, sets: np.ndarray, total: dict, share: float) -> bool:
+    """Whether all that `left` may be distinct in place of `second`, the network's verdict: of `total` pairs of each
+    set, those included that the forest settles, and with this `share` of what may change."""
+    flipped = left & (second > 0)
+    if flipped.sum() > VERDICTS_MAX * share * sum(total.values()):
+        return False
+    for name, count in total.items():
+        of = sets == name
+        said = second[of] == 2
+        if flipped[of].sum() > max(1, SET_VERDICTS_MAX * share * count):
+            return False
+        if f1(said, labels[of]) - f1(said & ~left[of], labels[of]) > F1_COST_MAX:
+            return False
+    return True
+
+
+def log_odds(entry: dict, logits: torch.Tensor, temperature: float) -> tuple:
+    """How sure an exit is of one row's logits, and how sure it has to be."""
+    odds = lambda p: float(np.log(p) - np.log1p(-p))
+    if entry["kind"] == "queries":
+        rest = logits.clone()
+        rest[logits.argmax()] = -torch.inf
+        return float(logits.max() - rest.logsumexp(0)), odds(entry["settle_from"])
+    return float((logits[0] - logits[1]) / temperature), odds(1.0 - entry["distinct_below"])
+
+
+def goldens(network: Network, found: list, temperature: float) -> list:
+    """The rows of golden_texts.json that leave early whatever numbers are rounded to, one case each."""
     cases = []
     texts = json.loads((Path(__file__).parent / "golden_texts.json").read_text(encoding="utf-8"))
-    for text in [row for case in texts["queries"] for row in case["rows"] if "{" not in row]:
-        states, _ = states_and_logits(model, [{"text": text, "label": 0}], tokens)
-        said = exit.logits(states)
-        if said.softmax(-1).max().item() >= GOLDEN_FROM:
-            (ids, types), = tokens([text])
-            cases.append({"name": f"early: {text}", "kind": "queries", "length": len(ids), "texts": [[text]],
-                          "input_ids": [ids], "token_types": [types], "logits": said.tolist()})
+    for kind in ("queries", "pairs"):
+        exits = [(entry, exit) for entry, exit in found if entry["kind"] == kind]
+        for row in (row for case in texts[kind] for row in case["rows"] if "{" not in "".join(row)):
+            given = {"text": row, "label": 0} if kind == "queries" else {"a": row[0], "b": row[1], "label": 0}
+            states, _, _ = states_and_logits(network.model, [given], network.tokens, [entry["after"] for entry, _ in exits])
+            for entry, exit in exits:
+                said = exit.logits(states[entry["after"]])
+                sure, due = log_odds(entry, said[0], temperature)
+                if sure >= due + GOLDEN_MARGIN:
+                    cases.append(golden(kind, entry, row, said, network.tokens))
+                if sure > due - GOLDEN_MARGIN:
+                    break
     return cases
+
+
+def golden(kind: str, entry: dict, row, said: torch.Tensor, tokens: Tokens) -> dict:
+    texts = [row] if kind == "queries" else list(in_order(*row))
+    (ids, types), = tokens([row if kind == "queries" else tuple(texts)])
+    return {"name": f"after {entry['after']}: {' | '.join(texts)}"[:80], "kind": kind, "length": len(ids), "texts": [texts],
+            "input_ids": [ids], "token_types": [types], "logits": said.tolist()}
 
 
 def main():
     args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
-    backbone = backbone_folder()
-    model, tokens = load_weights([args.artifact / "model.ts"], backbone), Tokens(args.binary, backbone / "tokenizer.json")
-    train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
-    states, said = of_split(args, model, manifest, train, "train", tokens)
-    exit = Exit(trained(states, said.softmax(-1)))
-
-    labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
-    states, said = of_split(args, model, manifest, valid, "valid", tokens)
-    settled = before(args, manifest, valid)
-    without = np.where(settled >= 0, settled, said.numpy().argmax(axis=1))
-    # What is settled already leaves nowhere.
-    found = np.where(settled[:, None] >= 0, 0.0, exit.logits(states).softmax(-1).numpy())
-    settle_from = least(found, without, labels, sources)
-    if settle_from is None:
-        sys.exit("at no probability is the exit as good as the network: the artifact is left as it was")
-    leaves, reads = found.max(axis=1) >= settle_from, settled < 0
-    predicted = np.where(leaves, found.argmax(axis=1), without)
-    print(f"settle_from {settle_from}: {leaves[reads].mean():.3f} of the {reads.sum()} queries that the network reads leave after "
-          f"{AFTER} of its {len(model.layers)} layers, {(predicted != without).sum()} with another intent")
-    for source in sorted(set(sources)):
-        of = reads & (sources == source)
-        print(f"{source:12} {of.sum():5} queries  leave {leaves[of].mean():.3f}")
-    first, second = (measures(p, labels, sources) for p in (without, predicted))
-    for name, value in first.items():
-        print(f"{name:24} network {value:.4f}  with the exit {second[name]:.4f}")
-    cases = goldens(model, exit, tokens)
-    if not cases:
-        sys.exit("no golden query leaves early: the artifact is left as it was")
-    put(args.artifact, manifest, "early_exit", {"settle_from": settle_from}, exit.content(cases))
+    network = Network(args, manifest)
+    found = exits_of_queries(args, manifest, network) + exits_of_pairs(args, manifest, network)
+    if not found:
+        sys.exit("no exit is ever as good as the network: the artifact is left as it was")
+    cases = goldens(network, found, manifest["temperature"])
+    for kind in {entry["kind"] for entry, _ in found}:
+        if not any(case["kind"] == kind for case in cases):
+            sys.exit(f"none of the golden {kind} leave early: the artifact is left as it was")
+    entries = [entry for entry, _ in found]
+    put(args.artifact, manifest, "early_exit", {"exits": entries}, {"heads": [exit.content() for _, exit in found], "goldens": cases})
     print(json.dumps({"model_id": manifest["model_id"], **manifest["early_exit"], "goldens": len(cases)}))
 
 

@@ -111,13 +111,13 @@ def measures(predicted: np.ndarray, labels: np.ndarray, sources: np.ndarray) -> 
     return found
 
 
-def is_faithful(predicted: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np.ndarray) -> bool:
-    """Whether `predicted` may stand for `second`, what the network says."""
+def is_faithful(predicted: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np.ndarray, share: float = 1.0) -> bool:
+    """Whether `predicted` may stand for `second`, what the network says, with this `share` of what may change."""
     flipped = predicted != second
     of_source = [flipped[sources == source] for source in set(sources)]
     cost = macro_f1(second.tolist(), labels.tolist()) - macro_f1(predicted.tolist(), labels.tolist())
-    return (flipped.mean() <= FLIPS_MAX and cost <= F1_COST_MAX
-            and all(rows.sum() <= max(1, SOURCE_FLIPS_MAX * len(rows)) for rows in of_source))
+    return (flipped.mean() <= FLIPS_MAX * share and cost <= F1_COST_MAX
+            and all(rows.sum() <= max(1, SOURCE_FLIPS_MAX * share * len(rows)) for rows in of_source))
 
 
 def least(first: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np.ndarray) -> float | None:

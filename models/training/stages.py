@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 # In the order in which they came, and the manifest schema that each needs.
-SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4, "early_exit": 5}
+SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4, "early_exit": 6}
 
 
 def of_artifact(description: str) -> argparse.ArgumentParser:

@@ -34,8 +34,8 @@ class Stages(unittest.TestCase):
     def test_the_name_stands_for_each_stage_and_its_threshold_and_is_made_once(self):
         steps = [("cascade", {"distinct_below": 0.02}, {"base": 1}), ("cascade", {"distinct_below": 0.03}, {"base": 1}),
                  ("cascade", {"distinct_below": 0.03}, {"base": 2}), ("query_cascade", {"settle_from": 0.9}, {"bias": 1}),
-                 ("query_cascade", {"settle_from": 0.8}, {"bias": 1}), ("early_exit", {"settle_from": 0.9}, {"after": 3}),
-                 ("early_exit", {"settle_from": 0.8}, {"after": 3}), ("cascade", {"distinct_below": 0.04}, {"base": 2})]
+                 ("query_cascade", {"settle_from": 0.8}, {"bias": 1}), ("early_exit", {"exits": [{"after": 3}]}, {"heads": 1}),
+                 ("early_exit", {"exits": [{"after": 2}]}, {"heads": 1}), ("cascade", {"distinct_below": 0.04}, {"base": 2})]
         names = {self.given["model_id"]}
         for step in steps:
             made = self.put(*step)
@@ -44,7 +44,7 @@ class Stages(unittest.TestCase):
             names.add(made["model_id"])
         self.assertEqual(len(names), len(steps) + 1)
         self.assertTrue(all(name.startswith("small-20260101-") for name in names))
-        self.assertEqual((made["schema_version"], made["query_cascade"]["settle_from"]), (5, 0.8))
+        self.assertEqual((made["schema_version"], made["query_cascade"]["settle_from"]), (6, 0.8))
 
 
 if __name__ == "__main__":

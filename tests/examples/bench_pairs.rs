@@ -16,6 +16,7 @@ use models::encode::Encoder;
 use models::{Artifact, Kernel, Numeric, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tests::artifacts::without;
 use tests::report::{cpu_s, machine, write_section};
 use tests::worker::{artifact, repository};
 
@@ -33,8 +34,9 @@ const PEERS: [(&str, &str); 7] = [
     ("openvino", "int8"),
     ("pytorch", "fp32"),
 ];
-/// Asks the child for the artifact's cascade too, which no peer has.
-const CASCADE: &str = "cascade";
+/// What the child has beside the whole network, which no peer has; and what rows say of it.
+const STAGES: [(&str, &str); 3] =
+    [("exits", ", with its early exits"), ("none", ", whole network"), ("all", ", behind its cascade, with its exits")];
 /// Verdicts that may differ from those of PyTorch in fp32, as a share of the pairs.
 const FLIPS_MAX: f64 = 0.005;
 
@@ -61,7 +63,7 @@ fn main() {
     let folder = PathBuf::from(arguments.next().expect("give the folder of the sets"));
     let pairs = pairs(&folder);
     if let Some(numeric) = arguments.next() {
-        return score(pairs, &numeric, arguments.next().as_deref() == Some(CASCADE));
+        return score(pairs, &numeric, &arguments.next().expect("the parent names the stages"));
     }
     let rows = tempfile::NamedTempFile::new().expect("a temporary file");
     let tokens = write_tokens(&pairs, rows.path());
@@ -89,15 +91,14 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
     // Emulated, bf16 is nobody's choice.
     let is_in_hardware = |path: &str| path != "bf16" || Numeric::Auto.resolve() == Numeric::Bf16;
     for numeric in ["int8", "bf16", "fp32"].into_iter().filter(|path| is_in_hardware(path)) {
-        for cascade in [None, Some(CASCADE)] {
+        for (stages, named) in STAGES {
             let folder = folder.to_owned();
             let command = move || {
                 let mut command = Command::new(std::env::current_exe().expect("a program has a path"));
-                command.arg(&folder).arg(numeric).args(cascade);
+                command.arg(&folder).args([numeric, stages]);
                 command
             };
-            let behind = cascade.map_or("", |_| ", behind its cascade");
-            all.push(contender(format!("catalog-labels, {numeric}{behind}"), Box::new(command)));
+            all.push(contender(format!("catalog-labels, {numeric}{named}"), Box::new(command)));
         }
     }
     for (engine, path) in PEERS.into_iter().filter(|(_, path)| is_in_hardware(path)) {
@@ -173,11 +174,13 @@ fn write_tokens(pairs: &[TextPair], file: &Path) -> usize {
 }
 
 /// The child: scores every pair in one call, as `backfill` does, and prints an [`Answer`].
-fn score(pairs: Vec<TextPair>, numeric: &str, cascade: bool) {
+fn score(pairs: Vec<TextPair>, numeric: &str, stages: &str) {
     let options =
         ScorerOptions { replicas: 1, numeric: numeric.parse().expect("a numeric path"), kernel: Kernel::Auto };
-    let scorer = Scorer::start(&artifact(), options).expect("the scorer starts");
-    let scorer = if cascade { scorer } else { scorer.without_cascade() };
+    let without_forest = without(&["cascade"]);
+    let folder = if stages == "exits" { without_forest.path() } else { &artifact() };
+    let scorer = Scorer::start(folder, options).expect("the scorer starts");
+    let scorer = if stages == "none" { scorer.without_cascade() } else { scorer };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let warm_up = pairs.iter().take(96).cloned().collect();
     runtime.block_on(scorer.score_pairs(warm_up)).expect("the pairs are scored");
@@ -195,7 +198,7 @@ fn report(contenders: &[Contender], pairs: usize, tokens: usize) -> String {
         "## Pairs on one core, beside other engines\n\n{}. `make bench-pairs PAIRS=FOLDER`: the first {PAIRS_OF_SET} \
          validation pairs of {} in file order, {pairs} pairs of {:.1} tokens on the mean; the same weights, one thread, \
          {ROUNDS} rounds in turn, medians with the lowest and the highest. A rate is for a second of *CPU time*, since other \
-         work may share the machine. catalog-labels is given texts (marking and tokenising count), and scores each pair by the network but in the rows with its cascade; the peers are given \
+         work may share the machine. catalog-labels is given texts (marking and tokenising count), and scores each pair by the network but in the rows with its cascade; with its early exits a pair that is surely distinct leaves after three or four of the six layers; the peers are given \
          tokens, in batches of 32 padded to the longest row; onnxruntime's int8 is its dynamic quantisation per channel, 7bit with `reduce_range`, \
          OpenVINO's is NNCF's of weights and activations, calibrated on these very rows. *Flips* are verdicts other than PyTorch's in fp32; over \
          {:.1}% a row is not of equal quality.\n\n| engine | pairs/s of CPU | spread | ours is | flips |\n|---|---:|---|---:|---:|\n",

@@ -15,14 +15,22 @@ use crate::worker::artifact;
 /// # Panics
 /// When the artifact cannot be read.
 pub fn network_alone() -> TempDir {
+    without(&["query_cascade", "early_exit"])
+}
+
+/// The shipped artifact without some of its stages.
+///
+/// # Panics
+/// When the artifact cannot be read.
+pub fn without(stages: &[&str]) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     for entry in fs::read_dir(artifact()).expect("the artifact is there") {
         let entry = entry.expect("the artifact can be listed");
         symlink(entry.path(), folder.path().join(entry.file_name())).expect("the file is linked");
     }
     let mut manifest = manifest(folder.path());
-    for stage in ["query_cascade", "early_exit"] {
-        manifest.as_object_mut().expect("an object").remove(stage);
+    for stage in stages {
+        manifest.as_object_mut().expect("an object").remove(*stage);
     }
     let path = folder.path().join(MANIFEST_FILE);
     fs::remove_file(&path).expect("the link goes");

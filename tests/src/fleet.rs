@@ -76,7 +76,7 @@ impl Score for TextModel {
         tokio::task::yield_now().await;
         let score = |pair: &TextPair| {
             let (probability, verdict) = self.score(&pair.left, &pair.right);
-            PairScore { probability, verdict, stage: Stage::CrossEncoder }
+            PairScore { probability, verdict, stage: Stage::CrossEncoder, left_early: false }
         };
         Ok(pairs.iter().map(score).collect())
     }

@@ -112,7 +112,7 @@ mod tests {
 
     fn score(pair: &TextPair) -> PairScore {
         let probability = pair.left.parse().expect("left texts are numbers");
-        PairScore { probability, verdict: Verdict::Distinct, stage: Stage::CrossEncoder }
+        PairScore { probability, verdict: Verdict::Distinct, stage: Stage::CrossEncoder, left_early: false }
     }
 
     fn pairs(rights: &[&str]) -> Vec<TextPair> {

@@ -94,7 +94,8 @@ mod tests {
 
         async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
             let stages = pairs.iter().map(|pair| stage(&pair.left));
-            Ok(stages.map(|stage| PairScore { probability: 0.0, verdict: Verdict::Distinct, stage }).collect())
+            let (verdict, left_early) = (Verdict::Distinct, false);
+            Ok(stages.map(|stage| PairScore { probability: 0.0, verdict, stage, left_early }).collect())
         }
 
         async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {

@@ -3,15 +3,17 @@
 use std::cell::RefCell;
 
 use super::attention::{self, HEAD, Span, attend};
-use super::head::{Exit, Head};
+use super::head::{Exit, ExitParameters, Head};
 use super::linear::{Linear, Outputs};
 use super::math;
 use super::multiply::{COLUMNS, Instructions};
 use super::rows::{Precision, Rows};
 use super::simd::{LANES, Simd, Work};
-use crate::early_exit::EarlyExit;
+use crate::early_exit::EarlyExits;
 use crate::encode::Encoded;
 use crate::engine::RowLogits;
+use crate::golden::Kind;
+use crate::manifest::ExitEntry;
 
 /// A tensor of a module: its shape, and its values in row-major order.
 pub struct Parameter<T> {
@@ -66,7 +68,8 @@ pub struct Network {
     layers: Vec<Layer>,
     pair: Head<2>,
     intent: Head<4>,
-    exit: Option<Exit>,
+    /// In the order in which they are tried.
+    exits: Vec<Exit>,
     hidden: usize,
 }
 
@@ -125,26 +128,36 @@ impl Network {
             layers.push(Layer { precision, next_precision, qkv, out, norm1, up, down, norm2 });
         }
         let (pair, intent) = (take.head("pair", hidden)?, take.head("intent", hidden)?);
-        Ok(Self { instructions, words, positions, types, norm, layers, pair, intent, exit: None, hidden })
+        Ok(Self { instructions, words, positions, types, norm, layers, pair, intent, exits: Vec::new(), hidden })
     }
 
-    /// Lets queries leave after some of the layers.
+    /// Lets rows leave after some of the layers. Pair logits are to be divided by `temperature`.
     ///
     /// # Errors
-    /// The exit is of another network.
-    pub fn add_exit(&mut self, exit: &EarlyExit) -> Result<(), OtherNetwork> {
-        if !(1..self.layers.len()).contains(&exit.after) {
-            let reason = format!("is {}; the network has {} layers", exit.after, self.layers.len());
-            return Err(OtherNetwork { name: "after".to_owned(), reason });
+    /// An exit is of another network.
+    pub fn add_exits(&mut self, exits: &EarlyExits, temperature: f32) -> Result<(), OtherNetwork> {
+        for exit in &exits.exits {
+            let after = exit.entry.after();
+            if after >= self.layers.len() {
+                let reason = format!("is {after}; the network has {} layers", self.layers.len());
+                return Err(OtherNetwork { name: "after".to_owned(), reason });
+            }
+            let mut weights = ExitParameters(exit);
+            let mut take = Take { weights: &mut weights, instructions: self.instructions };
+            self.exits.push(match exit.entry {
+                ExitEntry::Queries { settle_from, .. } => {
+                    Exit::of_queries(after, take.head("exit", self.hidden)?, settle_from)
+                }
+                ExitEntry::Pairs { distinct_below, .. } => {
+                    Exit::of_pairs(after, take.head("exit", self.hidden)?, distinct_below, temperature)
+                }
+            });
         }
-        let mut weights = ExitParameters(exit);
-        let head = Take { weights: &mut weights, instructions: self.instructions }.head("exit", self.hidden)?;
-        self.exit = Some(Exit { after: exit.after, settle_from: exit.settle_from, head });
         Ok(())
     }
 
-    pub fn has_exit(&self) -> bool {
-        self.exit.is_some()
+    pub fn has_exits(&self) -> bool {
+        !self.exits.is_empty()
     }
 
     pub fn instructions(&self) -> Instructions {
@@ -250,38 +263,69 @@ impl Network {
         math::norm::<S>(x, &layer.norm2.weight, &layer.norm2.bias, normed);
     }
 
-    /// Answers the rows that may leave and of which the exit is sure; the others close up.
+    /// Answers the rows that may leave after `done` layers and of which an exit is sure; the others close up.
     #[inline(always)]
-    fn leave<S: Simd>(
+    fn leave_after<S: Simd>(
         &self,
-        exit: &Exit,
+        done: usize,
         simd: &S,
         rows: &[&Encoded],
         activations: &mut Activations,
         logits: &mut [RowLogits],
     ) {
-        if !activations.open.iter().any(|&row| rows[row].may_leave) {
-            return;
-        }
-        self.pool::<S>(activations);
-        let Activations { x, normed, pooled, head, open, spans, .. } = activations;
-        let (hidden, mut kept, mut tokens) = (self.hidden, 0, 0);
-        for (at, intent) in exit.head.apply(simd, pooled, head).into_iter().enumerate() {
-            let (row, Span { start, length }) = (open[at], spans[at]);
-            if rows[row].may_leave && exit.is_sure(intent) {
-                logits[row] = RowLogits { intent, left_early: true, ..RowLogits::default() };
+        for exit in &self.exits {
+            let may_leave = |row: usize| rows[row].may_leave && rows[row].kind == exit.kind();
+            if exit.after != done || !activations.open.iter().any(|&row| may_leave(row)) {
                 continue;
             }
-            x.copy_within(start * hidden..(start + length) * hidden, tokens * hidden);
-            (open[kept], spans[kept]) = (row, Span { start: tokens, length });
-            (kept, tokens) = (kept + 1, tokens + length);
+            self.pool::<S>(activations);
+            let Activations { pooled, head, open, spans, x, .. } = activations;
+            let (hidden, mut kept, mut tokens) = (self.hidden, 0, 0);
+            for (at, answer) in exit.answers(simd, pooled, head).into_iter().enumerate() {
+                let (row, Span { start, length }) = (open[at], spans[at]);
+                if let Some(answer) = answer.filter(|_| may_leave(row)) {
+                    logits[row] = answer;
+                    continue;
+                }
+                x.copy_within(start * hidden..(start + length) * hidden, tokens * hidden);
+                (open[kept], spans[kept]) = (row, Span { start: tokens, length });
+                (kept, tokens) = (kept + 1, tokens + length);
+            }
+            if kept < open.len() {
+                self.close_up::<S>(kept, tokens, done, activations);
+            }
         }
-        if kept < open.len() {
-            open.truncate(kept);
-            spans.truncate(kept);
-            x.truncate(tokens * hidden);
-            normed.fill::<S>(x, hidden, self.layers[exit.after].precision);
+    }
+
+    /// Answers the open rows by the head of their kind.
+    #[inline(always)]
+    fn judge<S: Simd>(&self, simd: &S, rows: &[&Encoded], activations: &mut Activations, logits: &mut [RowLogits]) {
+        let Activations { pooled, head, open, .. } = activations;
+        let has = |kind: Kind| open.iter().any(|&row| rows[row].kind == kind);
+        if has(Kind::Pairs) {
+            for (&row, pair) in open.iter().zip(self.pair.apply(simd, pooled, head)) {
+                if rows[row].kind == Kind::Pairs {
+                    logits[row].pair = pair;
+                }
+            }
         }
+        if has(Kind::Queries) {
+            for (&row, intent) in open.iter().zip(self.intent.apply(simd, pooled, head)) {
+                if rows[row].kind == Kind::Queries {
+                    logits[row].intent = intent;
+                }
+            }
+        }
+    }
+
+    /// Goes on to layer `next` with the first so many rows and tokens.
+    #[inline(always)]
+    fn close_up<S: Simd>(&self, rows: usize, tokens: usize, next: usize, activations: &mut Activations) {
+        let Activations { x, normed, open, spans, .. } = activations;
+        open.truncate(rows);
+        spans.truncate(rows);
+        x.truncate(tokens * self.hidden);
+        normed.fill::<S>(x, self.hidden, self.layers[next].precision);
     }
 
     /// The first token and the mean of all, of each row: (rows, 2 hidden).
@@ -306,32 +350,6 @@ impl Network {
     }
 }
 
-/// The weights of an exit, by the names that a head's have.
-struct ExitParameters<'e>(&'e EarlyExit);
-
-impl Parameters for ExitParameters<'_> {
-    fn has(&self, name: &str) -> bool {
-        name.starts_with("exit_")
-    }
-
-    fn take(&mut self, name: &str) -> Option<Parameter<f32>> {
-        let EarlyExit { hidden_weight, hidden_bias, out_weight, out_bias, .. } = self.0;
-        let outputs = hidden_bias.len();
-        let (shape, values) = match name {
-            "exit_hidden.weight" => (vec![outputs, hidden_weight.len() / outputs], hidden_weight.clone()),
-            "exit_hidden.bias" => (vec![outputs], hidden_bias.clone()),
-            "exit_out.weight" => (vec![out_bias.len(), outputs], out_weight.clone()),
-            "exit_out.bias" => (vec![out_bias.len()], out_bias.to_vec()),
-            _ => return None,
-        };
-        Some(Parameter { shape, values })
-    }
-
-    fn take_bf16(&mut self, _name: &str) -> Option<Parameter<u16>> {
-        None
-    }
-}
-
 /// Rows through all layers, at most [`Instructions::tokens_at_once`] tokens or one row.
 struct Pass<'p> {
     network: &'p Network,
@@ -350,22 +368,15 @@ impl Work for Pass<'_> {
         logits.resize(first + rows.len(), RowLogits::default());
         let logits = &mut logits[first..];
         network.embed::<S>(rows, activations);
-        for (done, layer) in (1..).zip(&network.layers) {
-            network.run_layer(layer, simd, activations);
-            if let Some(exit) = network.exit.as_ref().filter(|exit| exit.after == done) {
-                network.leave(exit, simd, rows, activations, logits);
-                if activations.open.is_empty() {
-                    return;
-                }
+        for (done, layer) in network.layers.iter().enumerate() {
+            network.leave_after(done, simd, rows, activations, logits);
+            if activations.open.is_empty() {
+                return;
             }
+            network.run_layer(layer, simd, activations);
         }
         network.pool::<S>(activations);
-        let Activations { pooled, head, open, .. } = activations;
-        let pair = network.pair.apply(simd, pooled, head);
-        let intent = network.intent.apply(simd, pooled, head);
-        for (&row, (pair, intent)) in open.iter().zip(pair.into_iter().zip(intent)) {
-            logits[row] = RowLogits { pair, intent, left_early: false };
-        }
+        network.judge(simd, rows, activations, logits);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::early_exit::EarlyExit;
 use crate::golden::Goldens;
 use crate::native::linear::to_bf16;
 
@@ -51,7 +52,7 @@ fn weights() -> Weights {
             linears.push((format!("{layer}.{name}"), outputs, inputs));
         }
     }
-    for (name, outputs) in [("pair", 2), ("intent", 4), ("exit", 4)] {
+    for (name, outputs) in [("pair", 2), ("intent", 4), ("exit_pair", 2), ("exit_intent", 4)] {
         linears.push((format!("{name}_hidden"), HIDDEN, 2 * HIDDEN));
         linears.push((format!("{name}_out"), outputs, HIDDEN));
     }
@@ -72,6 +73,7 @@ fn rows() -> Vec<Encoded> {
     let mut row = |length: usize| Encoded {
         ids: (0..length).map(|_| rng.i64(0..VOCABULARY as i64)).collect(),
         types: (0..length).map(|_| rng.i64(0..4)).collect(),
+        kind: [Kind::Pairs, Kind::Queries][length % 2],
         may_leave: false,
     };
     // Longer together than what goes through the layers at once, and of every remainder.
@@ -119,9 +121,8 @@ impl Plain {
         context
     }
 
-    fn logits(&self, row: &Encoded) -> [Vec<f64>; 2] {
-        let pooled = self.pooled(row, &["layers.0", "layers.1"]);
-        ["pair", "intent"].map(|head| self.head(head, &pooled))
+    fn logits(&self, row: &Encoded) -> Vec<f64> {
+        self.head(head_of(row.kind), &self.pooled(row, &["layers.0", "layers.1"]))
     }
 
     fn head(&self, name: &str, pooled: &[f64]) -> Vec<f64> {
@@ -159,6 +160,27 @@ impl Plain {
     }
 }
 
+fn head_of(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pairs => "pair",
+        Kind::Queries => "intent",
+    }
+}
+
+/// The logits that were asked for.
+fn asked(kind: Kind, logits: &RowLogits) -> Vec<f64> {
+    let logits = match kind {
+        Kind::Pairs => &logits.pair[..],
+        Kind::Queries => &logits.intent[..],
+    };
+    logits.iter().copied().map(f64::from).collect()
+}
+
+/// The largest difference of two rows of logits.
+fn apart(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max)
+}
+
 fn gelu(x: f64) -> f64 {
     0.5 * x * (1.0 + erf(x / 2f64.sqrt()))
 }
@@ -175,12 +197,12 @@ fn erf(x: f64) -> f64 {
 
 fn largest_error(precision: Precision, instructions: Instructions) -> f64 {
     let network = Network::new(&mut weights(), precision, instructions).expect("the shapes are right");
-    let (rows, plain) = (rows(), Plain(weights()));
-    let logits = network.forward(rows.iter()).expect("the rows are good");
-    let errors = rows.iter().zip(logits).flat_map(|(row, found)| {
-        let [pair, intent] = plain.logits(row);
-        let found: Vec<f32> = found.pair.into_iter().chain(found.intent).collect();
-        pair.into_iter().chain(intent).zip(found).map(|(a, b)| (a - f64::from(b)).abs()).collect::<Vec<_>>()
+    let plain = Plain(weights());
+    let errors = [Kind::Pairs, Kind::Queries].into_iter().flat_map(|kind| {
+        let rows: Vec<Encoded> = rows().into_iter().map(|row| Encoded { kind, ..row }).collect();
+        let logits = network.forward(rows.iter()).expect("the rows are good");
+        let error = |(row, found)| apart(&plain.logits(row), &asked(kind, found));
+        rows.iter().zip(&logits).map(error).collect::<Vec<_>>()
     });
     errors.fold(0.0, f64::max)
 }
@@ -213,56 +235,81 @@ fn a_row_has_one_score_whatever_is_beside_it() {
     }
 }
 
-/// After the first layer, with the weights under "exit".
-fn exit(settle_from: f32) -> EarlyExit {
+/// With the weights of the exits' heads.
+fn exits(entries: &[ExitEntry]) -> EarlyExits {
     let weights = weights();
-    let values = |name: &str| weights[name].1.clone();
-    EarlyExit {
-        after: 1,
-        settle_from,
-        hidden_weight: values("exit_hidden.weight"),
-        hidden_bias: values("exit_hidden.bias"),
-        out_weight: values("exit_out.weight"),
-        out_bias: values("exit_out.bias").try_into().expect("four"),
-        goldens: Goldens { cases: Vec::new() },
+    let exit = |&entry: &ExitEntry| {
+        let values = |name: &str| weights[&format!("exit_{}_{name}", head_of(entry.kind()))].1.clone();
+        EarlyExit {
+            entry,
+            hidden_weight: values("hidden.weight"),
+            hidden_bias: values("hidden.bias"),
+            out_weight: values("out.weight"),
+            out_bias: values("out.bias"),
+        }
+    };
+    EarlyExits { exits: entries.iter().map(exit).collect(), goldens: Goldens { cases: Vec::new() } }
+}
+
+/// How far these logits are beyond what an exit asks of them, as a probability.
+fn beyond(entry: ExitEntry, logits: &[f64]) -> f64 {
+    let probability = |temperature: f64, i: usize| {
+        1.0 / logits.iter().map(|logit| ((logit - logits[i]) / temperature).exp()).sum::<f64>()
+    };
+    match entry {
+        ExitEntry::Queries { settle_from, .. } => {
+            (0..logits.len()).map(|i| probability(1.0, i)).fold(0.0, f64::max) - f64::from(settle_from)
+        }
+        ExitEntry::Pairs { distinct_below, .. } => f64::from(distinct_below) - probability(f64::from(TEMPERATURE), 1),
     }
 }
 
-fn certainty(logits: &[f64]) -> f64 {
-    let sum: f64 = logits.iter().map(|logit| logit.exp()).sum();
-    logits.iter().map(|logit| logit.exp() / sum).fold(0.0, f64::max)
-}
+const TEMPERATURE: f32 = 1.7;
 
 #[test]
-fn queries_leave_where_the_exit_is_sure_and_change_nothing_for_the_rest() {
+fn rows_leave_where_an_exit_is_sure_and_change_nothing_for_the_rest() {
     let plain = Plain(weights());
     let rows: Vec<Encoded> =
         rows().into_iter().enumerate().map(|(i, row)| Encoded { may_leave: i % 3 > 0, ..row }).collect();
-    let expected: Vec<Vec<f64>> =
-        rows.iter().map(|row| plain.head("exit", &plain.pooled(row, &["layers.0"]))).collect();
-    let mut sorted: Vec<f64> = expected.iter().map(|logits| certainty(logits)).collect();
-    sorted.sort_by(f64::total_cmp);
-    let settle_from = sorted[sorted.len() / 4];
-    for instructions in Instructions::detect() {
-        for precision in [Precision::Exact, Precision::Int8] {
-            let mut network = Network::new(&mut weights(), precision, instructions).expect("the shapes are right");
-            let whole = network.forward(rows.iter()).expect("the rows are good");
-            network.add_exit(&exit(settle_from as f32)).expect("it fits");
-            let found = network.forward(rows.iter()).expect("the rows are good");
-            let mut left = 0;
-            for (i, row) in rows.iter().enumerate() {
-                let away = certainty(&expected[i]) - settle_from;
-                if !row.may_leave || away < -0.05 {
-                    assert_eq!(found[i], whole[i], "{instructions}, row {i}");
-                } else if away > 0.05 {
-                    let error = found[i].intent.iter().zip(&expected[i]).map(|(a, b)| (f64::from(*a) - b).abs());
-                    assert!(found[i].left_early && error.fold(0.0, f64::max) < 0.08, "{instructions}, row {i}");
-                    left += 1;
-                }
+    for entry in [
+        ExitEntry::Queries { after: 0, settle_from: 0.4 },
+        ExitEntry::Queries { after: 1, settle_from: 0.4 },
+        ExitEntry::Pairs { after: 0, distinct_below: 0.5 },
+        ExitEntry::Pairs { after: 1, distinct_below: 0.5 },
+    ] {
+        let (layers, head) = (&["layers.0"][..entry.after()], format!("exit_{}", head_of(entry.kind())));
+        let expected: Vec<Vec<f64>> = rows.iter().map(|row| plain.head(&head, &plain.pooled(row, layers))).collect();
+        // A fifth of all rows leaves.
+        let mut sorted: Vec<f64> = expected.iter().map(|logits| beyond(entry, logits)).collect();
+        sorted.sort_by(f64::total_cmp);
+        let more = sorted[sorted.len() / 2] as f32;
+        let entry = match entry {
+            ExitEntry::Queries { after, settle_from } => ExitEntry::Queries { after, settle_from: settle_from + more },
+            ExitEntry::Pairs { after, distinct_below } => {
+                ExitEntry::Pairs { after, distinct_below: distinct_below - more }
             }
-            assert!(left > 5 && left < rows.len() / 2, "{left} of the rows are sure");
-            let alone = network.forward([&rows[rows.len() - 1]].into_iter()).expect("the row is good");
-            assert_eq!(alone[0], found[rows.len() - 1]);
+        };
+        for instructions in Instructions::detect() {
+            for precision in [Precision::Exact, Precision::Int8] {
+                let mut network = Network::new(&mut weights(), precision, instructions).expect("the shapes are right");
+                let whole = network.forward(rows.iter()).expect("the rows are good");
+                network.add_exits(&exits(&[entry]), TEMPERATURE).expect("it fits");
+                let found = network.forward(rows.iter()).expect("the rows are good");
+                let mut left = 0;
+                for (i, row) in rows.iter().enumerate() {
+                    let beyond = beyond(entry, &expected[i]);
+                    if !row.may_leave || row.kind != entry.kind() || beyond < -0.02 {
+                        assert_eq!(found[i], whole[i], "{instructions}, {entry:?}, row {i}");
+                    } else if beyond > 0.02 {
+                        let error = apart(&asked(row.kind, &found[i]), &expected[i]);
+                        assert!(found[i].left_early && error < 0.08, "{instructions}, {entry:?}, row {i}: {error}");
+                        left += 1;
+                    }
+                }
+                assert!(left > 1 && left < rows.len() / 3, "{left} of the rows are surely left by {entry:?}");
+                let alone = network.forward([&rows[rows.len() - 1]].into_iter()).expect("the row is good");
+                assert_eq!(alone[0], found[rows.len() - 1]);
+            }
         }
     }
 }
@@ -273,19 +320,25 @@ fn a_batch_that_leaves_whole_needs_no_later_layer() {
     let mut spoilt = weights();
     spoilt.insert("layers.1.norm2.bias".to_owned(), (vec![HIDDEN], vec![f32::NAN; HIDDEN]));
     let mut network = Network::new(&mut spoilt, Precision::Exact, instructions).expect("the shapes are right");
-    network.add_exit(&exit(0.2)).expect("it fits");
-    let leaving: Vec<Encoded> = rows().into_iter().map(|row| Encoded { may_leave: true, ..row }).collect();
+    let all = [ExitEntry::Pairs { after: 0, distinct_below: 1.0 }, ExitEntry::Queries { after: 1, settle_from: 0.2 }];
+    network.add_exits(&exits(&all), TEMPERATURE).expect("they fit");
+    let leaving = crate::encode::leaving(rows());
     let found = network.forward(leaving.iter()).expect("the rows are good");
-    assert!(found.iter().all(|row| row.left_early && row.intent.iter().all(|logit| logit.is_finite())));
+    for (row, found) in leaving.iter().zip(&found) {
+        assert!(found.left_early && asked(row.kind, found).iter().all(|logit| logit.is_finite()));
+    }
 }
 
 #[test]
 fn an_exit_that_is_not_finite_lets_nothing_leave() {
     let Some(instructions) = Instructions::detect().next() else { return };
     let mut network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
-    let rows: Vec<Encoded> = rows().into_iter().map(|row| Encoded { may_leave: true, ..row }).collect();
+    let rows = crate::encode::leaving(rows());
     let whole = network.forward(rows.iter()).expect("the rows are good");
-    network.add_exit(&EarlyExit { out_bias: [f32::NAN; 4], ..exit(0.2) }).expect("it fits");
+    let all = [ExitEntry::Pairs { after: 0, distinct_below: 0.9 }, ExitEntry::Queries { after: 1, settle_from: 0.2 }];
+    let mut spoilt = exits(&all);
+    spoilt.exits.iter_mut().for_each(|exit| exit.out_bias.fill(f32::NAN));
+    network.add_exits(&spoilt, TEMPERATURE).expect("they fit");
     assert_eq!(network.forward(rows.iter()), Ok(whole));
 }
 
@@ -293,14 +346,15 @@ fn an_exit_that_is_not_finite_lets_nothing_leave() {
 fn exits_of_another_network_are_refused() {
     let Some(instructions) = Instructions::detect().next() else { return };
     let mut network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
-    let mut refused = |exit: EarlyExit| network.add_exit(&exit).expect_err("it does not fit").to_string();
-    for after in [0, 2] {
-        let said = refused(EarlyExit { after, ..exit(0.9) });
-        assert!(said.contains(&format!("after: is {after}; the network has 2 layers")), "{said}");
-    }
-    let said = refused(EarlyExit { hidden_weight: vec![0.0; HIDDEN * HIDDEN], ..exit(0.9) });
+    let mut refused =
+        |exits: &EarlyExits| network.add_exits(exits, TEMPERATURE).expect_err("it does not fit").to_string();
+    let said = refused(&exits(&[ExitEntry::Queries { after: 2, settle_from: 0.9 }]));
+    assert!(said.contains("after: is 2; the network has 2 layers"), "{said}");
+    let mut narrow = exits(&[ExitEntry::Pairs { after: 1, distinct_below: 0.1 }]);
+    narrow.exits[0].hidden_weight = vec![0.0; HIDDEN * HIDDEN];
+    let said = refused(&narrow);
     assert!(said.contains("exit_hidden.weight") && said.contains("columns are due"), "{said}");
-    assert!(!network.has_exit());
+    assert!(!network.has_exits());
 }
 
 #[test]
@@ -329,7 +383,7 @@ fn other_networks_and_rows_are_refused() {
     let network = Network::new(&mut weights(), Precision::Exact, instructions).expect("the shapes are right");
     let refused = |ids: Vec<i64>, kind: i64| {
         let types = vec![kind; ids.len()];
-        network.forward([Encoded { ids, types, may_leave: false }].iter()).expect_err("a bad row")
+        network.forward([Encoded { ids, types, kind: Kind::Queries, may_leave: false }].iter()).expect_err("a bad row")
     };
     assert!(refused(vec![VOCABULARY as i64], 0).contains("vocabulary"));
     assert!(refused(vec![-1], 0).contains("vocabulary"));

@@ -43,8 +43,8 @@ impl Loaded {
         let Manifest { pair_tokens_max, query_tokens_max, golden_tolerance, .. } = artifact.manifest;
         let encoder = Encoder::new(&artifact.tokenizer, pair_tokens_max, query_tokens_max)?;
         let mut goldens = artifact.goldens.encode(&encoder)?;
-        if let Some(exit) = &artifact.early_exit {
-            goldens.extend(exit.goldens.encode_leaving(&encoder)?);
+        if let Some(exits) = &artifact.early_exits {
+            goldens.extend(exits.goldens.encode_leaving(&encoder)?);
         }
         let numeric = match &artifact.manifest.compiled {
             Some(compiled) => numeric_of(compiled, options.numeric)?,
@@ -135,8 +135,8 @@ fn engines(
         Some(compiled) => Engine::load_static(&artifact.modules(compiled), 1)?.remove(0),
         None => {
             let mut engine = Engine::load(&artifact.module(), numeric, kernel)?;
-            if let Some(exit) = &artifact.early_exit {
-                engine.add_exit(exit)?;
+            if let Some(exits) = &artifact.early_exits {
+                engine.add_exits(exits, artifact.manifest.temperature)?;
             }
             engine
         }

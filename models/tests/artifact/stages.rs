@@ -95,7 +95,7 @@ fn a_stage_that_the_manifest_does_not_turn_on_is_left_alone() {
         manifest.remove("early_exit");
     });
     let artifact = Artifact::open(copy.folder.path()).expect("the artifact is good");
-    assert_eq!((artifact.cascade, artifact.query_cascade, artifact.early_exit), (None, None, None));
+    assert_eq!((artifact.cascade, artifact.query_cascade, artifact.early_exits), (None, None, None));
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_query_cascade_that_is_not_what_the_manifest_says_is_refused() {
     }
 }
 
-/// Queries of which the shipped first stage is not sure, and the exit of most of them.
+/// Queries of which the shipped exits are sure of most.
 const QUERIES: [&str; 6] = [
     "cordless drill 18v",
     "norvik kettle 1.7 l",
@@ -183,6 +183,26 @@ fn queries_leave_early_on_the_kernels_that_run_layers_one_by_one_and_libtorch_re
 }
 
 #[test]
+fn distinct_pairs_leave_early_on_the_kernels_that_run_layers_one_by_one() {
+    let copy = Copy::new();
+    copy.change(MANIFEST_FILE, |manifest| {
+        manifest.as_object_mut().expect("an object").remove("cascade");
+    });
+    let pairs = || {
+        let texts = [("norvik kettle kt1700", "orbisk desk lamp"), ("norvik kettle kt1700", "norvik kettle kt-1700")];
+        texts.map(|(left, right)| pair(left, right)).to_vec()
+    };
+    let native = Scorer::start(copy.folder.path(), ONE_FP32).expect("the artifact loads");
+    let found = block_on(native.score_pairs(pairs())).expect("the pairs are scored");
+    let leaves = native.kernel() != Kernel::Libtorch;
+    assert_eq!(found.iter().map(|score| score.left_early).collect::<Vec<_>>(), [leaves, false]);
+    assert!(found.iter().all(|score| score.stage == Stage::CrossEncoder));
+    let whole = block_on(native.without_cascade().score_pairs(pairs())).expect("the pairs are scored");
+    assert!(whole.iter().all(|score| !score.left_early));
+    assert_eq!((found[0].verdict, whole[0].verdict, found[1]), (Verdict::Distinct, Verdict::Distinct, whole[1]));
+}
+
+#[test]
 fn an_exit_that_is_not_what_the_manifest_says_is_refused() {
     let refused = |spoil: fn(&Copy), reason: &str| {
         let copy = Copy::new();
@@ -191,16 +211,27 @@ fn an_exit_that_is_not_what_the_manifest_says_is_refused() {
     };
     refused(|copy| copy.change(EARLY_EXIT_FILE, |file| file["more"] = json!(1)), "early_exit.json: sha256 is");
     refused(|copy| copy.change_vouched(EARLY_EXIT_FILE, |file| *file = json!("x")), "is not what its name says");
-    let entry = |settle_from: f32| json!({ "settle_from": settle_from });
-    let copy = Copy::new();
-    for (settle_from, reason) in [(0.5, "early_exit: 0.5 < settle_from (0.5) < 1"), (1.0, "settle_from (1) < 1")] {
-        copy.change(MANIFEST_FILE, |manifest| manifest["early_exit"] = entry(settle_from));
+    type Change = fn(&mut Value);
+    let entries: [(Change, &str); 7] = [
+        (|manifest| first(manifest, "queries")["settle_from"] = json!(0.5), "early_exit: 0.5 < settle_from (0.5) < 1"),
+        (|manifest| first(manifest, "queries")["settle_from"] = json!(1.0), "settle_from (1) < 1"),
+        (|manifest| first(manifest, "pairs")["distinct_below"] = json!(0.0), "early_exit: 0 < distinct_below (0) < "),
+        (
+            |manifest| {
+                let review = manifest["thresholds"]["review"].clone();
+                first(manifest, "pairs")["distinct_below"] = review;
+            },
+            ") < thresholds.review (",
+        ),
+        (|manifest| first(manifest, "pairs")["kind"] = json!("offers"), "unknown variant `offers`"),
+        (|manifest| manifest["schema_version"] = json!(5), "schema_version: 5 is not known"),
+        (|manifest| manifest["schema_version"] = json!(4), "schema_version: 4 has no early_exit, and 6 has"),
+    ];
+    for (change, reason) in entries {
+        let copy = Copy::new();
+        copy.change(MANIFEST_FILE, change);
         assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
     }
-    refused(
-        |copy| copy.change(MANIFEST_FILE, |manifest| manifest["schema_version"] = json!(4)),
-        "schema_version: 4 has no early_exit, and 5 has",
-    );
     refused(
         |copy| {
             copy.change(MANIFEST_FILE, |manifest| {
@@ -214,16 +245,28 @@ fn an_exit_that_is_not_what_the_manifest_says_is_refused() {
         return;
     }
     refused(
-        |copy| copy.change_vouched(EARLY_EXIT_FILE, |file| file["after"] = json!(6)),
-        "the early exit: parameter after: is 6; the network has 6 layers",
+        |copy| copy.change(MANIFEST_FILE, |manifest| first(manifest, "queries")["after"] = json!(6)),
+        "an early exit: parameter after: is 6; the network has 6 layers",
     );
-    refused(|copy| copy.change_vouched(EARLY_EXIT_FILE, |file| file["after"] = json!(1)), "golden case");
+    refused(|copy| copy.change(MANIFEST_FILE, |manifest| first(manifest, "pairs")["after"] = json!(1)), "golden case");
     refused(
         |copy| copy.change_vouched(EARLY_EXIT_FILE, |file| file["goldens"][0]["logits"][0][0] = json!(-9.0)),
         "row 0: logits are",
     );
     refused(
-        |copy| copy.change(MANIFEST_FILE, |manifest| manifest["early_exit"] = json!({"settle_from": 0.999_999})),
+        |copy| {
+            copy.change(MANIFEST_FILE, |manifest| {
+                for exit in manifest["early_exit"]["exits"].as_array_mut().expect("a list") {
+                    exit["settle_from"] = json!(0.999_999);
+                }
+            });
+        },
         "row 0: it leaves the network late",
     );
+}
+
+/// The manifest's first exit of a kind.
+fn first<'m>(manifest: &'m mut Value, kind: &str) -> &'m mut Value {
+    let exits = manifest["early_exit"]["exits"].as_array_mut().expect("a list");
+    exits.iter_mut().find(|exit| exit["kind"] == kind).expect("there is one")
 }

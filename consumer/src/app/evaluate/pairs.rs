@@ -29,7 +29,7 @@ pub struct Args {
     /// with these endings, label
     #[arg(long, value_name = "JSONL", conflicts_with_all = ["left", "right", "pairs"])]
     file: Option<PathBuf>,
-    /// Ask the cross-encoder about every pair
+    /// Ask the whole cross-encoder about every pair
     #[arg(long)]
     no_cascade: bool,
     /// Print one JSON object instead of a table
@@ -50,6 +50,8 @@ pub struct Report {
     pub threshold: f32,
     /// Pairs that the cascade settled, without the cross-encoder.
     pub settled: usize,
+    /// Pairs that the network found distinct after its early layers.
+    pub left_early: usize,
     /// From product texts to verdicts, loading left out.
     pub pairs_per_second: f64,
 }
@@ -74,6 +76,7 @@ pub fn run(args: Args) -> CommandResult {
         f1: class.f1,
         threshold: scorer.manifest().thresholds.duplicate,
         settled: scores.iter().filter(|score| score.stage == Stage::Cascade).count(),
+        left_early: scores.iter().filter(|score| score.left_early).count(),
         pairs_per_second: pairs.len() as f64 / seconds.max(f64::EPSILON),
     };
     if args.json {

@@ -22,7 +22,8 @@ pub fn json(report: &impl Serialize) -> serde_json::Result<()> {
 
 pub fn pairs(report: &Report, model: &ModelId) {
     println!("model {model}");
-    let mut table = table(&["pairs", "precision", "recall", "f1", "threshold", "settled", "pairs_per_second"]);
+    let mut table =
+        table(&["pairs", "precision", "recall", "f1", "threshold", "settled", "left_early", "pairs_per_second"]);
     table.add_row([
         report.pairs.to_string(),
         share(report.precision),
@@ -30,6 +31,7 @@ pub fn pairs(report: &Report, model: &ModelId) {
         share(report.f1),
         format!("{:.3}", report.threshold),
         report.settled.to_string(),
+        report.left_early.to_string(),
         format!("{:.1}", report.pairs_per_second),
     ]);
     println!("{}", right_aligned(table, 0));

@@ -110,6 +110,8 @@ impl Service {
         metric::PAIRS_SCORED.counter(&[]).increment(scores.len() as u64);
         let settled = scores.iter().filter(|score| score.stage == Stage::Cascade).count();
         metric::PAIRS_SETTLED.counter(&[]).increment(settled as u64);
+        let early = scores.iter().filter(|score| score.left_early).count();
+        metric::PAIRS_LEFT_EARLY.counter(&[]).increment(early as u64);
         let results = scores.into_iter().map(|score| PairResult {
             verdict: score.verdict,
             probability: score.probability,
