@@ -38,7 +38,7 @@ pub enum EarlyExitError {
     Heads { found: usize, entries: usize },
     #[error("heads[{head}].{reason}")]
     Head { head: usize, reason: HeadError },
-    #[error("goldens: no {kind} leave early there, or something else is there")]
+    #[error("goldens: no {kind} leave early there")]
     Goldens { kind: Kind },
 }
 

@@ -25,9 +25,9 @@ from candidates import SETS
 from cascade import f1, features, walk
 from drawn import batches
 from export import load_weights
-from judge import BATCH_TOKENS, encoded
-from model import INTENTS, pool
-from query_cascade import GRID, Linear, is_faithful, measures, pieces, probabilities
+from judge import BATCH_TOKENS, encoded, logits
+from model import pool
+from query_cascade import GRID, Linear, is_faithful, least_sure, measures, pieces, probabilities
 from rows import NEIGHBOURS, TARGETS, Tokens, backbone_folder, in_order, read
 from stages import base, of_artifact, put
 
@@ -114,29 +114,21 @@ def trained(states: torch.Tensor, said: torch.Tensor, width: int) -> Head:
     return head.eval()
 
 
-@torch.no_grad()
 def states_and_logits(model, rows: list, tokens: Tokens, layers: list) -> tuple:
     """What the network makes of each row after each of `layers`, {layer: (rows, 2 hidden)}, and its pair and intent
     logits, (rows, 2) and (rows, 4)."""
-    drawn, states, pairs, intents = encoded(rows, tokens), {after: [] for after in layers}, [], []
+    drawn, states = encoded(rows, tokens), {after: [] for after in layers}
 
-    def keep(after: int, bias: torch.Tensor, x: torch.Tensor):
+    def keep(after: int, x: torch.Tensor, bias: torch.Tensor):
         # The bias of the attention is 0 where a token is real.
         states[after].append(pool(x, (bias[:, 0, 0] == 0).long()))
 
-    hooks = [model.layers[after - 1].register_forward_hook(lambda _layer, given, x, after=after: keep(after, given[1], x))
-             for after in layers if after > 0]
-    if 0 in layers:
-        hooks.append(model.layers[0].register_forward_pre_hook(lambda _layer, given: keep(0, given[1], given[0])))
-    plan = batches(drawn, range(len(drawn)), BATCH_TOKENS)
-    for batch in plan:
-        pair, intent = model(*drawn.tensors(batch, torch.device("cpu")))
-        pairs.append(pair)
-        intents.append(intent)
+    hooks = [model.layers[after].register_forward_pre_hook(lambda _layer, given, after=after: keep(after, *given)) for after in layers]
+    pairs, intents = logits(model, drawn)
     for hook in hooks:
         hook.remove()
-    order = np.argsort(np.concatenate(plan), kind="stable")
-    return {after: torch.cat(parts)[order] for after, parts in states.items()}, torch.cat(pairs)[order], torch.cat(intents)[order]
+    order = np.argsort(np.concatenate(batches(drawn, range(len(drawn)), BATCH_TOKENS)), kind="stable")
+    return {after: torch.cat(parts)[order] for after, parts in states.items()}, pairs, intents
 
 
 class Network:
@@ -184,17 +176,6 @@ def verdicts(probability: np.ndarray, thresholds: dict) -> np.ndarray:
     return (probability >= thresholds["review"]).astype(int) + (probability >= thresholds["duplicate"])
 
 
-def least_sure(sure: np.ndarray, left: np.ndarray, grid: np.ndarray, is_good) -> float | None:
-    """The least of `grid`, from its last on, at which the rows may leave that are at least so `sure` and have not
-    `left`: as long as `is_good` says so of those that do."""
-    best = None
-    for at_least in grid[::-1]:
-        if not is_good(~left & (sure >= at_least)):
-            break
-        best = float(at_least)
-    return best
-
-
 def exits_of_queries(args, manifest: dict, network: Network) -> list:
     """Entries and exits of queries, in the order of the layers."""
     train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
@@ -213,7 +194,7 @@ def exits_of_queries(args, manifest: dict, network: Network) -> list:
             then = np.where(leaves, says.argmax(axis=1), predicted)
             return is_faithful(then, without, labels, sources, number / len(specs))
 
-        settle_from = least_sure(says.max(axis=1), left, GRID, is_good)
+        settle_from = least_sure(says.max(axis=1), GRID, lambda enough: is_good(~left & enough))
         if settle_from is None:
             continue
         leaves = ~left & (says.max(axis=1) >= settle_from)
@@ -261,7 +242,7 @@ def exits_of_pairs(args, manifest: dict, network: Network) -> list:
 
         grid = 1.0 - DISTINCT_BELOW[DISTINCT_BELOW < thresholds["review"]][::-1]
         # Strictly below, as the worker has it.
-        sure = least_sure(np.nextafter(1.0 - says.astype(float), 0.0), left, grid, is_good)
+        sure = least_sure(np.nextafter(1.0 - says.astype(float), 0.0), grid, is_good)
         if sure is None:
             continue
         distinct_below = round(1.0 - sure, 4)

@@ -120,15 +120,20 @@ def is_faithful(predicted: np.ndarray, second: np.ndarray, labels: np.ndarray, s
             and all(rows.sum() <= max(1, SOURCE_FLIPS_MAX * share * len(rows)) for rows in of_source))
 
 
+def least_sure(sure: np.ndarray, grid: np.ndarray, is_good) -> float | None:
+    """The least of `grid`, from its last on, as long as `is_good` says so of the rows that are at least so `sure`."""
+    best = None
+    for at_least in grid[::-1]:
+        if not is_good(sure >= at_least):
+            break
+        best = float(at_least)
+    return best
+
+
 def least(first: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np.ndarray) -> float | None:
     """The least probability of GRID from which on `first`, (queries, intents), may stand for `second`."""
-    best = None
-    for settle_from in GRID[::-1]:
-        predicted = np.where(first.max(axis=1) >= settle_from, first.argmax(axis=1), second)
-        if not is_faithful(predicted, second, labels, sources):
-            break
-        best = float(settle_from)
-    return best
+    stands = lambda settled: is_faithful(np.where(settled, first.argmax(axis=1), second), second, labels, sources)
+    return least_sure(first.max(axis=1), GRID, stands)
 
 
 def main():

@@ -58,29 +58,28 @@ class EarlyExit(unittest.TestCase):
         rows = [{"text": str(n), "label": 0} for n in range(5)]
         encodings = [([1] + [2 + n] * (n + 1) + [3], [0] * (n + 3)) for n in range(5)]
         tokens = lambda texts: [encodings[int(text)] for text in texts]
-        layers = [0, 3, 4]
+        layers = [0, 3]
         together, pairs, said = ee.states_and_logits(model, rows, tokens, layers)
         for n, row in enumerate(rows):
             alone, _, _ = ee.states_and_logits(model, [row], tokens, layers)
             for after in layers:
                 self.assertLess((alone[after][0] - together[after][n]).abs().max().item(), 1e-4)
         self.assertEqual((together[3].shape, pairs.shape, said.shape), ((5, 64), (5, 2), (5, 4)))
-        self.assertFalse(any(layer._forward_hooks or layer._forward_pre_hooks for layer in model.layers))
-        # Of the last layer they are what the heads read, and before the first what it is given.
-        given = model.norm(model.words.weight[torch.tensor([1, 2, 3])] + model.positions.weight[:3] + model.types.weight[0])
-        self.assertLess((together[0][0] - torch.cat([given[0], given.mean(0)])).abs().max().item(), 1e-4)
-        hidden = F.gelu(model.intent_hidden(together[4]))
-        self.assertLess((model.intent_out(hidden) - said).abs().max().item(), 1e-4)
+        self.assertFalse(any(layer._forward_pre_hooks for layer in model.layers))
+        x = model.norm(model.words.weight[torch.tensor([1, 2, 3])] + model.positions.weight[:3] + model.types.weight[0])[None]
+        for done, layer in enumerate(model.layers):
+            if done in layers:
+                self.assertLess((together[done][0] - torch.cat([x[0, 0], x[0].mean(0)])).abs().max().item(), 1e-4)
+            x = layer(x, torch.zeros(1, 1, 1, 3))
+        hidden = F.gelu(model.intent_hidden(torch.cat([x[0, 0], x[0].mean(0)])))
+        self.assertLess((model.intent_out(hidden) - said[0]).abs().max().item(), 1e-4)
         self.assertEqual(pool(torch.ones(1, 3, 2), torch.tensor([[1, 1, 0]])).tolist(), [[1.0] * 4])
 
     def test_the_least_is_taken_before_the_first_that_is_not_good(self):
-        sure, left = np.array([0.99, 0.95, 0.9, 0.85]), np.array([False, False, False, True])
-        grid = np.array([0.8, 0.85, 0.9, 0.95])
-        found = ee.least_sure(sure, left, grid, lambda leaves: leaves.sum() <= 2)
-        self.assertEqual(found, 0.95)
-        # What has left already counts no more.
-        self.assertEqual(ee.least_sure(sure, left, grid, lambda leaves: leaves.sum() <= 3), 0.8)
-        self.assertIsNone(ee.least_sure(sure, left, grid, lambda leaves: False))
+        sure, grid = np.array([0.99, 0.95, 0.9, 0.85]), np.array([0.8, 0.85, 0.9, 0.95])
+        self.assertEqual(ee.least_sure(sure, grid, lambda enough: enough.sum() <= 3), 0.9)
+        self.assertEqual(ee.least_sure(sure, grid, lambda enough: True), 0.8)
+        self.assertIsNone(ee.least_sure(sure, grid, lambda enough: False))
 
     def test_verdicts_are_kept_in_all_and_of_each_set(self):
         self.assertEqual(ee.verdicts(np.array([0.01, 0.1, 0.9]), {"review": 0.1, "duplicate": 0.5}).tolist(), [0, 1, 2])
