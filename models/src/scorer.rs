@@ -252,14 +252,9 @@ impl Scorer {
             stage: Stage::Cascade,
             left_early: false,
         };
-        let mut settled = Vec::with_capacity(pairs.len());
-        for chunk in pairs.chunks(TOKENISED_ROWS) {
-            let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
-            let bytes = bytes_of(&chunk);
-            let found = self.tokenisers.run(bytes, deadline.is_none(), move |_| cascade.settle(&chunk)).await?;
-            settled.extend(found.into_iter().map(|probability| probability.map(score)));
-        }
-        Ok(settled)
+        let cascade = Arc::clone(cascade);
+        let settle = move |pairs: &[TextPair]| cascade.settle(pairs).into_iter().map(|p| p.map(score)).collect();
+        self.settled_by(pairs, deadline, settle).await
     }
 
     /// What the cross-encoder says of pairs, in their order; `rows` are their numbers in the
@@ -310,12 +305,23 @@ impl Scorer {
         deadline: Option<Instant>,
     ) -> Result<Vec<Option<IntentScore>>, ScoreError> {
         let Some(cascade) = &self.query_cascade else { return Ok(vec![None; queries.len()]) };
-        let mut settled = Vec::with_capacity(queries.len());
-        for chunk in queries.chunks(TOKENISED_ROWS) {
-            let (cascade, chunk) = (Arc::clone(cascade), chunk.to_vec());
-            let bytes = bytes_of(&chunk);
-            let settle = move |_: &Encoder| chunk.iter().map(|query| cascade.settle(query)).collect::<Vec<_>>();
-            settled.extend(self.tokenisers.run(bytes, deadline.is_none(), settle).await?);
+        let cascade = Arc::clone(cascade);
+        let settle = move |queries: &[String]| queries.iter().map(|query| cascade.settle(query)).collect();
+        self.settled_by(queries, deadline, settle).await
+    }
+
+    /// What a first stage says of `items`, in their order.
+    async fn settled_by<T: Texts + Clone + Send + 'static, S: Send + 'static>(
+        &self,
+        items: &[T],
+        deadline: Option<Instant>,
+        settle: impl Fn(&[T]) -> Vec<Option<S>> + Clone + Send + 'static,
+    ) -> Result<Vec<Option<S>>, ScoreError> {
+        let mut settled = Vec::with_capacity(items.len());
+        for chunk in items.chunks(TOKENISED_ROWS) {
+            let (settle, chunk) = (settle.clone(), chunk.to_vec());
+            let found = self.tokenisers.run(bytes_of(&chunk), deadline.is_none(), move |_| settle(&chunk)).await?;
+            settled.extend(found);
         }
         Ok(settled)
     }

@@ -76,7 +76,7 @@ impl fmt::Debug for ProductId {
 
 /// A product snapshot, as the catalog has it. Only the title is required.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object such as {\"title\": \"usb-c cable, 2 m\"}")]
 pub struct Product {
     /// What the shopper reads first. 1 to 2,000 characters.
     #[schemars(length(min = 1, max = TITLE_CHARS_MAX))]
@@ -111,7 +111,7 @@ pub struct Product {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object such as {\"amount\": 9.99, \"currency\": \"EUR\"}")]
 pub struct Price {
     /// In units of the currency; finite and not negative.
     #[schemars(range(min = 0))]

@@ -4,12 +4,17 @@
 //! latency counts from when the request was due: a server that stalls is charged for every
 //! request that it held up (no coordinated omission).
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use tokio::sync::{Mutex, mpsc};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::Mutex;
 
 use crate::http::Connection;
 
@@ -98,31 +103,21 @@ pub async fn closed_loop(target: &Target, connections: usize, lasts: Duration) -
 /// # Panics
 /// When a connection fails.
 pub async fn open_loop(target: &Target, rate: f64, lasts: Duration, seed: u64) -> Outcome {
-    let (arrivals, mut due) = mpsc::unbounded_channel();
-    // A thread of its own, because the runtime's timers have steps of a millisecond.
-    let pace = thread::spawn(move || {
-        let mut random = fastrand::Rng::with_seed(seed);
-        let started = Instant::now();
-        let mut at = 0.0;
-        loop {
-            // Exponential gaps; 1 - f64() is never 0.
-            at -= (1.0 - random.f64()).ln() / rate;
-            if at > lasts.as_secs_f64() {
-                return;
-            }
-            let instant = started + Duration::from_secs_f64(at);
-            thread::sleep(instant.saturating_duration_since(Instant::now()));
-            if arrivals.send(instant).is_err() {
-                return;
-            }
-        }
-    });
+    let alarm = Alarm::new().expect("Linux has timers with descriptors");
+    let mut random = fastrand::Rng::with_seed(seed);
     let started = Instant::now();
     let idle: Arc<Mutex<Vec<Connection>>> = Arc::default();
     let outcome = Arc::new(Mutex::new(Outcome::new()));
     let mut requests = tokio::task::JoinSet::new();
-    let mut sent = 0;
-    while let Some(arrival) = due.recv().await {
+    let (mut sent, mut at) = (0, 0.0);
+    loop {
+        // Exponential gaps; 1 - f64() is never 0.
+        at -= (1.0 - random.f64()).ln() / rate;
+        if at > lasts.as_secs_f64() {
+            break;
+        }
+        let arrival = started + Duration::from_secs_f64(at);
+        alarm.ring(arrival).await.expect("the timer can be set");
         let (target, idle, outcome) = (target.clone(), Arc::clone(&idle), Arc::clone(&outcome));
         let body = sent % target.bodies.len();
         sent += 1;
@@ -141,10 +136,41 @@ pub async fn open_loop(target: &Target, rate: f64, lasts: Duration, seed: u64) -
     while let Some(request) = requests.join_next().await {
         request.expect("no request panics");
     }
-    pace.join().expect("the pace keeper does not panic");
     let mut outcome = outcome.lock().await.clone();
     outcome.took = started.elapsed().max(lasts);
     outcome
+}
+
+/// Rings at an instant. The runtime's timers have steps of a millisecond, and a thread that slept instead
+/// would take two more changes of threads for each arrival from the cores that the server shares.
+struct Alarm(AsyncFd<OwnedFd>);
+
+impl Alarm {
+    #[allow(unsafe_code, reason = "tokio has no safe way to wait for a descriptor")]
+    fn new() -> io::Result<Self> {
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
+        // SAFETY: the descriptor is owned, and stays open for as long as it is registered.
+        Ok(Self(unsafe { AsyncFd::register(timer)? }))
+    }
+
+    /// Whoever else is ready has a turn meanwhile, even where `at` has passed.
+    async fn ring(&self, at: Instant) -> io::Result<()> {
+        let left = at.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            tokio::task::yield_now().await;
+            return Ok(());
+        }
+        let it_value = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let once = Itimerspec { it_interval: Timespec::default(), it_value };
+        timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &once)?;
+        loop {
+            let mut ready = self.0.readable().await?;
+            let mut rung = [0; 8];
+            if let Ok(read) = ready.try_io(|timer| Ok(rustix::io::read(timer.get_ref(), &mut rung)?)) {
+                return read.map(|_| ());
+            }
+        }
+    }
 }
 
 #[cfg(test)]

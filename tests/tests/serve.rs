@@ -157,6 +157,18 @@ async fn bad_requests_are_refused_by_name_and_neighbours_served() {
         let problem = is_problem(&server.post(path, &[], &body).await, 422, "invalid-field");
         assert_eq!(problem["errors"][0]["field"], field, "{problem}");
     }
+    let pair = json!({"pairs": [{"left": product, "right": {"title": "a", "price": "9.99"}}]});
+    for (path, body, field, fix) in [
+        ("/v1/duplicates", pair, "pairs[0].right.price", "{\"amount\": 9.99, \"currency\": \"EUR\"}"),
+        ("/v1/duplicates", json!({"pairs": [{"left": "a", "right": "b"}]}), "pairs[0].left", "{\"title\": "),
+        ("/v1/duplicates", json!("a"), "the body", "an object with `pairs`"),
+        ("/v1/intent", json!("kettle"), "the body", "{\"query\": "),
+    ] {
+        let problem = is_problem(&server.post(path, &[], &body).await, 422, "invalid-field");
+        assert_eq!(problem["errors"][0]["field"], field, "{problem}");
+        let said = problem["errors"][0]["reason"].as_str().unwrap_or_default();
+        assert!(said.contains(fix), "{problem}");
+    }
     for body in ["", "{\"query\":", "query=kettle", "\u{feff}{}"] {
         let answer = server.connect().await.post("/v1/intent", &[], body.as_bytes()).await.expect("answered");
         is_problem(&answer, 400, "not-json");

@@ -12,7 +12,7 @@ pub const ROWS_MAX: usize = 256;
 
 /// One query, or up to 256.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object such as {\"query\": \"usb c cable\"}")]
 pub struct IntentRequest {
     /// One query of 1 to 512 characters; send this or `queries`.
     #[serde(default)]
@@ -65,7 +65,7 @@ pub enum Source {
 
 /// 1 to 256 pairs of products.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `pairs`")]
 pub struct DuplicatesRequest {
     #[schemars(length(min = 1, max = 256))]
     pub pairs: Vec<ProductPair>,
@@ -73,7 +73,7 @@ pub struct DuplicatesRequest {
 
 /// Two products; their order makes no difference.
 #[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with `left` and `right`")]
 pub struct ProductPair {
     pub left: Product,
     pub right: Product,
