@@ -34,7 +34,9 @@ const WIDTH: usize = 8;
 /// Columns of a tile.
 const TILE_COLUMNS: usize = 2 * WIDTH;
 const TILE_ROWS: usize = 6;
-/// Rows of a full block: four tiles.
+/// Of a tile of bytes, whose weights are four registers: with more rows they would be loaded anew for each.
+const INT8_TILE_ROWS: usize = 4;
+/// Rows of a full block: four tiles, or six of bytes.
 pub const ROWS: usize = 4 * TILE_ROWS;
 
 /// AVX2 multiplies bytes into sums of 16 bits. With inputs of at most 181 and weights of a lane that add up to
@@ -68,23 +70,23 @@ impl Weight for u16 {
     }
 }
 
-/// Runs `$tile` for each tile of `$count` rows and 32 columns; the last rows are 1 to 5. Each asks for
-/// its part of `$ahead`.
+/// Runs `$tile` for each tile of `$count` rows and 32 columns; the last rows are fewer than `$full`, which is at
+/// most 6. Each asks for its part of `$ahead`.
 macro_rules! for_each_tile {
-    ($count:expr, $ahead:ident, $tile:ident, $($argument:expr),*) => {
-        let mut ahead = Ahead::of($ahead, 2 * $count.div_ceil(TILE_ROWS));
+    ($count:expr, $full:ident, $ahead:ident, $tile:ident, $($argument:expr),*) => {
+        let mut ahead = Ahead::of($ahead, 2 * $count.div_ceil($full));
         for column in [0, TILE_COLUMNS] {
             let mut row = 0;
             while row < $count {
-                let rows = ($count - row).min(TILE_ROWS);
+                let rows = ($count - row).min($full);
                 let part = ahead.next();
                 match rows {
-                    1 => $tile::<1>(row, column, part, $($argument),*),
-                    2 => $tile::<2>(row, column, part, $($argument),*),
-                    3 => $tile::<3>(row, column, part, $($argument),*),
-                    4 => $tile::<4>(row, column, part, $($argument),*),
-                    5 => $tile::<5>(row, column, part, $($argument),*),
-                    _ => $tile::<6>(row, column, part, $($argument),*),
+                    1 => $tile::<1, 2>(row, column, part, $($argument),*),
+                    2 => $tile::<2, 2>(row, column, part, $($argument),*),
+                    3 => $tile::<3, 2>(row, column, part, $($argument),*),
+                    4 => $tile::<4, 2>(row, column, part, $($argument),*),
+                    5 => $tile::<5, 2>(row, column, part, $($argument),*),
+                    _ => $tile::<$full, 2>(row, column, part, $($argument),*),
                 }
                 row += rows;
             }
@@ -129,11 +131,20 @@ pub fn block_fp32(
     ahead: &[u16],
     sums: &mut Block<f32>,
 ) {
-    for_each_tile!(count, ahead, tile_fp32, rows, stride, panel, sums);
+    // Sums of few rows wait for each other's latency: all columns at once have twice as many in flight.
+    match count {
+        1 => tile_fp32::<1, 4>(0, 0, Ahead::of(ahead, 1), rows, stride, panel, sums),
+        2 => tile_fp32::<2, 4>(0, 0, Ahead::of(ahead, 1), rows, stride, panel, sums),
+        3 => tile_fp32::<3, 4>(0, 0, Ahead::of(ahead, 1), rows, stride, panel, sums),
+        _ => {
+            for_each_tile!(count, TILE_ROWS, ahead, tile_fp32, rows, stride, panel, sums);
+        }
+    }
 }
 
+/// Of `ROWS` rows and `REGISTERS` registers of columns.
 #[target_feature(enable = "avx2,fma")]
-fn tile_fp32<const ROWS: usize>(
+fn tile_fp32<const ROWS: usize, const REGISTERS: usize>(
     row: usize,
     column: usize,
     ahead: Ahead,
@@ -143,29 +154,31 @@ fn tile_fp32<const ROWS: usize>(
     sums: &mut Block<f32>,
 ) {
     let inputs = panel.len() / COLUMNS;
-    assert!(rows.len() >= (row + ROWS - 1) * stride + inputs && column + TILE_COLUMNS <= COLUMNS, "rows are whole");
+    assert!(
+        rows.len() >= (row + ROWS - 1) * stride + inputs && column + REGISTERS * WIDTH <= COLUMNS,
+        "rows are whole"
+    );
     let rows = &rows[row * stride..];
-    let mut tile = [[_mm256_setzero_ps(); 2]; ROWS];
+    let mut tile = [[_mm256_setzero_ps(); REGISTERS]; ROWS];
     for input in 0..inputs {
         ahead.step(input);
-        // SAFETY: a panel holds 32 weights for each input, of which these are sixteen.
-        let [left, right] = unsafe {
-            let at = panel.as_ptr().add(input * COLUMNS + column);
-            [Weight::load(at), Weight::load(at.add(WIDTH))]
-        };
-        for (i, sum) in tile.iter_mut().enumerate() {
+        let mut weights = [_mm256_setzero_ps(); REGISTERS];
+        for (register, weights) in weights.iter_mut().enumerate() {
+            // SAFETY: a panel holds 32 weights for each input, of which these are eight.
+            *weights = unsafe { Weight::load(panel.as_ptr().add(input * COLUMNS + column + register * WIDTH)) };
+        }
+        for (i, sums) in tile.iter_mut().enumerate() {
             // SAFETY: row i of ROWS has `inputs` values.
             let value = _mm256_set1_ps(unsafe { *rows.as_ptr().add(i * stride + input) });
-            sum[0] = _mm256_fmadd_ps(value, left, sum[0]);
-            sum[1] = _mm256_fmadd_ps(value, right, sum[1]);
+            for (sum, weights) in sums.iter_mut().zip(weights) {
+                *sum = _mm256_fmadd_ps(value, weights, *sum);
+            }
         }
     }
     for (tile, to) in tile.iter().zip(&mut sums.0[row..row + ROWS]) {
-        let to = &mut to[column..column + TILE_COLUMNS];
-        // SAFETY: the slice is two registers.
-        unsafe {
-            _mm256_storeu_ps(to.as_mut_ptr(), tile[0]);
-            _mm256_storeu_ps(to.as_mut_ptr().add(WIDTH), tile[1]);
+        for (register, sum) in tile.iter().enumerate() {
+            // SAFETY: a row of a block is four registers.
+            unsafe { _mm256_storeu_ps(to.as_mut_ptr().add(column + register * WIDTH), *sum) };
         }
     }
 }
@@ -174,13 +187,13 @@ fn tile_fp32<const ROWS: usize>(
 #[target_feature(enable = "avx2,fma")]
 pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
     let (count, ahead) = (rows.count, panel.ahead);
-    for_each_tile!(count, ahead, tile_int8, &rows, &panel, totals);
+    for_each_tile!(count, INT8_TILE_ROWS, ahead, tile_int8, &rows, &panel, totals);
 }
 
 /// Two products fit into 16 bits, and so do four, as weights and inputs are bounded: two groups of four inputs
-/// are added there, before the sum goes on in 32 bits.
+/// are added there, before the sum goes on in 32 bits. What a span adds up to is scaled and added to the totals.
 #[target_feature(enable = "avx2,fma")]
-fn tile_int8<const ROWS: usize>(
+fn tile_int8<const ROWS: usize, const REGISTERS: usize>(
     row: usize,
     column: usize,
     ahead: Ahead,
@@ -188,59 +201,68 @@ fn tile_int8<const ROWS: usize>(
     panel: &Panel<'_>,
     totals: &mut Block<f32>,
 ) {
-    /// Inputs of a step: two groups.
-    const STEP: usize = 2 * INT8_GROUP;
-    let inputs = panel.weights.len() / COLUMNS;
-    assert!(inputs.is_multiple_of(STEP) && column + TILE_COLUMNS <= COLUMNS, "steps are whole");
-    assert!(rows.values.len() >= (row + ROWS - 1) * rows.stride + inputs, "rows are whole");
-    let values = &rows.values[row * rows.stride..];
-    let (sums, scales) = (&panel.sums[column..column + TILE_COLUMNS], &panel.scales[column..column + TILE_COLUMNS]);
-    // SAFETY: both slices are two registers.
-    let (sums, scales) = unsafe {
-        let (sums, scales) = (sums.as_ptr(), scales.as_ptr());
-        (
-            [_mm256_loadu_si256(sums.cast()), _mm256_loadu_si256(sums.add(WIDTH).cast())],
-            [_mm256_loadu_ps(scales), _mm256_loadu_ps(scales.add(WIDTH))],
-        )
-    };
+    /// Two groups.
+    const STEP_INPUTS: usize = 2 * INT8_GROUP;
+    let (inputs, spans, stride) = (panel.weights.len() / COLUMNS, rows.spans, rows.stride);
+    assert!(inputs.is_multiple_of(STEP_INPUTS) && column + TILE_COLUMNS <= COLUMNS, "steps are whole");
+    assert!(rows.values.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
+    assert!(rows.scales.len() >= (row + ROWS) * spans, "each span of a row has a scale");
+    assert!(panel.scales.len().min(panel.sums.len()) >= spans * COLUMNS, "and of a panel");
+    let (values, of_rows) = (&rows.values[row * stride..], &rows.scales[row * spans..]);
+    let totals = &mut totals.0[row..row + ROWS];
     let ones = _mm256_set1_epi16(1);
-    let mut tile = [[_mm256_setzero_si256(); 2]; ROWS];
-    for (i, tile) in tile.iter_mut().enumerate() {
-        // Both fit into the lower 16 bits, and the upper ones of `zero` are 0.
-        let zero = _mm256_set1_epi32(rows.scales[(row + i) * rows.spans].zero);
-        *tile = [_mm256_madd_epi16(zero, sums[0]), _mm256_madd_epi16(zero, sums[1])];
-    }
-    for step in 0..inputs / STEP {
-        ahead.step(step);
-        // SAFETY: a panel holds 128 weights for each group of inputs, of which these are 64 of each of two.
-        let (first, second) = unsafe {
-            let at = panel.weights.as_ptr().add(INT8_GROUP * (2 * step * COLUMNS + column));
-            (two_registers(at), two_registers(at.add(INT8_GROUP * COLUMNS)))
+    let (mut step, steps) = (0, inputs / STEP_INPUTS);
+    for span in 0..spans {
+        let end = steps.min(step + INT8.span / STEP_INPUTS);
+        // SAFETY: a span has 32 sums and as many scales, of which these are two registers each.
+        let (sums, scales) = unsafe {
+            let at = span * COLUMNS + column;
+            let (sums, scales) = (panel.sums.as_ptr().add(at), panel.scales.as_ptr().add(at));
+            (
+                [_mm256_loadu_si256(sums.cast()), _mm256_loadu_si256(sums.add(WIDTH).cast())],
+                [_mm256_loadu_ps(scales), _mm256_loadu_ps(scales.add(WIDTH))],
+            )
         };
-        for (i, sum) in tile.iter_mut().enumerate() {
-            // SAFETY: row i of ROWS has `inputs` values, of which this step is eight.
-            let (left, right) = unsafe {
-                let at = values.as_ptr().add(i * rows.stride + STEP * step);
-                (group(at), group(at.add(INT8_GROUP)))
-            };
-            for half in 0..2 {
-                let products = _mm256_add_epi16(
-                    _mm256_maddubs_epi16(left, first[half]),
-                    _mm256_maddubs_epi16(right, second[half]),
-                );
-                sum[half] = _mm256_add_epi32(sum[half], _mm256_madd_epi16(products, ones));
-            }
+        // SAFETY: each row has a scale for each span.
+        let scale_of = |i: usize| unsafe { *of_rows.as_ptr().add(i * spans + span) };
+        let mut tile = [[_mm256_setzero_si256(); 2]; ROWS];
+        for (i, tile) in tile.iter_mut().enumerate() {
+            // Both fit into the lower 16 bits, and the upper ones of `zero` are 0.
+            let zero = _mm256_set1_epi32(scale_of(i).zero);
+            *tile = [_mm256_madd_epi16(zero, sums[0]), _mm256_madd_epi16(zero, sums[1])];
         }
-    }
-    for (i, tile) in tile.iter().enumerate() {
-        let to = &mut totals.0[row + i][column..column + TILE_COLUMNS];
-        let step = _mm256_set1_ps(rows.scales[(row + i) * rows.spans].step);
-        for half in 0..2 {
-            let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(tile[half]), scales[half]);
-            // SAFETY: the slice is two registers.
-            unsafe {
-                let to = to.as_mut_ptr().add(half * WIDTH);
-                _mm256_storeu_ps(to, _mm256_fmadd_ps(scaled, step, _mm256_loadu_ps(to)));
+        while step < end {
+            ahead.step(step);
+            // SAFETY: a panel holds 128 weights for each group of inputs, of which these are 64 of each of two.
+            let (first, second) = unsafe {
+                let at = panel.weights.as_ptr().add(INT8_GROUP * (2 * step * COLUMNS + column));
+                (two_registers(at), two_registers(at.add(INT8_GROUP * COLUMNS)))
+            };
+            for (i, sum) in tile.iter_mut().enumerate() {
+                // SAFETY: row i of ROWS has `inputs` values, of which this step is eight.
+                let (left, right) = unsafe {
+                    let at = values.as_ptr().add(i * stride + STEP_INPUTS * step);
+                    (group(at), group(at.add(INT8_GROUP)))
+                };
+                for half in 0..2 {
+                    let products = _mm256_add_epi16(
+                        _mm256_maddubs_epi16(left, first[half]),
+                        _mm256_maddubs_epi16(right, second[half]),
+                    );
+                    sum[half] = _mm256_add_epi32(sum[half], _mm256_madd_epi16(products, ones));
+                }
+            }
+            step += 1;
+        }
+        for (i, (tile, to)) in tile.iter().zip(totals.iter_mut()).enumerate() {
+            let step = _mm256_set1_ps(scale_of(i).step);
+            for half in 0..2 {
+                let scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(tile[half]), scales[half]);
+                // SAFETY: a row of a block is four registers.
+                unsafe {
+                    let to = to.as_mut_ptr().add(column + half * WIDTH);
+                    _mm256_storeu_ps(to, _mm256_fmadd_ps(scaled, step, _mm256_loadu_ps(to)));
+                }
             }
         }
     }

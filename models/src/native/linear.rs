@@ -92,7 +92,7 @@ impl Linear {
     #[inline(always)]
     fn apply_int8<S: Simd>(&self, spans: &Spans, simd: &S, rows: &Rows, mut outputs: impl Outputs) {
         let panels = spans.panels.numbers::<i8>();
-        let (mut sums, of_row) = (Sums::default(), rows.spans());
+        let mut sums = Sums::default();
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
             for first in (0..rows.count()).step_by(simd.rows()) {
                 let count = simd.rows().min(rows.count() - first);
@@ -100,11 +100,7 @@ impl Linear {
                     total.copy_from_slice(&self.bias[panel * COLUMNS..][..COLUMNS]);
                 }
                 let ahead = share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                for (span, weights) in weights.chunks(spans.inputs * COLUMNS).enumerate() {
-                    let ahead = &ahead[ahead.len() * span / of_row..ahead.len() * (span + 1) / of_row];
-                    let panel = spans.panel(panel * of_row + span, weights, ahead);
-                    simd.add_int8(rows.bytes(first, count, span, spans.inputs), panel, &mut sums);
-                }
+                simd.add_int8(rows.bytes(first, count), spans.panel(panel, weights, ahead), &mut sums);
                 for half in [0, LANES] {
                     for (i, total) in sums.total.0.iter().enumerate().take(count) {
                         outputs.put::<S>(first + i, panel * COLUMNS + half, S::load(&total[half..]));
@@ -138,11 +134,12 @@ impl Spans {
         Self { panels, inputs: span, sums: columns().map(sum).collect(), scales }
     }
 
-    /// Number `at` of all spans of all panels.
+    /// Number `panel` of all, whose weights these are.
     #[inline(always)]
-    fn panel<'p>(&'p self, at: usize, weights: &'p [i8], ahead: &'p [i8]) -> Panel<'p> {
-        let (scales, sums) = (&self.scales[at * COLUMNS..], &self.sums[at * COLUMNS..]);
-        Panel { weights, scales: &scales[..COLUMNS], sums: &sums[..COLUMNS], ahead }
+    fn panel<'p>(&'p self, panel: usize, weights: &'p [i8], ahead: &'p [i8]) -> Panel<'p> {
+        let cells = weights.len().div_ceil(self.inputs);
+        let (scales, sums) = (&self.scales[panel * cells..], &self.sums[panel * cells..]);
+        Panel { weights, scales: &scales[..cells], sums: &sums[..cells], ahead }
     }
 }
 

@@ -153,17 +153,23 @@ mod tests {
             }
             // Sums of whole numbers below 2^24 are exact in fp32.
             let zero = |row: usize| (row * 5) as i32;
-            let scales: Vec<Scale> = (0..ROWS_MAX).map(|row| Scale { step: 2.0, zero: zero(row) }).collect();
+            let spans = INPUTS.div_ceil(S::INT8.span);
+            let scale = |row: usize| Scale { step: 2.0, zero: zero(row) };
+            let scales: Vec<Scale> = (0..ROWS_MAX).flat_map(|row| std::iter::repeat_n(scale(row), spans)).collect();
             let expected = products(|row, input, column| {
                 let value = i32::from(values[row * STRIDE + input]) - zero(row);
                 (8 * value * i32::from(weights[input * COLUMNS + column])) as f32
             });
-            let of_column = |column| (0..INPUTS).map(|input| -i32::from(weights[input * COLUMNS + column])).sum();
-            let column_sums: [i32; COLUMNS] = std::array::from_fn(of_column);
-            let panel = Panel { weights: panel.numbers(), scales: &[4.0; COLUMNS], sums: &column_sums, ahead: &[] };
+            let span = INPUTS / spans;
+            let of_column =
+                |at: usize| weights[at / COLUMNS * span * COLUMNS + at % COLUMNS..].iter().step_by(COLUMNS).take(span);
+            let sum = |at| of_column(at).map(|weight| -i32::from(*weight)).sum();
+            let column_sums: Vec<i32> = (0..spans * COLUMNS).map(sum).collect();
+            let panel =
+                Panel { weights: panel.numbers(), scales: &vec![4.0; spans * COLUMNS], sums: &column_sums, ahead: &[] };
             for count in 1..=simd.rows() {
                 let (mut sums, values) = (Sums::default(), rows.numbers());
-                simd.add_int8(Bytes { values, stride: STRIDE, count, scales: &scales, spans: 1 }, panel, &mut sums);
+                simd.add_int8(Bytes { values, stride: STRIDE, count, scales: &scales, spans }, panel, &mut sums);
                 assert_eq!(sums.total.0[..count], expected[..count], "{count} rows");
             }
         }

@@ -59,17 +59,12 @@ impl Rows {
         self.exact.numbers()
     }
 
-    /// Spans of a row of bytes, each of which has a scale.
-    pub fn spans(&self) -> usize {
-        self.spans
-    }
-
-    /// The span of `inputs` bytes that is number `span`, of `count` rows from `first` on.
+    /// Bytes of `count` rows from `first` on.
     #[inline(always)]
-    pub fn bytes(&self, first: usize, count: usize, span: usize, inputs: usize) -> Bytes<'_> {
+    pub fn bytes(&self, first: usize, count: usize) -> Bytes<'_> {
         let (stride, spans) = (self.stride(), self.spans);
-        let values = &self.bytes.numbers()[first * stride + span * inputs..];
-        Bytes { values, stride, count, scales: &self.scales[first * spans + span..], spans }
+        let values = &self.bytes.numbers()[first * stride..];
+        Bytes { values, stride, count, scales: &self.scales[first * spans..], spans }
     }
 
     /// From one row to the next.
@@ -112,10 +107,11 @@ impl Rows {
         self.spans = self.width.div_ceil(span);
         self.scales.clear();
         for row in 0..self.count {
-            let values = self.values.numbers()[row * stride..][..self.width].chunks(span);
-            let bytes = self.bytes.numbers_mut()[row * stride..][..self.width].chunks_mut(span);
-            for (values, bytes) in values.zip(bytes) {
-                self.scales.push(quantise::<S>(values, bytes));
+            let values = &self.values.numbers()[row * stride..][..self.width];
+            let bytes = &mut self.bytes.numbers_mut()[row * stride..][..self.width];
+            for first in (0..self.width).step_by(span) {
+                let of_span = first..self.width.min(first + span);
+                self.scales.push(quantise::<S>(&values[of_span.clone()], &mut bytes[of_span]));
             }
         }
     }
@@ -129,7 +125,9 @@ fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     let step = ((most - least) / input_max).max(f32::MIN_POSITIVE);
     let zero = (-least / step).round_ties_even();
     let (inverse, shift) = (S::splat(1.0 / step), S::splat(zero));
-    for (bytes, values) in bytes.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
+    let (values, _) = values.as_chunks::<LANES>();
+    let (bytes, _) = bytes.as_chunks_mut::<LANES>();
+    for (bytes, values) in bytes.iter_mut().zip(values) {
         let shifted = S::mul_add(S::load(values), inverse, shift);
         S::store_bytes(S::min(S::splat(input_max), S::max(S::splat(0.0), shifted)), bytes);
     }
@@ -140,8 +138,8 @@ fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
 #[inline(always)]
 fn range<S: Simd>(values: &[f32]) -> (f32, f32) {
     let (mut least, mut most) = (S::splat(0.0), S::splat(0.0));
-    for chunk in values.chunks_exact(LANES) {
-        let values = S::load(chunk);
+    for values in values.as_chunks::<LANES>().0 {
+        let values = S::load(values);
         least = S::min(values, least);
         most = S::max(values, most);
     }

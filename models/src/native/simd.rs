@@ -44,7 +44,7 @@ pub struct Scale {
     pub zero: i32,
 }
 
-/// One span of a few rows of bytes.
+/// A few rows of bytes, each of one span or more.
 #[derive(Clone, Copy)]
 pub struct Bytes<'r> {
     /// From the first row's first byte on.
@@ -52,20 +52,20 @@ pub struct Bytes<'r> {
     /// From one row to the next.
     pub stride: usize,
     pub count: usize,
-    /// From the first row's span on.
+    /// (rows, spans).
     pub scales: &'r [Scale],
-    /// From one row's scale to the next's.
+    /// Of a row.
     pub spans: usize,
 }
 
-/// One span of 32 columns of int8.
+/// 32 columns of int8, of as many spans as the rows have.
 #[derive(Clone, Copy)]
 pub struct Panel<'p> {
     /// (inputs / INT8_GROUP, 32, INT8_GROUP).
     pub weights: &'p [i8],
-    /// What a weight of 1 stands for, of each column.
+    /// (spans, 32): what a weight of 1 stands for.
     pub scales: &'p [f32],
-    /// Sum of each column's weights, negative: an input's zero is taken out with it.
+    /// (spans, 32): the sum of a column's weights, negative. An input's zero is taken out with it.
     pub sums: &'p [i32],
     /// To be asked for meanwhile.
     pub ahead: &'p [i8],
@@ -74,7 +74,7 @@ pub struct Panel<'p> {
 /// Of a block.
 #[derive(Default)]
 pub struct Sums {
-    /// Of the span that is being multiplied.
+    /// Of a span, where it is not kept in registers.
     pub span: Block<i32>,
     pub total: Block<f32>,
 }
