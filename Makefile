@@ -18,7 +18,9 @@ help: ## list the targets
 demo: build ## label the sample catalog end to end on this machine
 	$(BINARY) demo
 
-test: build test-env ## run every test
+# What tests need is downloaded while the crates are built.
+test: ## run every test
+	$(MAKE) --jobs build test-env training-env cdk-tools
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) cargo test --release --locked --workspace
 	python3 scripts/cost.py --check
 	$(MAKE) test-training
@@ -48,22 +50,22 @@ bench-queue: build test-env ## the worker without scoring, beside a bare receive
 # A gzipped CSV whose second column is a title.
 TITLES ?= ../shared/data/load/pricerunner_aggregate.csv.gz
 bench-store: libtorch ## what one event reads and writes at 10,000, 100,000 and a million products (16 GB of memory)
-	cargo build --release --locked --workspace --example flat_cost
+	cargo build --profile bench --locked --workspace --example flat_cost
 	$(TARGET_DIR)/release/examples/flat_cost $(TITLES) 10000 100000 1000000
 
 # The sample's queries, unless QUERIES names a TSV file with columns text and source, and SOURCE one of its sources.
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
-	cargo build --release --locked --workspace --example bench_serve
+	cargo build --profile bench --locked --workspace --example bench_serve
 	QUERIES="$(QUERIES)" SOURCE="$(SOURCE)" $(TARGET_DIR)/release/examples/bench_serve
 
 bench-pairs: build bench-env ## pairs a second of a core, beside other engines, on the sets in PAIRS=FOLDER
 	@test -d "$(PAIRS)" || { echo "PAIRS must be a folder of sets: abt-buy, amazon-google, walmart-amazon"; exit 1; }
-	cargo build --release --locked --workspace --example bench_pairs
+	cargo build --profile bench --locked --workspace --example bench_pairs
 	$(TARGET_DIR)/release/examples/bench_pairs "$(PAIRS)"
 
 flips: build ## what bf16 and int8 decide otherwise than fp32, on the sets in PAIRS=FOLDER and QUERIES=FILE
 	@test -d "$(PAIRS)" && test -f "$(QUERIES)" || { echo "PAIRS must be a folder of sets, QUERIES a TSV file of text and label"; exit 1; }
-	cargo build --release --locked --workspace --example flips
+	cargo build --profile bench --locked --workspace --example flips
 	$(TARGET_DIR)/release/examples/flips "$(PAIRS)" "$(QUERIES)"
 
 bench-score: libtorch ## what a core scores by numeric path, and its arithmetic peak (criterion)
@@ -75,20 +77,21 @@ bench-inf1: build test-env ## whether the host keeps 16 NeuronCores busy, over a
 
 bench-backfill: build ## whether backfill keeps the scorer busy, on the tables of SET=FOLDER, and what 5 million rows take of memory
 	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv and tableB.csv"; exit 1; }
-	cargo build --release --locked --workspace --example bench_backfill --example backfill_memory
+	cargo build --profile bench --locked --workspace --example bench_backfill --example backfill_memory
 	$(TARGET_DIR)/release/examples/bench_backfill "$(SET)"
 	$(TARGET_DIR)/release/examples/backfill_memory
 
 real-input: build test-env ## send the tables of SET=FOLDER through SQS, worker and DynamoDB, and judge the labels
 	@test -d "$(SET)" || { echo "SET must be a folder with tableA.csv, tableB.csv and valid.csv"; exit 1; }
-	cargo build --release --locked --workspace --example real_input
+	cargo build --profile bench --locked --workspace --example real_input
 	CATALOG_LABELS_MINISTACK=$(MINISTACK) $(TARGET_DIR)/release/examples/real_input "$(SET)"
 
 # Advisories change without a commit, and their database is on GitHub: a person asks for them.
+# cargo-deny is built in a third of the time where it is not optimised, and runs for seconds either way.
 lint: libtorch ## check format, lints, and licences
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
-	@command -v cargo-deny >/dev/null || cargo install --quiet --locked cargo-deny@0.20.2
+	@command -v cargo-deny >/dev/null || cargo install --quiet --debug --locked cargo-deny@0.20.2
 	cargo deny --log-level error check bans licenses sources
 
 advisories: ## look the dependencies up in RustSec's database
@@ -121,6 +124,7 @@ training-env: ## make the virtual environment that trains and exports the model 
 bench-env: ## make the virtual environment of the benches' peers, with the shipped weights
 	@scripts/install-bench.sh
 
-test-env: ## install what the tests start: ministack, and the SDKs of the snippets
+# After libtorch, since both may call apt.
+test-env: | libtorch ## install what the tests start: ministack, and the SDKs of the snippets
 	@scripts/install-ministack.sh
 	@scripts/install-snippets.sh
