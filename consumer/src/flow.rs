@@ -111,6 +111,8 @@ pub struct Tally {
     pub pairs_settled: u64,
     /// Of those that are scored, the ones that left the network early.
     pub pairs_left_early: u64,
+    /// Likewise, the ones that the network read in both orders.
+    pub pairs_read_twice: u64,
     /// Pairs that were proposed and already labelled for both texts.
     pub pairs_skipped: u64,
     pub queries_scored: u64,
@@ -131,6 +133,7 @@ impl Tally {
             self.pairs_scored += 1;
             self.pairs_settled += u64::from(score.stage == Stage::Cascade);
             self.pairs_left_early += u64::from(score.left_early);
+            self.pairs_read_twice += u64::from(score.read_twice);
         }
     }
 }
@@ -140,6 +143,7 @@ impl AddAssign for Tally {
         self.pairs_scored += other.pairs_scored;
         self.pairs_settled += other.pairs_settled;
         self.pairs_left_early += other.pairs_left_early;
+        self.pairs_read_twice += other.pairs_read_twice;
         self.pairs_skipped += other.pairs_skipped;
         self.queries_scored += other.queries_scored;
         self.queries_settled += other.queries_settled;

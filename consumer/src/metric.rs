@@ -88,6 +88,8 @@ metrics_list! {
         "Queries that the model's first stage settled, at no cost of inference; `queries_scored_total` counts them too.";
     PAIRS_LEFT_EARLY = "pairs_left_early_total", Counter, Count, Stable,
         "Pairs that the network found distinct after its early layers, at a part of the cost; `pairs_scored_total` counts them too.";
+    PAIRS_READ_TWICE = "pairs_read_twice_total", Counter, Count, Stable,
+        "Pairs that one reading left in doubt, so that the network read their texts in the other order as well; `pairs_scored_total` counts them once.";
     QUERIES_LEFT_EARLY = "queries_left_early_total", Counter, Count, Stable,
         "Queries that the network answered after its early layers, at a part of the cost; `queries_scored_total` counts them too.";
     PAIRS_SKIPPED = "pairs_skipped_total", Counter, Count, Stable,

@@ -44,7 +44,7 @@ fn scoring(criterion: &mut Criterion) {
         // A CPU without the instructions has no such path.
         let options = ScorerOptions { replicas: 1, numeric, kernel };
         let Ok(scorer) = Scorer::start(Path::new(ARTIFACT), options) else { continue };
-        let scorer = scorer.without_cascade();
+        let scorer = scorer.without_cascade().reading_once();
         let mut group = criterion.benchmark_group("score");
         group.sample_size(20).throughput(Throughput::Elements(ROWS as u64));
         group.bench_function(format!("pairs, {numeric}, {kernel}"), |bencher| {

@@ -80,6 +80,12 @@ impl Encoder {
         self.ordered_pairs(texts.map(|(left, right): (&str, &str)| (left.min(right), left.max(right))))
     }
 
+    /// As [`Encoder::pairs`], each pair's texts in the other order.
+    pub(crate) fn turned_pairs(&self, pairs: &[TextPair]) -> Result<Vec<Encoded>, EncodeError> {
+        let texts = pairs.iter().map(|TextPair { left, right }| (left.as_ref(), right.as_ref()));
+        self.ordered_pairs(texts.map(|(left, right): (&str, &str)| (left.max(right), left.min(right))))
+    }
+
     /// One row for each pair of texts, the first text first. Training sees both orders.
     pub fn ordered_pairs<'t>(
         &self,

@@ -1,6 +1,8 @@
 //! The artifact on disk: a folder of files and the manifest that vouches for them.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod problems;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -8,24 +10,24 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
-use shared::{Intent, ModelId, TEXT_VERSION};
+use shared::{ModelId, TEXT_VERSION};
 
 use crate::cascade::{Cascade, Forest};
 use crate::early_exit::EarlyExits;
 use crate::golden::{Goldens, Kind};
-use crate::mark::MARKS;
 use crate::query_cascade::{Linear, QueryCascade};
 use crate::shape::Shape;
 
 /// The manifest schemas that this build reads. A `cascade` needs the second, a `query_cascade` the
-/// third, an `early_exit` the last: a build that knows less would skip that field, and label
-/// otherwise under the same name.
-pub const SCHEMA_VERSIONS: [u32; 4] =
-    [2, CASCADE_SCHEMA_VERSION, QUERY_CASCADE_SCHEMA_VERSION, EARLY_EXIT_SCHEMA_VERSION];
+/// third, an `early_exit` the fourth, a `second_reading` the last: a build that knows less would skip
+/// that field, and label otherwise under the same name.
+pub const SCHEMA_VERSIONS: [u32; 5] =
+    [2, CASCADE_SCHEMA_VERSION, QUERY_CASCADE_SCHEMA_VERSION, EARLY_EXIT_SCHEMA_VERSION, SECOND_READING_SCHEMA_VERSION];
 pub const CASCADE_SCHEMA_VERSION: u32 = 3;
 pub const QUERY_CASCADE_SCHEMA_VERSION: u32 = 4;
 /// 5 had one exit, of queries alone, for a day.
 pub const EARLY_EXIT_SCHEMA_VERSION: u32 = 6;
+pub const SECOND_READING_SCHEMA_VERSION: u32 = 7;
 pub const MANIFEST_FILE: &str = "manifest.json";
 pub const MODULE_FILE: &str = "model.ts";
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -33,14 +35,6 @@ pub const GOLDENS_FILE: &str = "goldens.json";
 pub const CASCADE_FILE: &str = "cascade.json";
 pub const QUERY_CASCADE_FILE: &str = "query_cascade.json";
 pub const EARLY_EXIT_FILE: &str = "early_exit.json";
-
-/// Logits of the pair head, in their order.
-const PAIR_LABELS: [&str; 2] = ["distinct", "duplicate"];
-/// `[CLS] a [SEP] b [SEP]` with one token on either side; a model without room for that
-/// reads nothing.
-const TOKENS_MIN: usize = 5;
-/// Rows of the position table of every BERT.
-const TOKENS_MAX: usize = 512;
 
 const HASH_CHUNK_BYTES: usize = 1 << 16;
 
@@ -56,12 +50,14 @@ pub struct Manifest {
     pub pair_tokens_max: usize,
     /// Longest query, in tokens, `[CLS]` and `[SEP]` included.
     pub query_tokens_max: usize,
-    /// [`MARKS`] that the module was trained with.
+    /// [`MARKS`](crate::mark::MARKS) that the module was trained with.
     pub marks: Vec<String>,
     pub labels: LogitOrder,
     /// Pair logits are divided by it before the softmax.
     pub temperature: f32,
     pub thresholds: Thresholds,
+    /// Which pairs are read in the other order of their texts as well; left out where one will do.
+    pub second_reading: Option<SecondReading>,
     /// The first stage of pairs; left out where the cross-encoder judges every one.
     pub cascade: Option<CascadeEntry>,
     /// The first stage of queries; left out where the network reads every one.
@@ -122,6 +118,20 @@ pub struct Thresholds {
     pub review: f32,
 }
 
+/// Pairs that one reading leaves in doubt: those whose calibrated probability lies between the two.
+/// They are read with their texts in the other order as well, and the mean of both logits decides.
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+pub struct SecondReading {
+    pub above: f32,
+    pub below: f32,
+}
+
+impl SecondReading {
+    pub fn is_asked(self, probability: f32) -> bool {
+        self.above < probability && probability < self.below
+    }
+}
+
 /// Turns the forest of [`CASCADE_FILE`] on.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct CascadeEntry {
@@ -169,19 +179,6 @@ impl ExitEntry {
     pub fn after(self) -> usize {
         let (Self::Queries { after, .. } | Self::Pairs { after, .. }) = self;
         after
-    }
-
-    /// What is wrong with it, beside a threshold of `review`.
-    fn problem(self, review: f32) -> Option<String> {
-        match self {
-            Self::Queries { settle_from, .. } if !(0.5 < settle_from && settle_from < 1.0) => {
-                Some(format!("0.5 < settle_from ({settle_from}) < 1 does not hold"))
-            }
-            Self::Pairs { distinct_below, .. } if !(0.0 < distinct_below && distinct_below < review) => {
-                Some(format!("0 < distinct_below ({distinct_below}) < thresholds.review ({review}) does not hold"))
-            }
-            _ => None,
-        }
     }
 }
 
@@ -350,90 +347,6 @@ impl Manifest {
             Some(compiled) => compiled.buckets.iter().any(|bucket| bucket.file == file),
             None => file == MODULE_FILE,
         }
-    }
-
-    fn problems(&self) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut field = |bad: bool, field, reason: String| {
-            if bad {
-                problems.push(Problem::Field { field, reason });
-            }
-        };
-        for (name, tokens) in [("pair_tokens_max", self.pair_tokens_max), ("query_tokens_max", self.query_tokens_max)] {
-            let reason = format!("{tokens} is not between {TOKENS_MIN} and {TOKENS_MAX}");
-            field(!(TOKENS_MIN..=TOKENS_MAX).contains(&tokens), name, reason);
-        }
-        field(self.marks != MARKS, "marks", format!("must be {MARKS:?} in this order"));
-        let intents = Intent::ALL.map(Intent::as_str);
-        field(self.labels.pair != PAIR_LABELS, "labels.pair", format!("must be {PAIR_LABELS:?} in this order"));
-        field(self.labels.intent != intents, "labels.intent", format!("must be {intents:?} in this order"));
-        let positive = |x: f32| x.is_finite() && x > 0.0;
-        field(!positive(self.temperature), "temperature", format!("{} is not above 0", self.temperature));
-        let Thresholds { duplicate, review } = self.thresholds;
-        let ordered = 0.0 < review && review <= duplicate && duplicate < 1.0;
-        field(!ordered, "thresholds", format!("0 < review ({review}) <= duplicate ({duplicate}) < 1 does not hold"));
-        if let Some(CascadeEntry { distinct_below }) = self.cascade {
-            let is_below = 0.0 < distinct_below && distinct_below <= review;
-            let reason = format!("0 < distinct_below ({distinct_below}) <= thresholds.review ({review}) does not hold");
-            field(!is_below, "cascade", reason);
-            let reason = format!("{} has no cascade, and {CASCADE_SCHEMA_VERSION} has", self.schema_version);
-            field(self.schema_version < CASCADE_SCHEMA_VERSION, "schema_version", reason);
-            field(!self.files.contains_key(CASCADE_FILE), "files", format!("{CASCADE_FILE} is missing"));
-        }
-        if let Some(QueryCascadeEntry { settle_from }) = self.query_cascade {
-            let reason = format!("0.5 < settle_from ({settle_from}) < 1 does not hold");
-            field(!(0.5 < settle_from && settle_from < 1.0), "query_cascade", reason);
-            let reason =
-                format!("{} has no query_cascade, and {QUERY_CASCADE_SCHEMA_VERSION} has", self.schema_version);
-            field(self.schema_version < QUERY_CASCADE_SCHEMA_VERSION, "schema_version", reason);
-            field(!self.files.contains_key(QUERY_CASCADE_FILE), "files", format!("{QUERY_CASCADE_FILE} is missing"));
-        }
-        if let Some(EarlyExitEntry { exits }) = &self.early_exit {
-            for reason in exits.iter().filter_map(|exit| exit.problem(review)) {
-                field(true, "early_exit", reason);
-            }
-            let reason = format!("{} has no early_exit, and {EARLY_EXIT_SCHEMA_VERSION} has", self.schema_version);
-            field(self.schema_version < EARLY_EXIT_SCHEMA_VERSION, "schema_version", reason);
-            field(!self.files.contains_key(EARLY_EXIT_FILE), "files", format!("{EARLY_EXIT_FILE} is missing"));
-        }
-        let Tolerance { fp32, bf16, int8 } = self.golden_tolerance;
-        let all_positive = positive(fp32) && positive(bf16) && int8.is_none_or(positive);
-        field(!all_positive, "golden_tolerance", "must be above 0".to_owned());
-        let modules = match &self.compiled {
-            Some(compiled) => compiled.buckets.iter().map(|bucket| bucket.file.as_str()).collect(),
-            None => vec![MODULE_FILE],
-        };
-        for name in modules.into_iter().chain([TOKENIZER_FILE, GOLDENS_FILE]) {
-            field(!self.files.contains_key(name), "files", format!("{name} is missing"));
-        }
-        for reason in self.compiled.iter().flat_map(|compiled| compiled.problems(self.pair_tokens_max)) {
-            field(true, "static.buckets", reason);
-        }
-        if self.text_version != TEXT_VERSION {
-            problems.push(Problem::TextVersion { found: self.text_version });
-        }
-        problems
-    }
-}
-
-impl Compiled {
-    fn problems(&self, pair_tokens_max: usize) -> Vec<String> {
-        let mut problems = Vec::new();
-        let mut shapes = BTreeSet::new();
-        for bucket in &self.buckets {
-            let shape = bucket.shape();
-            if bucket.batch == 0 || !(TOKENS_MIN..=TOKENS_MAX).contains(&bucket.length) {
-                problems.push(format!("{shape} has no rows, or not between {TOKENS_MIN} and {TOKENS_MAX} tokens"));
-            }
-            if !shapes.insert(shape) {
-                problems.push(format!("{shape} is there twice"));
-            }
-        }
-        let longest = self.buckets.iter().map(|bucket| bucket.length).max().unwrap_or_default();
-        if longest < pair_tokens_max {
-            problems.push(format!("the longest is {longest}, and pairs have up to {pair_tokens_max} tokens"));
-        }
-        problems
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod error;
 mod load;
+#[cfg(test)]
+mod tests;
 
 use std::num::NonZero;
 use std::path::Path;
@@ -16,7 +18,7 @@ use crate::cascade::Cascade;
 use crate::encode::{EncodeError, Encoded, Encoder};
 use crate::engine::{Numeric, RowLogits};
 use crate::kernel::Kernel;
-use crate::manifest::{Manifest, Thresholds};
+use crate::manifest::{Manifest, SecondReading, Thresholds};
 use crate::query_cascade::QueryCascade;
 use crate::replica::Replicas;
 use crate::tokenise::Tokenisers;
@@ -111,6 +113,8 @@ pub struct PairScore {
     pub stage: Stage,
     /// The network answered after its early layers.
     pub left_early: bool,
+    /// The network read both orders of the texts.
+    pub read_twice: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -151,6 +155,8 @@ pub struct Scorer {
     query_cascade: Option<Arc<QueryCascade>>,
     /// Whether rows leave the network by its early exits, where it has some.
     may_leave: bool,
+    /// None where no pair is read in both orders.
+    second_reading: Option<SecondReading>,
     tokenisers: Tokenisers,
     replicas: Arc<Replicas>,
     numeric: Numeric,
@@ -193,6 +199,11 @@ impl Scorer {
     /// its `model_id` stands for, so this is for measuring alone.
     pub fn without_cascade(self) -> Self {
         Self { cascade: None, query_cascade: None, may_leave: false, ..self }
+    }
+
+    /// The same model with no pair read in both orders, likewise for measuring alone.
+    pub fn reading_once(self) -> Self {
+        Self { second_reading: None, ..self }
     }
 
     /// What computes; never [`Kernel::Auto`].
@@ -251,6 +262,7 @@ impl Scorer {
             verdict: Verdict::Distinct,
             stage: Stage::Cascade,
             left_early: false,
+            read_twice: false,
         };
         let cascade = Arc::clone(cascade);
         let settle = move |pairs: &[TextPair]| cascade.settle(pairs).into_iter().map(|p| p.map(score)).collect();
@@ -266,15 +278,31 @@ impl Scorer {
         deadline: Option<Instant>,
     ) -> Result<Vec<PairScore>, ScoreError> {
         let encode = if self.may_leave { Encoder::leaving_pairs } else { Encoder::pairs };
-        let read = self.logits(pairs, deadline, encode).await?;
-        let logits = finite(read.iter().map(|row| row.pair)).map_err(|error| error.renumbered(rows))?;
-        let (thresholds, temperature) = (self.manifest.thresholds, self.manifest.temperature);
-        let score = |(logits, row): ([f32; 2], RowLogits)| {
-            let probability = duplicate_probability(logits, temperature);
-            let verdict = verdict(probability, thresholds);
-            PairScore { probability, verdict, stage: Stage::CrossEncoder, left_early: row.left_early }
-        };
-        Ok(logits.into_iter().zip(read).map(score).collect())
+        let read = self.logits(pairs.clone(), deadline, encode).await?;
+        let once = finite(read.iter().map(|row| row.pair)).map_err(|error| error.renumbered(rows))?;
+        let judged = |(&logits, row): (&[f32; 2], &RowLogits)| self.judged(logits, row.left_early);
+        let mut scores: Vec<PairScore> = once.iter().zip(&read).map(judged).collect();
+        let doubtful: Vec<usize> = (0..scores.len()).filter(|&row| self.is_doubtful(scores[row])).collect();
+        let turned = doubtful.iter().map(|&row| pairs[row].clone()).collect();
+        let again = self.logits(turned, deadline, Encoder::turned_pairs).await?;
+        let again = finite(again.iter().map(|row| row.pair));
+        let again = again.map_err(|error| error.renumbered(&doubtful).renumbered(rows))?;
+        for (&row, again) in doubtful.iter().zip(again) {
+            scores[row] = PairScore { read_twice: true, ..self.judged(mean(once[row], again), false) };
+        }
+        Ok(scores)
+    }
+
+    /// What the cross-encoder says with these logits, `[distinct, duplicate]`.
+    fn judged(&self, logits: [f32; 2], left_early: bool) -> PairScore {
+        let probability = duplicate_probability(logits, self.manifest.temperature);
+        let verdict = verdict(probability, self.manifest.thresholds);
+        PairScore { probability, verdict, stage: Stage::CrossEncoder, left_early, read_twice: false }
+    }
+
+    /// Whether one reading of a pair leaves so much in doubt that the other order is read too.
+    fn is_doubtful(&self, once: PairScore) -> bool {
+        !once.left_early && self.second_reading.is_some_and(|reading| reading.is_asked(once.probability))
     }
 
     /// Has the whole network read a query, to see that it answers; of deadlines see
@@ -384,6 +412,10 @@ fn non_finite<const N: usize>(logits: &[[f32; N]]) -> Vec<usize> {
     (0..logits.len()).filter(|&row| !finite(&logits[row])).collect()
 }
 
+fn mean(one: [f32; 2], other: [f32; 2]) -> [f32; 2] {
+    std::array::from_fn(|label| (one[label] + other[label]) / 2.0)
+}
+
 /// Softmax of `[distinct, duplicate]` after division by `temperature`.
 fn duplicate_probability([distinct, duplicate]: [f32; 2], temperature: f32) -> f32 {
     1.0 / (1.0 + ((distinct - duplicate) / temperature).exp())
@@ -396,46 +428,5 @@ fn verdict(probability: f32, thresholds: Thresholds) -> Verdict {
         Verdict::Review
     } else {
         Verdict::Distinct
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn verdicts_hold_from_their_threshold_on() {
-        let thresholds = Thresholds { duplicate: 0.6, review: 0.3 };
-        let verdicts = [0.0, 0.299, 0.3, 0.599, 0.6, 1.0].map(|p| verdict(p, thresholds));
-        use Verdict::{Distinct, Duplicate, Review};
-        assert_eq!(verdicts, [Distinct, Distinct, Review, Review, Duplicate, Duplicate]);
-    }
-
-    #[test]
-    fn probabilities_are_the_softmax_even_of_large_logits() {
-        assert_eq!(duplicate_probability([2.0, 2.0], 1.5), 0.5);
-        assert!((duplicate_probability([0.0, 2.0], 2.0) - 0.731_058_6).abs() < 1e-6);
-        assert_eq!(duplicate_probability([-300.0, 300.0], 1.0), 1.0);
-        assert_eq!(duplicate_probability([300.0, -300.0], 1.0), 0.0);
-        let score = IntentScore::of([500.0, 1.0, 499.0, -500.0], Stage::CrossEncoder);
-        assert_eq!(score.intent, Intent::Product);
-        assert!((score.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-        assert!((score.probabilities[2] - 0.268_941_43).abs() < 1e-6);
-    }
-
-    #[test]
-    fn many_short_texts_are_no_short_work() {
-        assert_eq!(bytes_of(&["kettle".to_owned(), "k".repeat(100)]), TEXT_BYTES_MIN + 100);
-        assert!(bytes_of(&[const { String::new() }; 256]) > crate::tokenise::OWN_THREAD_BYTES_MAX);
-    }
-
-    #[test]
-    fn rows_that_are_not_finite_are_named() {
-        let logits = [[0.0, 1.0], [f32::NAN, 0.0], [3.0, 4.0], [0.0, f32::INFINITY]];
-        assert_eq!(non_finite(&logits), vec![1, 3]);
-        let in_the_call = ScoreError::NonFinite { rows: vec![1, 3] }.renumbered(&[0, 2, 5, 9]);
-        assert!(matches!(in_the_call, ScoreError::NonFinite { rows } if rows == [2, 9]));
-        assert!(!ScoreError::NonFinite { rows: vec![1] }.is_fatal());
-        assert!(ScoreError::Device { reason: "lost".to_owned() }.is_fatal() && ScoreError::Stopped.is_fatal());
     }
 }

@@ -95,12 +95,12 @@ def cross_encoder(artifact: Path, manifest: dict, name: str, rows: list, args) -
     if not kept.exists():
         # torch is slow to import, and only this needs it.
         from export import load_weights
-        from judge import pair_logits
+        from judge import pair_probabilities
         backbone = backbone_folder()
-        logits = pair_logits(load_weights([artifact / "model.ts"], backbone), rows, Tokens(args.binary, backbone / "tokenizer.json"))
+        model, tokens = load_weights([artifact / "model.ts"], backbone), Tokens(args.binary, backbone / "tokenizer.json")
         kept.parent.mkdir(parents=True, exist_ok=True)
         part = kept.with_suffix(".part")
-        part.write_text(json.dumps((logits / manifest["temperature"]).softmax(-1)[:, 1].tolist()))
+        part.write_text(json.dumps(pair_probabilities(model, rows, tokens, manifest).tolist()))
         part.rename(kept)
     return np.array(json.loads(kept.read_text()))
 

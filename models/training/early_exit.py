@@ -25,7 +25,7 @@ from candidates import SETS
 from cascade import f1, features, walk
 from drawn import batches
 from export import load_weights
-from judge import BATCH_TOKENS, encoded, logits
+from judge import BATCH_TOKENS, encoded, logits, margin, pair_probabilities
 from model import pool
 from query_cascade import GRID, Linear, is_faithful, least_sure, measures, pieces, probabilities
 from rows import NEIGHBOURS, TARGETS, Tokens, backbone_folder, in_order, read
@@ -40,8 +40,9 @@ class Spec(NamedTuple):
     width: int
 
 
-# In the order of the layers, for each kind. Before any layer a wide head costs less than a layer does.
-EXITS = [Spec("queries", 0, 768), Spec("queries", 2, 256), Spec("queries", 3, 256), Spec("pairs", 4, 256)]
+# In the order of the layers, for each kind. Wider heads let hardly more leave, and an online batch has few rows to
+# read their weights for.
+EXITS = [Spec("queries", 0, 128), Spec("queries", 2, 96), Spec("queries", 3, 96), Spec("pairs", 4, 128)]
 SEED, EPOCHS, ROWS, RATE, DECAY, DROPOUT = 7, 20, 256, 1e-3, 0.1, 0.1
 # Of what a number of the states varies by: the head must not live on what bf16 and int8 round away.
 NOISE = 0.1
@@ -212,35 +213,59 @@ def exits_of_queries(args, manifest: dict, network: Network) -> list:
     return found
 
 
-def exits_of_pairs(args, manifest: dict, network: Network) -> list:
-    """Entries and exits of pairs, in the order of the layers."""
-    rng, temperature, thresholds = random.Random(SEED), manifest["temperature"], manifest["thresholds"]
-    learnt = []
+def learnt_pairs(args, manifest: dict, network: Network) -> tuple:
+    """What the network makes of pairs to learn from, {layer: (rows, 2 hidden)}, and its probabilities (rows, 2)."""
+    rng, found = random.Random(SEED), []
     for name in LEARNT:
         rows = open_pairs(args, manifest, read(args.prepared, f"{name}.train"))
         rows = [{**row, "label": row["label"] or 0} for row in rng.sample(rows, min(len(rows), PAIRS_MAX))]
-        learnt.append(network.read("pairs", rows, f"{name}.train"))
-    taught = torch.cat([pairs for _, pairs, _ in learnt]).softmax(-1)
+        found.append(network.read("pairs", rows, f"{name}.train"))
+    states = {after: torch.cat([of_set[after] for of_set, _, _ in found]) for after in found[0][0]}
+    return states, torch.cat([pairs for _, pairs, _ in found]).softmax(-1)
+
+
+class Judged(NamedTuple):
+    """Validation pairs that the forest leaves, by rows."""
+
+    # What the network makes of them, as `learnt_pairs` has it.
+    states: dict
+    verdicts: np.ndarray
+    labels: np.ndarray
+    sets: np.ndarray
+    # Pairs of each set, with those that the forest settles.
+    total: dict
+
+
+def judged_pairs(args, manifest: dict, network: Network) -> Judged:
     sets, states, second, labels, total = [], [], [], [], {}
     for name in JUDGED:
         rows = read(args.prepared, f"{name}.valid")
         total[name], rows = len(rows), open_pairs(args, manifest, rows)
         of_set, pairs, _ = network.read("pairs", rows, f"{name}.valid")
+        probability = pair_probabilities(network.model, rows, network.tokens, manifest, margin(pairs))
         sets += [name] * len(rows)
         states.append(of_set)
-        second.append((pairs / temperature).softmax(-1)[:, 1].numpy())
+        second.append(verdicts(probability.numpy(), manifest["thresholds"]))
         labels += [row["label"] for row in rows]
-    sets, second, labels = np.array(sets), verdicts(np.concatenate(second), thresholds), np.array(labels)
+    states = {after: torch.cat([of_set[after] for of_set in states]) for after in states[0]}
+    return Judged(states, np.concatenate(second), np.array(labels), np.array(sets), total)
+
+
+def exits_of_pairs(args, manifest: dict, network: Network) -> list:
+    """Entries and exits of pairs, in the order of the layers."""
+    temperature, review = manifest["temperature"], manifest["thresholds"]["review"]
+    learnt, taught = learnt_pairs(args, manifest, network)
+    states, second, labels, sets, total = judged_pairs(args, manifest, network)
     left, found = np.zeros(len(sets), dtype=bool), []
     specs = [exit for exit in EXITS if exit.kind == "pairs"]
     for number, spec in enumerate(specs, start=1):
-        exit = Exit(trained(torch.cat([of_set[spec.after] for of_set, _, _ in learnt]), taught, spec.width))
-        says = (exit.logits(torch.cat([of_set[spec.after] for of_set in states])) / temperature).softmax(-1)[:, 1].numpy()
+        exit = Exit(trained(learnt[spec.after], taught, spec.width))
+        says = (exit.logits(states[spec.after]) / temperature).softmax(-1)[:, 1].numpy()
 
         def is_good(leaves: np.ndarray) -> bool:
             return keeps_verdicts(left | leaves, second, labels, sets, total, number / len(specs))
 
-        grid = 1.0 - DISTINCT_BELOW[DISTINCT_BELOW < thresholds["review"]][::-1]
+        grid = 1.0 - DISTINCT_BELOW[DISTINCT_BELOW < review][::-1]
         # Strictly below, as the worker has it.
         sure = least_sure(np.nextafter(1.0 - says.astype(float), 0.0), grid, is_good)
         if sure is None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from candidates import SETS as CANDIDATE_SETS
 from drawn import Drawn
-from judge import pair_logits, weights_of
+from judge import margin, pair_logits, weights_of
 from model import INTENTS, MARKS, CatalogLabels
 from rows import (PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder, catalogue_valid, in_order, read)
 
@@ -63,15 +63,16 @@ def load_weights(paths: list, backbone: Path) -> CatalogLabels:
     return model.eval()
 
 
-def platt(margins: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> tuple:
-    """Temperature of the logits' margins, and what is added to them before, with the least
+def platt(margins: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, shifted: bool = True) -> tuple:
+    """Temperature of the logits' margins, and what is added to them before (0 unless `shifted`), with the least
     cross-entropy (Platt 1999)."""
     fitted = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.LBFGS([fitted], lr=0.1, max_iter=200)
 
     def loss():
         optimizer.zero_grad()
-        value = F.binary_cross_entropy_with_logits((margins + fitted[1]) / fitted[0].exp(), labels.float(), weights,
+        added = fitted[1] if shifted else 0.0
+        value = F.binary_cross_entropy_with_logits((margins + added) / fitted[0].exp(), labels.float(), weights,
                                                    reduction="sum")
         value.backward()
         return value
@@ -104,34 +105,33 @@ def best_threshold(sets: list, beta: float, least: float = 0.0, below: float = 1
     return max((t for t in THRESHOLDS if least <= t < below), key=lambda t: sum(f_beta(s, y, t, beta) for s, y in sets))
 
 
+def candidate_rows(prepared: Path) -> tuple:
+    """What production scores, the candidates that blocking proposes for validation products (candidates.py), with
+    their labels, and weights by which each set counts alike."""
+    sets = [read(prepared, f"candidates-{name}.valid") for name in CANDIDATE_SETS]
+    weights = [torch.tensor([row["weight"] for row in rows]) for rows in sets]
+    rows = [row for of_set in sets for row in of_set]
+    return rows, torch.tensor([row["label"] for row in rows]), torch.cat([w / w.sum() for w in weights])
+
+
 def calibrate(model, prepared: Path, tokens: Tokens) -> float:
-    """Shifts the model's margins so that probabilities hold for what production scores, the
-    candidates that blocking proposes for validation products (candidates.py), each set weighted
-    alike; returns the temperature."""
-    margins, labels, weights = [], [], []
-    for name in CANDIDATE_SETS:
-        rows = read(prepared, f"candidates-{name}.valid")
-        logits = pair_logits(model, rows, tokens)
-        of_set = torch.tensor([row["weight"] for row in rows])
-        margins.append(logits[:, 1] - logits[:, 0])
-        labels.append(torch.tensor([row["label"] for row in rows]))
-        weights.append(of_set / of_set.sum())
-    temperature, shift = platt(torch.cat(margins), torch.cat(labels), torch.cat(weights))
+    """Shifts the model's margins so that probabilities hold for what production scores; returns the temperature."""
+    rows, labels, weights = candidate_rows(prepared)
+    temperature, shift = platt(margin(pair_logits(model, rows, tokens)), labels, weights)
     shift_margin(model, shift)
     print(f"temperature {temperature}, shift {shift}")
     return temperature
 
 
-def choose_thresholds(model, temperature: float, prepared: Path, tokens: Tokens, binary: str) -> dict:
-    """`duplicate` has the best mean F1 over all sets of those that are precise enough on our
-    own catalog, whose near misses are those that shoppers mind; `review` has the best mean
-    F2 below it, so that recall counts four times."""
-    valid = {name: read(prepared, f"{name}.valid") for name in TARGETS}
-    valid["catalogue"] = catalogue_valid(binary)
-    sets = {}
-    for name, rows in valid.items():
-        scores = (pair_logits(model, rows, tokens) / temperature).softmax(-1)[:, 1]
-        sets[name] = (scores, torch.tensor([row["label"] for row in rows]))
+def chosen_on(prepared: Path, binary: str) -> dict:
+    """Rows of the sets that thresholds are chosen on."""
+    return {**{name: read(prepared, f"{name}.valid") for name in TARGETS}, "catalogue": catalogue_valid(binary)}
+
+
+def choose_thresholds(sets: dict) -> dict:
+    """Of sets of (probabilities, labels), `duplicate` has the best mean F1 over all sets of those that are precise
+    enough on our own catalog, whose near misses are those that shoppers mind; `review` has the best mean F2 below it,
+    so that recall counts four times."""
     duplicate = best_threshold(list(sets.values()), beta=1.0, least=precise_threshold(*sets["catalogue"]))
     review = best_threshold(list(sets.values()), beta=2.0, below=duplicate)
     for name, (scores, labels) in sets.items():
@@ -192,7 +192,9 @@ def main():
     model = load_weights(args.weights, backbone)
     tokens = Tokens(args.binary, backbone / "tokenizer.json")
     temperature = calibrate(model, args.prepared, tokens)
-    thresholds = choose_thresholds(model, temperature, args.prepared, tokens, args.binary)
+    probability = lambda rows: (margin(pair_logits(model, rows, tokens)) / temperature).sigmoid()
+    thresholds = choose_thresholds({name: (probability(rows), torch.tensor([row["label"] for row in rows]))
+                                    for name, rows in chosen_on(args.prepared, args.binary).items()})
     chosen = {"temperature": temperature, "thresholds": thresholds}
     cases = goldens(model, tokens, texts)
 

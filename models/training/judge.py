@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from drawn import Drawn, batches
-from rows import Tokens, inputs_of
+from rows import Tokens, in_order, inputs_of
 
 BATCH_TOKENS = 3072
 
@@ -49,6 +49,40 @@ def logits(model, drawn: Drawn) -> tuple:
 def pair_logits(model, rows: list, tokens: Tokens) -> torch.Tensor:
     """Logits (rows, 2) of pairs in the order of `rows`."""
     return logits(model, encoded(rows, tokens))[0]
+
+
+def margin(logits: torch.Tensor) -> torch.Tensor:
+    """Of `duplicate` over `distinct`, (rows, 2) to (rows,)."""
+    return logits[:, 1] - logits[:, 0]
+
+
+def turned(model, rows: list, tokens: Tokens, first: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+    """Margins (rows,) of pairs with the second text first, of those that are `asked`; `first` of the others."""
+    again = asked.nonzero().flatten().tolist()
+    texts = [in_order(rows[row]["a"], rows[row]["b"])[::-1] for row in again]
+    found = first.clone()
+    if again:
+        found[again] = margin(logits(model, Drawn.of(tokens(texts), [False] * len(again), [0] * len(again)))[0])
+    return found
+
+
+def is_doubtful(first: torch.Tensor, manifest: dict) -> torch.Tensor:
+    """Whether the worker reads a pair in both orders, by its margin in the first."""
+    band = manifest.get("second_reading", {"above": 1.0, "below": 0.0})
+    once = (first / manifest["temperature"]).sigmoid()
+    return (band["above"] < once) & (once < band["below"])
+
+
+def decided(first: torch.Tensor, second: torch.Tensor, manifest: dict) -> torch.Tensor:
+    """Calibrated probability of each pair, as the worker makes it of its margins in both orders."""
+    margins = torch.where(is_doubtful(first, manifest), (first + second) / 2, first)
+    return (margins / manifest["temperature"]).sigmoid()
+
+
+def pair_probabilities(model, rows: list, tokens: Tokens, manifest: dict, first: torch.Tensor | None = None) -> torch.Tensor:
+    """What the worker says of pairs that the whole network judges; `first` are their margins, if they are known."""
+    first = margin(pair_logits(model, rows, tokens)) if first is None else first
+    return decided(first, turned(model, rows, tokens, first, is_doubtful(first, manifest)), manifest)
 
 
 def intents(model, rows: list, tokens: Tokens) -> list:

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from export import NAME, THRESHOLDS, load_weights
-from judge import f1_at, intents, macro_f1, pair_logits, recall
+from judge import f1_at, intents, macro_f1, pair_probabilities, recall
 from model import INTENTS
 from candidates import SETS as CANDIDATE_SETS
 from candidates import labelled
@@ -107,7 +107,7 @@ def main():
     tokens = Tokens(args.binary, backbone_folder() / "tokenizer.json")
 
     def judge(rows: list) -> list:
-        return (pair_logits(model, rows, tokens) / manifest["temperature"]).softmax(-1)[:, 1].tolist()
+        return pair_probabilities(model, rows, tokens, manifest).tolist()
 
     report_pairs(judge, args.prepared, args.data, args.binary, manifest["thresholds"]["duplicate"])
     queries = read(args.prepared, "intent.valid")

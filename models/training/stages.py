@@ -1,4 +1,4 @@
-"""Puts a stage into an artifact, beside the others that are there."""
+"""Puts a stage into an artifact, beside the others that are there; or takes them out."""
 
 import argparse
 import hashlib
@@ -24,6 +24,12 @@ def base(manifest: dict) -> str:
     return stages[0]["of"] if stages else manifest["model_id"]
 
 
+def named(of: str, choices) -> str:
+    """The name `of` another one's model that now depends on `choices` as well."""
+    digest = hashlib.sha256(json.dumps([of, choices], sort_keys=True).encode()).hexdigest()
+    return f"{of.rsplit('-', 1)[0]}-{digest[:8]}"
+
+
 def put(artifact: Path, manifest: dict, stage: str, entry: dict, content: dict):
     """Writes `STAGE.json` with `content`, and `entry` into the manifest; the manifest last, since it
     vouches for the rest. Its name stands for all that a label depends on: the model's own name, and
@@ -36,9 +42,25 @@ def put(artifact: Path, manifest: dict, stage: str, entry: dict, content: dict):
     manifest["schema_version"] = max(manifest["schema_version"], SCHEMA_VERSIONS[stage])
     stages = [[name, manifest[name], manifest["files"][f"{name}.json"]["sha256"]]
               for name in SCHEMA_VERSIONS if name in manifest]
-    named = hashlib.sha256(json.dumps([of, stages], sort_keys=True).encode()).hexdigest()
-    manifest["model_id"] = f"{of.rsplit('-', 1)[0]}-{named[:8]}"
+    manifest["model_id"] = named(of, stages)
     (artifact / f"{stage}.json").write_text(text, encoding="utf-8")
+    write_manifest(artifact, manifest)
+
+
+def start_over(artifact: Path, manifest: dict, of: str, choices: dict):
+    """Puts `choices` into the manifest under a name of their own, and takes all stages out: they were judged by what
+    the model `of` decided."""
+    for stage in SCHEMA_VERSIONS:
+        manifest.pop(stage, None)
+        manifest["files"].pop(f"{stage}.json", None)
+    manifest.update(choices)
+    manifest["model_id"] = named(of, choices)
+    write_manifest(artifact, manifest)
+    for stage in SCHEMA_VERSIONS:
+        (artifact / f"{stage}.json").unlink(missing_ok=True)
+
+
+def write_manifest(artifact: Path, manifest: dict):
     part = artifact / "manifest.json.part"
     part.write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     part.rename(artifact / "manifest.json")

@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from pathlib import Path
 
-from stages import base, put
+from stages import base, put, start_over
 
 
 class Stages(unittest.TestCase):
@@ -45,6 +45,20 @@ class Stages(unittest.TestCase):
         self.assertEqual(len(names), len(steps) + 1)
         self.assertTrue(all(name.startswith("small-20260101-") for name in names))
         self.assertEqual((made["schema_version"], made["query_cascade"]["settle_from"]), (6, 0.8))
+
+    def test_to_start_over_takes_the_stages_out_under_a_name_of_its_own(self):
+        self.put("cascade", {"distinct_below": 0.02}, {"base": 1})
+        start = lambda temperature: start_over(self.folder, self.manifest(), self.given["model_id"], {"temperature": temperature})
+        start(0.9)
+        made = self.manifest()
+        self.assertEqual((made["files"], made["temperature"]), (self.given["files"], 0.9))
+        self.assertFalse((self.folder / "cascade.json").exists() or "cascade" in made)
+        self.assertTrue(made["model_id"].startswith("small-20260101-") and made["model_id"] != self.given["model_id"])
+        start(0.8)
+        self.assertNotEqual(self.manifest()["model_id"], made["model_id"])
+        start(0.9)
+        self.assertEqual(self.manifest(), made)
+        self.assertEqual(base(self.put("cascade", {"distinct_below": 0.02}, {"base": 1})), made["model_id"])
 
 
 if __name__ == "__main__":

@@ -179,7 +179,8 @@ fn score(pairs: Vec<TextPair>, numeric: &str, stages: &str) {
         ScorerOptions { replicas: 1, numeric: numeric.parse().expect("a numeric path"), kernel: Kernel::Auto };
     let without_forest = without(&["cascade"]);
     let folder = if stages == "exits" { without_forest.path() } else { &artifact() };
-    let scorer = Scorer::start(folder, options).expect("the scorer starts");
+    // As the peers do: a second reading would cost each of them as much.
+    let scorer = Scorer::start(folder, options).expect("the scorer starts").reading_once();
     let scorer = if stages == "none" { scorer.without_cascade() } else { scorer };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let warm_up = pairs.iter().take(96).cloned().collect();
@@ -198,7 +199,7 @@ fn report(contenders: &[Contender], pairs: usize, tokens: usize) -> String {
         "## Pairs on one core, beside other engines\n\n{}. `make bench-pairs PAIRS=FOLDER`: the first {PAIRS_OF_SET} \
          validation pairs of {} in file order, {pairs} pairs of {:.1} tokens on the mean; the same weights, one thread, \
          {ROUNDS} rounds in turn, medians with the lowest and the highest. A rate is for a second of *CPU time*, since other \
-         work may share the machine. catalog-labels is given texts (marking and tokenising count), and scores each pair by the network but in the rows with its cascade; with its early exits a pair that is surely distinct leaves after four of the six layers; the peers are given \
+         work may share the machine. catalog-labels is given texts (marking and tokenising count), and scores each pair by the network but in the rows with its cascade; with its early exits a pair that is surely distinct leaves after four of the six layers; all read each pair in one order; the peers are given \
          tokens, in batches of 32 padded to the longest row; onnxruntime's int8 is its dynamic quantisation per channel, 7bit with `reduce_range`, \
          OpenVINO's is NNCF's of weights and activations, calibrated on these very rows. *Flips* are verdicts other than PyTorch's in fp32; over \
          {:.1}% a row is not of equal quality.\n\n| engine | pairs/s of CPU | spread | ours is | flips |\n|---|---:|---|---:|---:|\n",

@@ -76,7 +76,7 @@ impl Score for TextModel {
         tokio::task::yield_now().await;
         let score = |pair: &TextPair| {
             let (probability, verdict) = self.score(&pair.left, &pair.right);
-            PairScore { probability, verdict, stage: Stage::CrossEncoder, left_early: false }
+            PairScore { probability, verdict, stage: Stage::CrossEncoder, left_early: false, read_twice: false }
         };
         Ok(pairs.iter().map(score).collect())
     }

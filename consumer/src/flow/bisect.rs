@@ -112,7 +112,13 @@ mod tests {
 
     fn score(pair: &TextPair) -> PairScore {
         let probability = pair.left.parse().expect("left texts are numbers");
-        PairScore { probability, verdict: Verdict::Distinct, stage: Stage::CrossEncoder, left_early: false }
+        PairScore {
+            probability,
+            verdict: Verdict::Distinct,
+            stage: Stage::CrossEncoder,
+            left_early: false,
+            read_twice: false,
+        }
     }
 
     fn pairs(rights: &[&str]) -> Vec<TextPair> {

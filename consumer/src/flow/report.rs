@@ -22,6 +22,7 @@ pub(super) fn count(processed: &Processed, lane: Lane, now: Timestamp) {
     metric::PAIRS_SCORED.counter(&[]).increment(tally.pairs_scored);
     metric::PAIRS_SETTLED.counter(&[]).increment(tally.pairs_settled);
     metric::PAIRS_LEFT_EARLY.counter(&[]).increment(tally.pairs_left_early);
+    metric::PAIRS_READ_TWICE.counter(&[]).increment(tally.pairs_read_twice);
     metric::QUERIES_SETTLED.counter(&[]).increment(tally.queries_settled);
     metric::QUERIES_LEFT_EARLY.counter(&[]).increment(tally.queries_left_early);
     metric::PAIRS_SKIPPED.counter(&[]).increment(tally.pairs_skipped);

@@ -94,8 +94,8 @@ mod tests {
 
         async fn score_pairs(&self, pairs: Vec<TextPair>) -> Result<Vec<PairScore>, ScoreError> {
             let stages = pairs.iter().map(|pair| stage(&pair.left));
-            let (verdict, left_early) = (Verdict::Distinct, false);
-            Ok(stages.map(|stage| PairScore { probability: 0.0, verdict, stage, left_early }).collect())
+            let (verdict, left_early, read_twice) = (Verdict::Distinct, false, false);
+            Ok(stages.map(|stage| PairScore { probability: 0.0, verdict, stage, left_early, read_twice }).collect())
         }
 
         async fn score_queries(&self, queries: Vec<String>) -> Result<Vec<IntentScore>, ScoreError> {

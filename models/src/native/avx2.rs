@@ -71,9 +71,9 @@ impl Weight for u16 {
 }
 
 /// Runs `$tile` for each tile of `$count` rows and 32 columns; the last rows are fewer than `$full`, which is at
-/// most 6. Each asks for its part of `$ahead`.
+/// most 6. Each asks for its part of `$ahead`. In brackets stand the parameters of a tile after its rows.
 macro_rules! for_each_tile {
-    ($count:expr, $full:ident, $ahead:ident, $tile:ident, $($argument:expr),*) => {
+    ($count:expr, $full:ident, $ahead:ident, $tile:ident [$($parameter:literal)?], $($argument:expr),*) => {
         let mut ahead = Ahead::of($ahead, 2 * $count.div_ceil($full));
         for column in [0, TILE_COLUMNS] {
             let mut row = 0;
@@ -81,12 +81,12 @@ macro_rules! for_each_tile {
                 let rows = ($count - row).min($full);
                 let part = ahead.next();
                 match rows {
-                    1 => $tile::<1, 2>(row, column, part, $($argument),*),
-                    2 => $tile::<2, 2>(row, column, part, $($argument),*),
-                    3 => $tile::<3, 2>(row, column, part, $($argument),*),
-                    4 => $tile::<4, 2>(row, column, part, $($argument),*),
-                    5 => $tile::<5, 2>(row, column, part, $($argument),*),
-                    _ => $tile::<$full, 2>(row, column, part, $($argument),*),
+                    1 => $tile::<1 $(, $parameter)?>(row, column, part, $($argument),*),
+                    2 => $tile::<2 $(, $parameter)?>(row, column, part, $($argument),*),
+                    3 => $tile::<3 $(, $parameter)?>(row, column, part, $($argument),*),
+                    4 => $tile::<4 $(, $parameter)?>(row, column, part, $($argument),*),
+                    5 => $tile::<5 $(, $parameter)?>(row, column, part, $($argument),*),
+                    _ => $tile::<$full $(, $parameter)?>(row, column, part, $($argument),*),
                 }
                 row += rows;
             }
@@ -137,7 +137,7 @@ pub fn block_fp32(
         2 => tile_fp32::<2, 4>(0, 0, Ahead::of(ahead, 1), rows, stride, panel, sums),
         3 => tile_fp32::<3, 4>(0, 0, Ahead::of(ahead, 1), rows, stride, panel, sums),
         _ => {
-            for_each_tile!(count, TILE_ROWS, ahead, tile_fp32, rows, stride, panel, sums);
+            for_each_tile!(count, TILE_ROWS, ahead, tile_fp32[2], rows, stride, panel, sums);
         }
     }
 }
@@ -187,13 +187,13 @@ fn tile_fp32<const ROWS: usize, const REGISTERS: usize>(
 #[target_feature(enable = "avx2,fma")]
 pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
     let (count, ahead) = (rows.count, panel.ahead);
-    for_each_tile!(count, INT8_TILE_ROWS, ahead, tile_int8, &rows, &panel, totals);
+    for_each_tile!(count, INT8_TILE_ROWS, ahead, tile_int8[], &rows, &panel, totals);
 }
 
 /// Two products fit into 16 bits, and so do four, as weights and inputs are bounded: two groups of four inputs
 /// are added there, before the sum goes on in 32 bits. What a span adds up to is scaled and added to the totals.
 #[target_feature(enable = "avx2,fma")]
-fn tile_int8<const ROWS: usize, const REGISTERS: usize>(
+fn tile_int8<const ROWS: usize>(
     row: usize,
     column: usize,
     ahead: Ahead,
@@ -204,6 +204,7 @@ fn tile_int8<const ROWS: usize, const REGISTERS: usize>(
     /// Two groups.
     const STEP_INPUTS: usize = 2 * INT8_GROUP;
     let (inputs, spans, stride) = (panel.weights.len() / COLUMNS, rows.spans, rows.stride);
+    assert_eq!(spans, inputs.div_ceil(INT8.span), "each input is of a span");
     assert!(inputs.is_multiple_of(STEP_INPUTS) && column + TILE_COLUMNS <= COLUMNS, "steps are whole");
     assert!(rows.values.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
     assert!(rows.scales.len() >= (row + ROWS) * spans, "each span of a row has a scale");

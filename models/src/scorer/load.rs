@@ -95,6 +95,7 @@ impl Loaded {
             cascade: cascade.clone(),
             query_cascade: query_cascade.clone(),
             may_leave: true,
+            second_reading: manifest.second_reading,
             tokenisers: tokenisers.clone(),
             replicas: Arc::new(replicas),
             numeric: *numeric,

@@ -51,8 +51,8 @@ impl Copy {
         copy.change(MANIFEST_FILE, |manifest| {
             manifest["schema_version"] = json!(3);
             manifest["cascade"] = json!({"distinct_below": distinct_below});
-            for stage in ["query_cascade", "early_exit"] {
-                manifest.as_object_mut().expect("an object").remove(stage);
+            for younger in ["query_cascade", "early_exit", "second_reading"] {
+                manifest.as_object_mut().expect("an object").remove(younger);
             }
         });
         copy.change_vouched(CASCADE_FILE, |value| *value = cascade);

@@ -93,9 +93,11 @@ fn a_stage_that_the_manifest_does_not_turn_on_is_left_alone() {
         manifest.remove("cascade");
         manifest.remove("query_cascade");
         manifest.remove("early_exit");
+        manifest.remove("second_reading");
     });
     let artifact = Artifact::open(copy.folder.path()).expect("the artifact is good");
     assert_eq!((artifact.cascade, artifact.query_cascade, artifact.early_exits), (None, None, None));
+    assert_eq!(artifact.manifest.second_reading, None);
 }
 
 #[test]
@@ -142,6 +144,25 @@ fn a_query_cascade_that_is_not_what_the_manifest_says_is_refused() {
     ];
     for (change, reason) in entries {
         let copy = Copy::with_query_cascade(0.99);
+        copy.change(MANIFEST_FILE, change);
+        assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
+    }
+}
+
+#[test]
+fn a_second_reading_that_cannot_be_is_refused() {
+    type Change = fn(&mut Value);
+    let entries: [(Change, &str); 4] = [
+        (
+            |manifest| manifest["second_reading"] = json!({"above": 0.6, "below": 0.4}),
+            "second_reading: 0 < above (0.6) < below (0.4) < 1 does not hold",
+        ),
+        (|manifest| manifest["second_reading"] = json!({"above": 0.0, "below": 0.4}), "0 < above (0) < below"),
+        (|manifest| manifest["second_reading"] = json!({"above": 0.4}), "missing field `below`"),
+        (|manifest| manifest["schema_version"] = json!(6), "schema_version: 6 has no second_reading, and 7 has"),
+    ];
+    for (change, reason) in entries {
+        let copy = Copy::new();
         copy.change(MANIFEST_FILE, change);
         assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
     }

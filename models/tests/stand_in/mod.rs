@@ -103,8 +103,8 @@ pub fn artifact_of(shapes: &[Shape], torchscript: Option<&Path>, goldens: &Value
     fs::write(path(GOLDENS_FILE), goldens.to_string()).expect("writable");
     let mut manifest = read(MANIFEST_FILE);
     manifest["static"] = json!({"device": "neuron", "buckets": buckets});
-    // Every pair and query has to reach the device.
-    for stage in ["cascade", "query_cascade", "early_exit"] {
+    // Every pair and query has to reach the device, and once.
+    for stage in ["cascade", "query_cascade", "early_exit", "second_reading"] {
         manifest.as_object_mut().expect("a manifest is an object").remove(stage);
     }
     for name in [MODULE_FILE, CASCADE_FILE, QUERY_CASCADE_FILE, EARLY_EXIT_FILE] {

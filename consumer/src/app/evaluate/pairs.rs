@@ -29,7 +29,7 @@ pub struct Args {
     /// with these endings, label
     #[arg(long, value_name = "JSONL", conflicts_with_all = ["left", "right", "pairs"])]
     file: Option<PathBuf>,
-    /// Ask the whole cross-encoder about every pair
+    /// Ask the whole cross-encoder about every pair; doubtful ones are read in both orders all the same
     #[arg(long)]
     no_cascade: bool,
     /// Print one JSON object instead of a table
@@ -52,6 +52,8 @@ pub struct Report {
     pub settled: usize,
     /// Pairs that the network found distinct after its early layers.
     pub left_early: usize,
+    /// Pairs that the network read in both orders.
+    pub read_twice: usize,
     /// From product texts to verdicts, loading left out.
     pub pairs_per_second: f64,
 }
@@ -77,6 +79,7 @@ pub fn run(args: Args) -> CommandResult {
         threshold: scorer.manifest().thresholds.duplicate,
         settled: scores.iter().filter(|score| score.stage == Stage::Cascade).count(),
         left_early: scores.iter().filter(|score| score.left_early).count(),
+        read_twice: scores.iter().filter(|score| score.read_twice).count(),
         pairs_per_second: pairs.len() as f64 / seconds.max(f64::EPSILON),
     };
     if args.json {

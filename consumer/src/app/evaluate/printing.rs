@@ -22,8 +22,9 @@ pub fn json(report: &impl Serialize) -> serde_json::Result<()> {
 
 pub fn pairs(report: &Report, model: &ModelId) {
     println!("model {model}");
-    let mut table =
-        table(&["pairs", "precision", "recall", "f1", "threshold", "settled", "left_early", "pairs_per_second"]);
+    let columns =
+        ["pairs", "precision", "recall", "f1", "threshold", "settled", "left_early", "read_twice", "pairs_per_second"];
+    let mut table = table(&columns);
     table.add_row([
         report.pairs.to_string(),
         share(report.precision),
@@ -32,6 +33,7 @@ pub fn pairs(report: &Report, model: &ModelId) {
         format!("{:.3}", report.threshold),
         report.settled.to_string(),
         report.left_early.to_string(),
+        report.read_twice.to_string(),
         format!("{:.1}", report.pairs_per_second),
     ]);
     println!("{}", right_aligned(table, 0));

@@ -112,6 +112,8 @@ impl Service {
         metric::PAIRS_SETTLED.counter(&[]).increment(settled as u64);
         let early = scores.iter().filter(|score| score.left_early).count();
         metric::PAIRS_LEFT_EARLY.counter(&[]).increment(early as u64);
+        let twice = scores.iter().filter(|score| score.read_twice).count();
+        metric::PAIRS_READ_TWICE.counter(&[]).increment(twice as u64);
         let results = scores.into_iter().map(|score| PairResult {
             verdict: score.verdict,
             probability: score.probability,
