@@ -72,6 +72,12 @@ def chosen(edge: float, candidates: tuple, sets: dict) -> tuple:
     return choices, f1
 
 
+def taken(found: list) -> dict:
+    """Of (choices, mean F1), by EDGES, those with the narrowest bounds that are good enough."""
+    best = max(f1 for _, f1 in found)
+    return [choices for choices, f1 in found if f1 >= best - F1_COST_MAX][-1]
+
+
 def main():
     args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
@@ -82,8 +88,7 @@ def main():
     sets = {name: (*readings(name, rows), torch.tensor([row["label"] for row in rows]))
             for name, rows in chosen_on(args.prepared, args.binary).items()}
     found = [chosen(edge, candidates, sets) for edge in EDGES]
-    best = max(f1 for _, f1 in found)
-    choices = [choices for choices, f1 in found if f1 >= best - F1_COST_MAX][-1]
+    choices = taken(found)
     choices["second_reading"]["of"] = of
     start_over(args.artifact, {**manifest, "schema_version": SCHEMA_VERSION}, of, choices)
     print(json.dumps(choices))

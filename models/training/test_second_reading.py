@@ -1,5 +1,7 @@
 """Tests of the second reading: what is read again, what decides, and what is chosen. `make test-training`."""
 
+import contextlib
+import io
 import unittest
 
 import torch
@@ -76,12 +78,19 @@ class SecondReading(unittest.TestCase):
         labels = torch.tensor([1, 0, 1, 0] * 50)
         candidates = (first, second, labels, torch.full((200,), 1 / 200))
         sets = {"catalogue": (first, second, labels)}
-        choices, f1 = sr.chosen(0.02, candidates, sets)
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            choices, f1 = sr.chosen(0.02, candidates, sets)
+            # Within this edge there is nothing, so the first reading stands.
+            _, alone = sr.chosen(0.499, candidates, sets)
         self.assertEqual((choices["second_reading"], f1), ({"above": 0.02, "below": 0.98}, 1.0))
         self.assertEqual(set(choices), {"second_reading", "temperature", "thresholds"})
-        # Within this edge there is nothing, so the first reading stands.
-        _, f1 = sr.chosen(0.499, candidates, sets)
-        self.assertAlmostEqual(f1, 2 / 3)
+        self.assertAlmostEqual(alone, 2 / 3)
+        self.assertIn("edge 0.02: temperature 2.3", printed.getvalue())
+
+    def test_the_narrowest_bounds_that_are_good_enough_are_taken(self):
+        self.assertEqual(sr.taken([("a", 0.850), ("b", 0.8495), ("c", 0.848)]), "b")
+        self.assertEqual(sr.taken([("a", 0.849), ("b", 0.85), ("c", 0.8485)]), "b")
+        self.assertEqual(sr.taken([("a", 0.85), ("b", 0.84), ("c", 0.8495)]), "c")
 
 
 if __name__ == "__main__":
