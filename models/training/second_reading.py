@@ -7,6 +7,7 @@ put them in again. Nothing of the network changes.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ SCHEMA_VERSION = 7
 # F1_COST_MAX of the best mean F1, the one is taken that lets fewest pairs be read again.
 EDGES = [0.02, 0.05, 0.1, 0.2, 0.3]
 F1_COST_MAX = 0.001
-# No margin beyond it is in doubt by any of the edges.
+# Pairs of a larger margin are not read again: no edge holds them in doubt, unless a temperature is high.
 MARGIN_MAX = 4.2
 # The doubtful are so by the temperature that is fitted to them: after these many rounds it stays.
 ROUNDS = 4
@@ -63,6 +64,8 @@ def chosen(edge: float, candidates: tuple, sets: dict) -> tuple:
     first, second, labels, weights = candidates
     choices = {"second_reading": {"above": edge, "below": round(1.0 - edge, 4)}}
     choices["temperature"] = calibrated(*candidates, choices["second_reading"])
+    if choices["temperature"] * math.log((1.0 - edge) / edge) > MARGIN_MAX:
+        sys.exit(f"edge {edge} at temperature {choices['temperature']} holds margins beyond {MARGIN_MAX} in doubt, which were not read again: raise MARGIN_MAX")
     again = (weights * is_doubtful(first, choices)).sum() / weights.sum()
     print(f"edge {edge}: temperature {choices['temperature']}, {again:.3f} of blocking's candidates are read again", flush=True)
     judged = {name: (decided(first, second, choices), labels) for name, (first, second, labels) in sets.items()}

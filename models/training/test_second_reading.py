@@ -3,6 +3,7 @@
 import contextlib
 import io
 import unittest
+from unittest import mock
 
 import torch
 
@@ -78,7 +79,9 @@ class SecondReading(unittest.TestCase):
         labels = torch.tensor([1, 0, 1, 0] * 50)
         candidates = (first, second, labels, torch.full((200,), 1 / 200))
         sets = {"catalogue": (first, second, labels)}
-        with contextlib.redirect_stdout(io.StringIO()) as printed:
+        with self.assertRaisesRegex(SystemExit, "margins beyond 4.2 in doubt"):
+            sr.chosen(0.02, candidates, sets)
+        with contextlib.redirect_stdout(io.StringIO()) as printed, mock.patch.object(sr, "MARGIN_MAX", 20.0):
             choices, f1 = sr.chosen(0.02, candidates, sets)
             # Within this edge there is nothing, so the first reading stands.
             _, alone = sr.chosen(0.499, candidates, sets)
