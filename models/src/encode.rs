@@ -76,14 +76,13 @@ impl Encoder {
     /// One row for each pair. The two texts are put in order of their bytes, so that a
     /// pair's score does not depend on its direction; both keep a share of the room.
     pub fn pairs(&self, pairs: &[TextPair]) -> Result<Vec<Encoded>, EncodeError> {
-        let texts = pairs.iter().map(|TextPair { left, right }| (left.as_ref(), right.as_ref()));
-        self.ordered_pairs(texts.map(|(left, right): (&str, &str)| (left.min(right), left.max(right))))
+        self.ordered_pairs(pairs.iter().map(TextPair::in_order))
     }
 
     /// As [`Encoder::pairs`], each pair's texts in the other order.
     pub(crate) fn turned_pairs(&self, pairs: &[TextPair]) -> Result<Vec<Encoded>, EncodeError> {
-        let texts = pairs.iter().map(|TextPair { left, right }| (left.as_ref(), right.as_ref()));
-        self.ordered_pairs(texts.map(|(left, right): (&str, &str)| (left.max(right), left.min(right))))
+        let turned = |(first, second)| (second, first);
+        self.ordered_pairs(pairs.iter().map(TextPair::in_order).map(turned))
     }
 
     /// One row for each pair of texts, the first text first. Training sees both orders.

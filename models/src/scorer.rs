@@ -76,6 +76,14 @@ pub struct TextPair {
     pub right: Arc<str>,
 }
 
+impl TextPair {
+    /// Both texts, in order of their bytes.
+    pub fn in_order(&self) -> (&str, &str) {
+        let (left, right) = (self.left.as_ref(), self.right.as_ref());
+        (left.min(right), left.max(right))
+    }
+}
+
 /// From texts to rows.
 type Encode<T> = fn(&Encoder, &[T]) -> Result<Vec<Encoded>, EncodeError>;
 

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use models::encode::{Encoded, Encoder};
 use models::golden::Kind;
-use models::manifest::MANIFEST_FILE;
 use models::shape::Shape;
 use models::{Artifact, Kernel, Numeric, ScoreError, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
@@ -130,7 +129,8 @@ fn sixteen_cores_run_at_once() {
 }
 
 /// Files, memory and time as the network of the public figures has them: 110 million random
-/// weights, whose logits a program of its own has vouched for, one row at a time.
+/// weights, whose logits a program of its own has vouched for, one row at a time. Each pair is
+/// read in both orders.
 #[test]
 fn a_network_of_the_base_shape_passes_the_whole_path() {
     let folder = TempDir::new().expect("a temporary folder");
@@ -141,27 +141,37 @@ fn a_network_of_the_base_shape_passes_the_whole_path() {
     cases.retain(|case| kept.contains(&case["name"].as_str().expect("a case has a name")));
     let golden_rows: Vec<Encoded> = cases.iter().flat_map(rows_of).collect();
     let encoder = encoder(&stand_in::shipped());
-    let pair_rows = encoder.pairs(&pairs(BASE_PAIRS)).expect("they are encoded");
+    let pairs = pairs(BASE_PAIRS);
+    let turned = pairs.iter().map(TextPair::in_order).map(|(first, second)| (second, first));
+    let pair_rows = encoder.pairs(&pairs).expect("they are encoded");
+    let turned_rows = encoder.ordered_pairs(turned).expect("they are encoded");
     let query_rows = encoder.queries(&queries(BASE_QUERIES)).expect("they are encoded");
-    let mut logits = bert(&torchscript, golden_rows.iter().chain(&pair_rows).chain(&query_rows)).into_iter();
+    let rows = golden_rows.iter().chain(&pair_rows).chain(&turned_rows).chain(&query_rows);
+    let mut logits = bert(&torchscript, rows).into_iter();
     for case in cases {
         let rows = case["texts"].as_array().map_or(0, Vec::len);
         let is_pairs = case["kind"] == "pairs";
         let of_case = logits.by_ref().take(rows);
         case["logits"] = of_case.map(|(pair, intent)| if is_pairs { json!(pair) } else { json!(intent) }).collect();
     }
-    let due = Due {
-        pairs: logits.by_ref().take(BASE_PAIRS).map(|(pair, _)| pair).collect(),
-        queries: logits.map(|(_, intent)| intent).collect(),
-    };
-    let differences = due.pairs.iter().map(|[distinct, duplicate]| duplicate - distinct);
-    let [least, most] = [f32::min, f32::max].map(|of| differences.clone().reduce(of).expect("there are pairs"));
+    let [once, again] = [(); 2].map(|()| logits.by_ref().take(BASE_PAIRS).map(|(pair, _)| pair).collect::<Vec<_>>());
+    let mean = |(one, other): (&[f32; 2], &[f32; 2])| [0, 1].map(|label| (one[label] + other[label]) / 2.0);
+    let queries = logits.map(|(_, intent)| intent).collect();
+    let due = Due { pairs: once.iter().zip(&again).map(mean).collect(), queries };
+    let margin = |[distinct, duplicate]: &[f32; 2]| duplicate - distinct;
+    let [least, most] =
+        [f32::min, f32::max].map(|of| due.pairs.iter().map(margin).reduce(of).expect("there are pairs"));
     assert!(most - least > 0.5, "random weights tell rows apart: {:?}", due.pairs);
+    let changes = once.iter().zip(&again).map(|(one, other)| (margin(one) - margin(other)).abs());
+    assert!(changes.fold(0.0, f32::max) > 0.05, "and the orders of a pair: {once:?}, {again:?}");
 
     let shapes = BASE_SHAPES.map(|(rows, length)| Shape { rows, length });
     let host = Host::of(2, stand_in::artifact_of(&shapes, Some(&torchscript), &goldens));
     let parameters = fs::metadata(&torchscript).expect("it was written").len() / 2;
     assert!(parameters > 108_000_000, "{parameters} of two bytes each");
+    stand_in::edit_manifest(host.artifact.path(), |manifest| {
+        manifest["second_reading"] = json!({"above": 1e-6, "below": 0.999_999})
+    });
     fs::write(host.folder.path().join(DUE), serde_json::to_string(&due).expect("JSON")).expect("writable");
     assert_eq!(host.outcome("due", 2), "as expected");
     let runs = host.log("run ");
@@ -281,11 +291,9 @@ fn a_device_that_hangs_costs_its_batch_and_not_the_stop() {
 #[test]
 fn a_grid_that_cannot_take_every_pair_is_refused_with_all_of_its_problems() {
     let host = Host::new(4);
-    let path = host.artifact.path().join(MANIFEST_FILE);
-    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("JSON");
     let bucket = |batch: usize, length: usize| json!({"batch": batch, "length": length, "file": "model.8x48.ts"});
-    manifest["static"]["buckets"] = json!([bucket(8, 48), bucket(8, 48), bucket(0, 48)]);
-    fs::write(&path, manifest.to_string()).expect("writable");
+    let buckets = json!([bucket(8, 48), bucket(8, 48), bucket(0, 48)]);
+    stand_in::edit_manifest(host.artifact.path(), |manifest| manifest["static"]["buckets"] = buckets);
     let outcome = host.outcome("score", 4);
     for part in ["8x48 is there twice", "0x48 has no rows", "the longest is 48, and pairs have up to 128"] {
         assert!(outcome.contains(&format!("manifest.json: static.buckets: {part}")), "{part} is not in: {outcome}");

@@ -71,12 +71,11 @@ fn report(cpu_us: f64, [events, pairs, settled]: [f64; 3]) {
 
 /// Puts the shipped cascade before the device, whose pairs it costs the host less of.
 fn give_cascade(artifact: &Path) {
-    let manifest = |folder: &Path| -> Value {
-        serde_json::from_slice(&std::fs::read(folder.join(MANIFEST_FILE)).expect("readable")).expect("JSON")
-    };
-    let (shipped, mut own) = (manifest(&stand_in::shipped()), manifest(artifact));
-    own["cascade"] = shipped["cascade"].clone();
-    own["files"][CASCADE_FILE] = shipped["files"][CASCADE_FILE].clone();
+    let shipped = std::fs::read(stand_in::shipped().join(MANIFEST_FILE)).expect("readable");
+    let shipped: Value = serde_json::from_slice(&shipped).expect("JSON");
+    stand_in::edit_manifest(artifact, |manifest| {
+        manifest["cascade"] = shipped["cascade"].clone();
+        manifest["files"][CASCADE_FILE] = shipped["files"][CASCADE_FILE].clone();
+    });
     std::fs::copy(stand_in::shipped().join(CASCADE_FILE), artifact.join(CASCADE_FILE)).expect("it is copied");
-    std::fs::write(artifact.join(MANIFEST_FILE), own.to_string()).expect("writable");
 }

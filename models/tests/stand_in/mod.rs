@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+use std::thread;
 
 use models::manifest::{
     CASCADE_FILE, EARLY_EXIT_FILE, GOLDENS_FILE, MANIFEST_FILE, MODULE_FILE, QUERY_CASCADE_FILE, TOKENIZER_FILE,
@@ -61,10 +62,13 @@ fn build(libtorch: &Path, abi: &str, folder: &Path) {
         command.arg("-L").arg(&lib).args(["-ltorch_cpu", "-lc10"]);
         command
     };
-    run(&mut with_torch(&["-fPIC", "-shared", "library.cpp", "-o", "libtorchneuron.so"]));
     // A library's own needs are found at run time.
     const NEEDS: &str = "-Wl,--unresolved-symbols=ignore-in-shared-libs";
-    run(&mut with_torch(&["bert.cpp", "-o", "bert", NEEDS]));
+    // libtorch's headers take half a minute each time.
+    thread::scope(|scope| {
+        scope.spawn(|| run(&mut with_torch(&["bert.cpp", "-o", "bert", NEEDS])));
+        run(&mut with_torch(&["-fPIC", "-shared", "library.cpp", "-o", "libtorchneuron.so"]));
+    });
     let compile = ["compile.cpp", "-o", "compile", "-L.", "-ltorchneuron", "-Wl,-rpath,$ORIGIN", NEEDS];
     run(compiler(folder, abi).args(compile));
     let other = if abi == "1" { "0" } else { "1" };
@@ -101,21 +105,30 @@ pub fn artifact_of(shapes: &[Shape], torchscript: Option<&Path>, goldens: &Value
     }
     fs::copy(shipped().join(TOKENIZER_FILE), path(TOKENIZER_FILE)).expect("the tokenizer is copied");
     fs::write(path(GOLDENS_FILE), goldens.to_string()).expect("writable");
-    let mut manifest = read(MANIFEST_FILE);
-    manifest["static"] = json!({"device": "neuron", "buckets": buckets});
-    // Every pair and query has to reach the device, and once.
-    for stage in ["cascade", "query_cascade", "early_exit", "second_reading"] {
-        manifest.as_object_mut().expect("a manifest is an object").remove(stage);
-    }
-    for name in [MODULE_FILE, CASCADE_FILE, QUERY_CASCADE_FILE, EARLY_EXIT_FILE] {
-        manifest["files"].as_object_mut().expect("files are an object").remove(name);
-    }
-    for name in files {
-        let bytes = fs::read(path(&name)).expect("readable");
-        manifest["files"][name] = json!({"sha256": digest(&bytes), "bytes": bytes.len()});
-    }
-    fs::write(path(MANIFEST_FILE), manifest.to_string()).expect("writable");
+    fs::copy(shipped().join(MANIFEST_FILE), path(MANIFEST_FILE)).expect("the manifest is copied");
+    edit_manifest(folder.path(), |manifest| {
+        manifest["static"] = json!({"device": "neuron", "buckets": buckets});
+        // Every pair and query has to reach the device, and once.
+        for stage in ["cascade", "query_cascade", "early_exit", "second_reading"] {
+            manifest.as_object_mut().expect("a manifest is an object").remove(stage);
+        }
+        for name in [MODULE_FILE, CASCADE_FILE, QUERY_CASCADE_FILE, EARLY_EXIT_FILE] {
+            manifest["files"].as_object_mut().expect("files are an object").remove(name);
+        }
+        for name in files {
+            let bytes = fs::read(path(&name)).expect("readable");
+            manifest["files"][name] = json!({"sha256": digest(&bytes), "bytes": bytes.len()});
+        }
+    });
     folder
+}
+
+/// Writes the manifest in `artifact` anew.
+pub fn edit_manifest(artifact: &Path, edit: impl FnOnce(&mut Value)) {
+    let path = artifact.join(MANIFEST_FILE);
+    let mut manifest = serde_json::from_slice(&fs::read(&path).expect("readable")).expect("JSON");
+    edit(&mut manifest);
+    fs::write(&path, manifest.to_string()).expect("writable");
 }
 
 /// The shipped cases, with what the device answers.
