@@ -38,8 +38,16 @@ fn runtime() -> Runtime {
 fn scoring(criterion: &mut Criterion) {
     let (pairs, queries, runtime) = (pairs(), queries(), runtime());
     use {Kernel::*, Numeric::*};
-    let paths =
-        [(Fp32, Libtorch), (Fp32, Avx2), (Int8, Avx2), (Bf16, Avx512), (Int8, Avx512), (Bf16, Amx), (Int8, Amx)];
+    let paths = [
+        (Fp32, Libtorch),
+        (Fp32, Avx2),
+        (Int8, Avx2),
+        (Fp32, Avx512),
+        (Bf16, Avx512),
+        (Int8, Avx512),
+        (Bf16, Amx),
+        (Int8, Amx),
+    ];
     for (numeric, kernel) in paths {
         // A CPU without the instructions has no such path.
         let options = ScorerOptions { replicas: 1, numeric, kernel };
@@ -95,8 +103,9 @@ mod peak {
     use std::arch::x86_64::{
         __m512bh, __m512i, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtss_f32, _mm256_extract_epi32,
         _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_setzero_si256, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_reduce_add_epi32,
-        _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+        _mm256_setzero_ps, _mm256_setzero_si256, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+        _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_setzero_si512,
     };
 
     /// Sums in flight; enough to hide an instruction's latency.
@@ -106,6 +115,7 @@ mod peak {
     const SUMS_AVX2: usize = 12;
     pub const FP32_MULTIPLICATIONS: u64 = (SUMS_AVX2 * STEPS * 8) as u64;
     pub const INT8_AVX2_MULTIPLICATIONS: u64 = (SUMS_AVX2 * STEPS * 64) as u64;
+    pub const FP32_AVX512_MULTIPLICATIONS: u64 = (SUMS * STEPS * 16) as u64;
     pub const BF16_MULTIPLICATIONS: u64 = (SUMS * STEPS * 32) as u64;
     pub const INT8_MULTIPLICATIONS: u64 = (SUMS * STEPS * 64) as u64;
 
@@ -187,7 +197,23 @@ mod peak {
         _mm256_extract_epi32::<0>(total)
     }
 
-    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    pub fn fp32_avx512(value: f32) -> f32 {
+        let factor = _mm512_set1_ps(value);
+        let mut sums = [_mm512_setzero_ps(); SUMS];
+        for _ in 0..STEPS {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(factor, factor, *sum);
+            }
+        }
+        let mut total = 0.0;
+        for sum in sums {
+            total += _mm512_reduce_add_ps(sum);
+        }
+        total
+    }
+
+    #[target_feature(enable = "avx512f,avx512vl,avx512bf16")]
     pub fn bf16(value: i32) -> f32 {
         // SAFETY: both types are 64 bytes without invalid patterns.
         let factor = unsafe { std::mem::transmute::<__m512i, __m512bh>(_mm512_set1_epi32(value)) };
@@ -204,7 +230,7 @@ mod peak {
         total
     }
 
-    #[target_feature(enable = "avx512f,avx512vnni")]
+    #[target_feature(enable = "avx512f,avx512vl,avx512vnni")]
     pub fn int8(value: i32) -> i32 {
         let factor = _mm512_set1_epi32(value);
         let mut sums = [_mm512_setzero_si512(); SUMS];
@@ -234,17 +260,23 @@ fn peaks(criterion: &mut Criterion) {
         // SAFETY: the features were detected.
         group.bench_function("int8, avx2", |bencher| bencher.iter(|| unsafe { peak::int8_avx2(black_box(1)) }));
     }
-    if !(std::arch::is_x86_feature_detected!("avx512bf16") && std::arch::is_x86_feature_detected!("avx512vnni")) {
+    if !(std::arch::is_x86_feature_detected!("avx512vl") && std::arch::is_x86_feature_detected!("avx512vnni")) {
         return;
     }
     let mut group = criterion.benchmark_group("peak");
     group.sample_size(20);
-    group.throughput(Throughput::Elements(peak::BF16_MULTIPLICATIONS));
+    group.throughput(Throughput::Elements(peak::FP32_AVX512_MULTIPLICATIONS));
     // SAFETY: the features were detected.
-    group.bench_function("bf16", |bencher| bencher.iter(|| unsafe { peak::bf16(black_box(1)) }));
+    group.bench_function("fp32, avx512", |bencher| bencher.iter(|| unsafe { peak::fp32_avx512(black_box(1.0)) }));
     group.throughput(Throughput::Elements(peak::INT8_MULTIPLICATIONS));
     // SAFETY: the features were detected.
     group.bench_function("int8", |bencher| bencher.iter(|| unsafe { peak::int8(black_box(1)) }));
+    if !std::arch::is_x86_feature_detected!("avx512bf16") {
+        return;
+    }
+    group.throughput(Throughput::Elements(peak::BF16_MULTIPLICATIONS));
+    // SAFETY: the features were detected.
+    group.bench_function("bf16", |bencher| bencher.iter(|| unsafe { peak::bf16(black_box(1)) }));
     let options = ScorerOptions { replicas: 1, numeric: Numeric::Bf16, kernel: Kernel::Amx };
     let Ok(_granted) = Scorer::start(Path::new(ARTIFACT), options) else { return };
     group.throughput(Throughput::Elements(peak::AMX_BF16_MULTIPLICATIONS));

@@ -26,7 +26,8 @@ pub enum Numeric {
     #[default]
     Auto,
     Fp32,
-    /// Emulated, and about ten times slower than fp32, on CPUs without `avx512_bf16`.
+    /// Emulated, and about ten times slower than fp32, on CPUs without `avx512_bf16`; slower than fp32 as
+    /// well on Intel's where they have no AMX.
     Bf16,
     /// Only on CPUs with AVX2 or more, and of artifacts that state a tolerance for it.
     Int8,
@@ -67,7 +68,7 @@ impl Numeric {
     /// What `Auto` means on this CPU; never `Auto`.
     pub fn resolve(self) -> Self {
         match self {
-            Self::Auto if has_bf16() => Self::Bf16,
+            Self::Auto if bf16_is_fastest() => Self::Bf16,
             Self::Auto => Self::Fp32,
             chosen => chosen,
         }
@@ -75,15 +76,12 @@ impl Numeric {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn has_bf16() -> bool {
-    // oneDNN's bf16 kernels need the other AVX-512 parts as well.
-    std::arch::is_x86_feature_detected!("avx512bf16")
-        && std::arch::is_x86_feature_detected!("avx512bw")
-        && std::arch::is_x86_feature_detected!("avx512vl")
+fn bf16_is_fastest() -> bool {
+    Instructions::detect().next().is_some_and(Instructions::multiplies_bf16)
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn has_bf16() -> bool {
+fn bf16_is_fastest() -> bool {
     false
 }
 
@@ -301,7 +299,7 @@ fn native(torchscript: &Path, numeric: Numeric, kernel: Kernel) -> Result<Option
 fn kernel_of(instructions: Instructions) -> Kernel {
     match instructions {
         Instructions::Amx(_) => Kernel::Amx,
-        Instructions::Avx512(_) => Kernel::Avx512,
+        Instructions::Avx512Bf16(_) | Instructions::Avx512(_) => Kernel::Avx512,
         Instructions::Avx2(_) => Kernel::Avx2,
     }
 }

@@ -1,4 +1,4 @@
-//! The network on CPUs with AVX2, AVX-512 for bf16 and int8, or AMX: packed weights, no
+//! The network on CPUs with AVX2, AVX-512 and VNNI, or AMX: packed weights, no
 //! padding, and one pass over each activation.
 //!
 //! libtorch spends most of a pair's time beside the multiplications: it packs the weights

@@ -7,7 +7,7 @@
 use std::arch::asm;
 use std::marker::PhantomData;
 
-use super::avx512::Avx512;
+use super::avx512::Avx512Bf16;
 use super::multiply::{Block, COLUMNS};
 
 /// Rows of a tile, and columns of 32 bits.
@@ -17,7 +17,7 @@ pub const ROWS: usize = 2 * TILE;
 /// Bytes of a tile's row, and so what one multiplication takes of each row.
 const STEP_BYTES: usize = 64;
 
-/// Proof that this CPU has AMX for bf16 and int8, beside all of [`Avx512`], and that the kernel
+/// Proof that this CPU has AMX for bf16 and int8, beside all of [`Avx512Bf16`], and that the kernel
 /// lets this process use it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amx(());
@@ -26,7 +26,7 @@ impl Amx {
     /// Asks the kernel as well, for this process and all threads that it has later: it keeps
     /// room for the tiles only of those who asked.
     pub fn detect() -> Option<Self> {
-        Avx512::detect()?;
+        Avx512Bf16::detect()?;
         (is_in_cpu() && is_granted()).then_some(Self(()))
     }
 

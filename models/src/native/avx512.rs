@@ -5,14 +5,17 @@
 #![allow(unsafe_code, reason = "intrinsics that load and store take pointers")]
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+    __cpuid, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
+    _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_storeu_ps,
 };
 
+use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
-use super::simd::LANES;
+use super::simd::{Bytes, INT8_GROUP, Int8, LANES, Panel, Scale};
 
-/// Proof that this CPU has every instruction that the kernels are compiled for.
+/// Proof that this CPU has every instruction that the kernels for fp32 and int8 are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Avx512(());
 
@@ -22,10 +25,27 @@ impl Avx512 {
             && std::arch::is_x86_feature_detected!("avx512bw")
             && std::arch::is_x86_feature_detected!("avx512vl")
             && std::arch::is_x86_feature_detected!("avx512dq")
-            && std::arch::is_x86_feature_detected!("avx512bf16")
             && std::arch::is_x86_feature_detected!("avx512vnni")
             && std::arch::is_x86_feature_detected!("fma");
         has.then_some(Self(()))
+    }
+}
+
+/// Proof that it has those for bf16 as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512Bf16(());
+
+impl Avx512Bf16 {
+    pub fn detect() -> Option<Self> {
+        Avx512::detect()?;
+        std::arch::is_x86_feature_detected!("avx512bf16").then_some(Self(()))
+    }
+
+    /// Whether that multiplies more numbers than fp32 does. On AMD's cores it does; Intel's take a product of
+    /// two bf16 as long as four of fp32 and leave it to AMX (`make bench-score`, `peak`: 40 and 83 billion a second).
+    pub fn is_faster_than_fp32(self) -> bool {
+        let vendor = __cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
     }
 }
 
@@ -100,37 +120,140 @@ fn tile_bf16<const ROWS: usize>(row: usize, rows: &[u16], stride: usize, panel: 
     }
 }
 
-/// Products of `count` rows of unsigned bytes, `stride` apart, with a panel of int8.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-pub fn block_int8(rows: &[u8], stride: usize, count: usize, panel: &[i8], sums: &mut Block<i32>) {
-    for_each_tile!(count, tile_int8, rows, stride, panel, sums);
+/// What panels hold, as fp32.
+pub trait Weight: Number {
+    /// # Safety
+    /// Sixteen numbers are readable, and the CPU has AVX-512.
+    unsafe fn load(from: *const Self) -> __m512;
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-fn tile_int8<const ROWS: usize>(row: usize, rows: &[u8], stride: usize, panel: &[i8], sums: &mut Block<i32>) {
+impl Weight for f32 {
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { _mm512_loadu_ps(from) }
+    }
+}
+
+/// The bits of a bf16, which are the upper half of an fp32.
+impl Weight for u16 {
+    #[inline(always)]
+    unsafe fn load(from: *const u16) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+        }
+    }
+}
+
+/// Products of `count` rows of fp32, `stride` apart, with a panel of (inputs, 32).
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
+pub fn block_fp32(rows: &[f32], stride: usize, count: usize, panel: &[impl Weight], sums: &mut Block<f32>) {
+    for_each_tile!(count, tile_fp32, rows, stride, panel, sums);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
+fn tile_fp32<const ROWS: usize>(row: usize, rows: &[f32], stride: usize, panel: &[impl Weight], sums: &mut Block<f32>) {
     let inputs = panel.len() / COLUMNS;
-    assert!(inputs.is_multiple_of(4) && rows.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
+    assert!(rows.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
     let rows = &rows[row * stride..];
-    let mut tile = [[_mm512_setzero_si512(); 2]; ROWS];
-    for four in 0..inputs / 4 {
-        // SAFETY: a panel holds 128 weights for every four inputs; two registers are 128.
+    let mut tile = [[_mm512_setzero_ps(); 2]; ROWS];
+    for input in 0..inputs {
+        // SAFETY: a panel holds 32 weights for each input; two registers are 32.
         let [left, right] = unsafe {
-            let at = panel.as_ptr().add(four * 4 * COLUMNS);
-            [_mm512_loadu_si512(at.cast()), _mm512_loadu_si512(at.add(2 * COLUMNS).cast())]
+            let at = panel.as_ptr().add(input * COLUMNS);
+            [Weight::load(at), Weight::load(at.add(LANES))]
         };
         for (i, sum) in tile.iter_mut().enumerate() {
-            // SAFETY: row i of ROWS has `inputs` bytes, of which these are four.
-            let values =
-                unsafe { _mm512_set1_epi32(rows.as_ptr().add(i * stride + 4 * four).cast::<i32>().read_unaligned()) };
-            sum[0] = _mm512_dpbusd_epi32(sum[0], values, left);
-            sum[1] = _mm512_dpbusd_epi32(sum[1], values, right);
+            // SAFETY: row i of ROWS has `inputs` values.
+            let value = _mm512_set1_ps(unsafe { *rows.as_ptr().add(i * stride + input) });
+            sum[0] = _mm512_fmadd_ps(value, left, sum[0]);
+            sum[1] = _mm512_fmadd_ps(value, right, sum[1]);
         }
     }
     for (tile, to) in tile.iter().zip(&mut sums.0[row..row + ROWS]) {
         // SAFETY: a row of a block is two registers.
         unsafe {
-            _mm512_storeu_si512(to.as_mut_ptr().cast(), tile[0]);
-            _mm512_storeu_si512(to.as_mut_ptr().add(LANES).cast(), tile[1]);
+            _mm512_storeu_ps(to.as_mut_ptr(), tile[0]);
+            _mm512_storeu_ps(to.as_mut_ptr().add(LANES), tile[1]);
         }
     }
+}
+
+/// Products of bytes are added in 32 bits, and what a span adds up to is scaled in fp32. Shorter spans round more
+/// finely and cost more: with 128 inputs, a tenth of all time.
+pub const INT8: Int8 = Int8 { input_max: 255.0, span: 384, lane_max: None };
+
+/// `totals += rows · panel`, both within [`INT8`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
+pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
+    for_each_tile!(rows.count, tile_int8, &rows, &panel, totals);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
+fn tile_int8<const ROWS: usize>(row: usize, rows: &Bytes<'_>, panel: &Panel<'_>, totals: &mut Block<f32>) {
+    let (inputs, spans, stride) = (panel.weights.len() / COLUMNS, rows.spans, rows.stride);
+    assert_eq!(spans, inputs.div_ceil(INT8.span), "each input is of a span");
+    assert!(inputs.is_multiple_of(INT8_GROUP), "groups are whole");
+    assert!(rows.values.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
+    assert!(rows.scales.len() >= (row + ROWS) * spans, "each span of a row has a scale");
+    assert!(panel.scales.len().min(panel.sums.len()) >= spans * COLUMNS, "and of a panel");
+    let (values, of_rows) = (&rows.values[row * stride..], &rows.scales[row * spans..]);
+    let totals = &mut totals.0[row..row + ROWS];
+    let (mut group, groups) = (0, inputs / INT8_GROUP);
+    for span in 0..spans {
+        let end = groups.min(group + INT8.span / INT8_GROUP);
+        // SAFETY: a span has 32 sums and as many scales; two registers are 32.
+        let (sums, scales) = unsafe {
+            let at = span * COLUMNS;
+            (
+                two_registers(panel.sums.as_ptr().add(at)),
+                [0, LANES].map(|half| _mm512_loadu_ps(panel.scales.as_ptr().add(at + half))),
+            )
+        };
+        // SAFETY: each row has a scale for each span.
+        let scale_of = |i: usize| unsafe { *of_rows.as_ptr().add(i * spans + span) };
+        let mut tile = [[_mm512_setzero_si512(); 2]; ROWS];
+        for (i, tile) in tile.iter_mut().enumerate() {
+            let zero = _mm512_set1_epi32(scale_of(i).zero);
+            *tile = sums.map(|sums| _mm512_mullo_epi32(zero, sums));
+        }
+        while group < end {
+            // SAFETY: a panel holds 128 weights for each group of inputs; two registers are 128.
+            let [left, right] =
+                unsafe { two_registers(panel.weights.as_ptr().add(group * INT8_GROUP * COLUMNS).cast()) };
+            for (i, sum) in tile.iter_mut().enumerate() {
+                // SAFETY: row i of ROWS has `inputs` bytes, of which these are four.
+                let values = unsafe {
+                    _mm512_set1_epi32(
+                        values.as_ptr().add(i * stride + INT8_GROUP * group).cast::<i32>().read_unaligned(),
+                    )
+                };
+                sum[0] = _mm512_dpbusd_epi32(sum[0], values, left);
+                sum[1] = _mm512_dpbusd_epi32(sum[1], values, right);
+            }
+            group += 1;
+        }
+        for (i, (tile, to)) in tile.iter().zip(totals.iter_mut()).enumerate() {
+            let Scale { step, .. } = scale_of(i);
+            for half in 0..2 {
+                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(tile[half]), scales[half]);
+                // SAFETY: a row of a block is two registers.
+                unsafe {
+                    let to = to.as_mut_ptr().add(half * LANES);
+                    _mm512_storeu_ps(to, _mm512_fmadd_ps(scaled, _mm512_set1_ps(step), _mm512_loadu_ps(to)));
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// 32 numbers are readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn two_registers(from: *const i32) -> [__m512i; 2] {
+    // SAFETY: as the caller promises.
+    unsafe { [_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(LANES).cast())] }
 }

@@ -137,7 +137,7 @@ impl Spans {
     /// Number `panel` of all, whose weights these are.
     #[inline(always)]
     fn panel<'p>(&'p self, panel: usize, weights: &'p [i8], ahead: &'p [i8]) -> Panel<'p> {
-        let cells = weights.len().div_ceil(self.inputs);
+        let cells = COLUMNS * (weights.len() / COLUMNS).div_ceil(self.inputs);
         let (scales, sums) = (&self.scales[panel * cells..], &self.sums[panel * cells..]);
         Panel { weights, scales: &scales[..cells], sums: &sums[..cells], ahead }
     }

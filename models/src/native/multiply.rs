@@ -3,9 +3,9 @@
 
 use std::fmt;
 
-use super::amx::Amx;
+use super::amx::{Amx, Tiles};
 use super::avx2::Avx2;
-use super::avx512::Avx512;
+use super::avx512::{Avx512, Avx512Bf16};
 use super::simd::{Int8, Simd, Work};
 use super::ymm::Ymm;
 use super::zmm::Zmm;
@@ -29,6 +29,8 @@ impl<T: Copy + Default> Default for Block<T> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Instructions {
     Amx(Amx),
+    Avx512Bf16(Avx512Bf16),
+    /// Exact products are of fp32.
     Avx512(Avx512),
     Avx2(Avx2),
 }
@@ -37,6 +39,7 @@ impl fmt::Display for Instructions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Amx(_) => "amx",
+            Self::Avx512Bf16(_) => "avx512 with bf16",
             Self::Avx512(_) => "avx512",
             Self::Avx2(_) => "avx2",
         })
@@ -46,19 +49,26 @@ impl fmt::Display for Instructions {
 impl Instructions {
     /// All that this CPU has, the fastest first.
     pub fn detect() -> impl Iterator<Item = Self> {
-        let amx = Amx::detect().map(Self::Amx);
-        amx.into_iter().chain(Avx512::detect().map(Self::Avx512)).chain(Avx2::detect().map(Self::Avx2))
+        let bf16 = Avx512Bf16::detect();
+        let mut avx512 = [bf16.map(Self::Avx512Bf16), Avx512::detect().map(Self::Avx512)];
+        if !bf16.is_some_and(Avx512Bf16::is_faster_than_fp32) {
+            avx512.reverse();
+        }
+        let [first, second] = avx512;
+        [Amx::detect().map(Self::Amx), first, second, Avx2::detect().map(Self::Avx2)].into_iter().flatten()
     }
 
     /// Whether exact products are of bf16; they are of fp32 otherwise.
     pub fn multiplies_bf16(self) -> bool {
-        !matches!(self, Self::Avx2(_))
+        matches!(self, Self::Amx(_) | Self::Avx512Bf16(_))
     }
 
     /// [`Simd::INT8`].
     pub fn int8(self) -> Int8 {
         match self {
-            Self::Amx(_) | Self::Avx512(_) => Zmm::INT8,
+            Self::Amx(_) => Zmm::<Tiles>::INT8,
+            Self::Avx512Bf16(_) => Zmm::<Avx512Bf16>::INT8,
+            Self::Avx512(_) => Zmm::<Avx512>::INT8,
             Self::Avx2(_) => Ymm::INT8,
         }
     }
@@ -70,10 +80,12 @@ impl Instructions {
 
     /// Tokens that go through the layers together: the more of them, the more often each load of weights
     /// serves; the fewer, the closer their activations stay to the core. Cores with AVX2 alone have
-    /// caches of 256 KiB to 1 MiB, where int8 is a tenth faster with 192 than with 512 (Zen 3).
+    /// caches of 256 KiB to 1 MiB, where int8 is a tenth faster with 192 than with 512 (Zen 3). With 2 MiB it
+    /// is an eighth faster with 256 than with 512 by AVX-512, and fp32 is the same (Xeon of 2023); AMX was not asked.
     pub fn tokens_at_once(self) -> usize {
         match self {
-            Self::Amx(_) | Self::Avx512(_) => 512,
+            Self::Amx(_) => 512,
+            Self::Avx512Bf16(_) | Self::Avx512(_) => 256,
             Self::Avx2(_) => 192,
         }
     }
@@ -81,7 +93,9 @@ impl Instructions {
     /// [`Simd::EXACT_GROUP`].
     pub fn exact_group(self) -> usize {
         match self {
-            Self::Amx(_) | Self::Avx512(_) => Zmm::EXACT_GROUP,
+            Self::Amx(_) => Zmm::<Tiles>::EXACT_GROUP,
+            Self::Avx512Bf16(_) => Zmm::<Avx512Bf16>::EXACT_GROUP,
+            Self::Avx512(_) => Zmm::<Avx512>::EXACT_GROUP,
             Self::Avx2(_) => Ymm::EXACT_GROUP,
         }
     }
@@ -89,8 +103,9 @@ impl Instructions {
     /// Does `work` in this thread.
     pub fn run<W: Work>(self, work: W) -> W::Output {
         match self {
-            Self::Amx(amx) => Zmm::amx(amx).run(work),
-            Self::Avx512(avx512) => Zmm::avx512(avx512).run(work),
+            Self::Amx(amx) => Zmm::new(amx.configure()).run(work),
+            Self::Avx512Bf16(avx512) => Zmm::new(avx512).run(work),
+            Self::Avx512(avx512) => Zmm::new(avx512).run(work),
             Self::Avx2(avx2) => Ymm::new(avx2).run(work),
         }
     }
@@ -103,7 +118,8 @@ mod tests {
     use crate::native::linear::to_bf16;
     use crate::native::simd::{Bytes, INT8_GROUP, LANE_INPUTS, LANES, Panel, Scale, Sums};
 
-    const INPUTS: usize = 192;
+    /// A span of AVX-512, and a part of one.
+    const INPUTS: usize = 448;
     const STRIDE: usize = INPUTS + 64;
 
     fn random<T: Number>(count: usize, draw: fn(&mut fastrand::Rng) -> T) -> Buffer {
@@ -151,7 +167,7 @@ mod tests {
             for (input, column) in (0..INPUTS).flat_map(|input| (0..COLUMNS).map(move |column| (input, column))) {
                 panel.numbers_mut::<i8>()[place(input, column, INT8_GROUP)] = weights[input * COLUMNS + column];
             }
-            // Sums of whole numbers below 2^24 are exact in fp32.
+            // Sums of multiples of 8 below 2^27 are exact in fp32.
             let zero = |row: usize| (row * 5) as i32;
             let spans = INPUTS.div_ceil(S::INT8.span);
             let scale = |row: usize| Scale { step: 2.0, zero: zero(row) };
@@ -160,7 +176,7 @@ mod tests {
                 let value = i32::from(values[row * STRIDE + input]) - zero(row);
                 (8 * value * i32::from(weights[input * COLUMNS + column])) as f32
             });
-            let span = INPUTS / spans;
+            let span = S::INT8.span.min(INPUTS);
             let of_column =
                 |at: usize| weights[at / COLUMNS * span * COLUMNS + at % COLUMNS..].iter().step_by(COLUMNS).take(span);
             let sum = |at| of_column(at).map(|weight| -i32::from(*weight)).sum();

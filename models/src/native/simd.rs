@@ -8,8 +8,9 @@
 
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
+use super::attention::HEAD;
 use super::buffer::Number;
-use super::multiply::Block;
+use super::multiply::{Block, COLUMNS};
 
 /// Numbers that are loaded, stored and computed at once.
 pub const LANES: usize = 16;
@@ -163,7 +164,7 @@ pub trait Simd: Sized {
     fn max(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `b` where one of both is no number.
     fn min(a: Self::Floats, b: Self::Floats) -> Self::Floats;
-    /// `value * 2^n` for whole `n` of -127 to 0.
+    /// `value * 2^n` for whole `n` of -126 to 0; 0 for -127.
     fn scale(value: Self::Floats, n: Self::Floats) -> Self::Floats;
     /// The first `count` of `values`, and `other` for the rest.
     fn first(count: usize, values: Self::Floats, other: f32) -> Self::Floats;
@@ -183,4 +184,13 @@ pub fn prefetch<T>(from: *const T) {
 #[inline(always)]
 pub fn prefetch_all<T>(from: &[T]) {
     from.chunks(LINE_BYTES / size_of::<T>()).for_each(|line| prefetch(line.as_ptr()));
+}
+
+/// [`Simd::pack_values`] where a panel has each position's values as they are.
+#[inline(always)]
+pub fn copy_values(from: &[f32], stride: usize, length: usize, panel: &mut [f32]) {
+    for (to, values) in panel.chunks_exact_mut(HEAD).zip(from.chunks(stride)).take(length) {
+        to.copy_from_slice(&values[..HEAD]);
+    }
+    panel[length * HEAD..length.next_multiple_of(COLUMNS) * HEAD].fill(0.0);
 }

@@ -14,7 +14,7 @@ use std::arch::x86_64::{
 use super::attention::HEAD;
 use super::avx2::{self, Avx2, Weight};
 use super::multiply::{Block, COLUMNS};
-use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work};
+use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work, copy_values};
 
 /// Numbers of one register.
 const WIDTH: usize = LANES / 2;
@@ -98,10 +98,7 @@ impl Simd for Ymm {
 
     #[inline(always)]
     fn pack_values(from: &[f32], stride: usize, length: usize, panel: &mut [f32]) {
-        for (to, values) in panel.chunks_exact_mut(HEAD).zip(from.chunks(stride)).take(length) {
-            to.copy_from_slice(&values[..HEAD]);
-        }
-        panel[length * HEAD..length.next_multiple_of(COLUMNS) * HEAD].fill(0.0);
+        copy_values(from, stride, length, panel);
     }
 
     #[inline(always)]

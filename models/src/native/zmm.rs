@@ -1,108 +1,121 @@
-//! Registers of 512 bits: activations are bf16 between layers.
+//! Registers of 512 bits, whatever multiplies.
 
 #![allow(unsafe_code, reason = "intrinsics of instructions that a value of the type proves")]
 
 use std::arch::x86_64::{
-    __m256bh, __m256i, __m512, __m512i, _mm_storeu_si128, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cvtepi32_epi8,
-    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtneps_pbh, _mm512_cvtps_epi32, _mm512_fmadd_ps,
-    _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_max_ps, _mm512_min_ps,
-    _mm512_mul_ps, _mm512_permutex2var_epi16, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps,
-    _mm512_scalef_ps, _mm512_set1_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
-    _mm512_unpacklo_epi64,
+    __m256i, __m512, __m512i, _CMP_NLE_UQ, _mm_storeu_si128, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
+    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtps_epi32, _mm512_fmadd_ps,
+    _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_maskz_scalef_ps, _mm512_max_ps,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_ps,
+    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
-use super::amx::{self, Amx, Tiles};
-use super::attention::HEAD;
-use super::avx512::{self, Avx512};
-use super::multiply::{Block, COLUMNS};
-use super::simd::{Bytes, Int8, LANES, Panel, Scale, Simd, Sums, Work, prefetch_all};
+mod bf16;
+mod fp32;
 
-/// AVX-512 computes; it or AMX multiplies.
-pub enum Zmm {
-    Avx512,
-    Amx(Tiles),
+use super::buffer::Number;
+use super::multiply::Block;
+use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work, prefetch_all};
+
+/// AVX-512 computes; `M` multiplies.
+pub struct Zmm<M>(M);
+
+/// What multiplies beside AVX-512's registers. A value is the proof that the CPU has the instructions.
+pub trait Multiplier: Sized {
+    /// See [`Simd::Exact`], and so on.
+    type Exact: Number;
+    const EXACT_GROUP: usize;
+    const INT8: Int8;
+
+    /// Compiles `work` for AVX-512 and the own instructions.
+    fn run<W: Work>(simd: Zmm<Self>, work: W) -> W::Output;
+
+    fn rows(&self) -> usize;
+    fn multiply(&self, rows: &[Self::Exact], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>);
+    fn multiply_exact(
+        &self,
+        rows: &[Self::Exact],
+        stride: usize,
+        count: usize,
+        panel: &[Self::Exact],
+        sums: &mut Block<f32>,
+    );
+    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums);
+    fn pack_keys(from: &[Self::Exact], stride: usize, length: usize, panels: &mut [Self::Exact]);
+    fn pack_values(from: &[Self::Exact], stride: usize, length: usize, panel: &mut [Self::Exact]);
+    fn store_exact(value: __m512, to: &mut [Self::Exact]);
 }
 
-impl Zmm {
-    pub fn avx512(_detected: Avx512) -> Self {
-        Self::Avx512
+impl<M> Zmm<M> {
+    pub fn new(multiplier: M) -> Self {
+        Self(multiplier)
     }
-
-    /// Tiles of this thread are usable until the answer drops.
-    pub fn amx(detected: Amx) -> Self {
-        Self::Amx(detected.configure())
-    }
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-fn compiled<W: Work>(simd: &Zmm, work: W) -> W::Output {
-    work.with(simd)
-}
-
-// SAFETY of all blocks below: a value of the type exists only where `Avx512` was detected,
-// which has every instruction that is used; slices are checked to hold what is read or written.
-impl Simd for Zmm {
+// SAFETY of all blocks below: a multiplier exists only where `Avx512` was detected, which has
+// every instruction that is used; slices are checked to hold what is read or written.
+impl<M: Multiplier> Simd for Zmm<M> {
     type Floats = __m512;
-    type Exact = u16;
-    const EXACT_GROUP: usize = 2;
-    /// Products of bytes are added in 32 bits.
-    const INT8: Int8 = Int8 { input_max: 255.0, span: usize::MAX, lane_max: None };
+    type Exact = M::Exact;
+    const EXACT_GROUP: usize = M::EXACT_GROUP;
+    const INT8: Int8 = M::INT8;
 
     #[inline]
     fn run<W: Work>(self, work: W) -> W::Output {
-        unsafe { compiled(&self, work) }
+        M::run(self, work)
     }
 
     #[inline(always)]
     fn rows(&self) -> usize {
-        match self {
-            Self::Avx512 => avx512::ROWS,
-            Self::Amx(_) => amx::ROWS,
-        }
+        self.0.rows()
     }
 
     #[inline(always)]
-    fn multiply(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], ahead: &[u16], sums: &mut Block<f32>) {
+    fn multiply(
+        &self,
+        rows: &[M::Exact],
+        stride: usize,
+        count: usize,
+        panel: &[u16],
+        ahead: &[u16],
+        sums: &mut Block<f32>,
+    ) {
         prefetch_all(ahead);
-        match self {
-            Self::Avx512 => unsafe { avx512::block_bf16(rows, stride, count, panel, sums) },
-            Self::Amx(tiles) => tiles.block_bf16(rows, stride, count, panel, sums),
-        }
+        self.0.multiply(rows, stride, count, panel, sums);
     }
 
     #[inline(always)]
-    fn multiply_exact(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        self.multiply(rows, stride, count, panel, &[], sums);
+    fn multiply_exact(
+        &self,
+        rows: &[M::Exact],
+        stride: usize,
+        count: usize,
+        panel: &[M::Exact],
+        sums: &mut Block<f32>,
+    ) {
+        self.0.multiply_exact(rows, stride, count, panel, sums);
     }
 
     #[inline(always)]
     fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        let Bytes { values, stride, count, scales, spans } = rows;
         prefetch_all(panel.ahead);
-        match self {
-            Self::Avx512 => unsafe { avx512::block_int8(values, stride, count, panel.weights, &mut sums.span) },
-            Self::Amx(tiles) => tiles.block_int8(values, stride, count, panel.weights, &mut sums.span),
-        }
-        for half in [0, LANES] {
-            let (scale, weights) = (Self::load(&panel.scales[half..]), Self::load_i32(&panel.sums[half..]));
-            for i in 0..count {
-                let Scale { step, zero } = scales[i * spans];
-                let total = &mut sums.total.0[i][half..];
-                let centred = Self::mul_add(Self::splat(zero as f32), weights, Self::load_i32(&sums.span.0[i][half..]));
-                Self::store(Self::mul_add(centred, Self::mul(Self::splat(step), scale), Self::load(total)), total);
-            }
-        }
+        self.0.add_int8(rows, panel, sums);
     }
 
     #[inline(always)]
-    fn pack_keys(from: &[u16], stride: usize, length: usize, panels: &mut [u16]) {
-        unsafe { pack_keys(from, stride, length, panels) }
+    fn pack_keys(from: &[M::Exact], stride: usize, length: usize, panels: &mut [M::Exact]) {
+        M::pack_keys(from, stride, length, panels);
     }
 
     #[inline(always)]
-    fn pack_values(from: &[u16], stride: usize, length: usize, panel: &mut [u16]) {
-        unsafe { pack_values(from, stride, length, panel) }
+    fn pack_values(from: &[M::Exact], stride: usize, length: usize, panel: &mut [M::Exact]) {
+        M::pack_values(from, stride, length, panel);
+    }
+
+    #[inline(always)]
+    fn store_exact(value: __m512, to: &mut [M::Exact]) {
+        M::store_exact(value, to);
     }
 
     #[inline(always)]
@@ -135,12 +148,6 @@ impl Simd for Zmm {
     fn store(value: __m512, to: &mut [f32]) {
         let to = &mut to[..LANES];
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
-    }
-
-    #[inline(always)]
-    fn store_exact(value: __m512, to: &mut [u16]) {
-        let to: &mut [u16; LANES] = (&mut to[..LANES]).try_into().expect("the slice has that length");
-        *to = unsafe { std::mem::transmute::<__m256bh, [u16; LANES]>(_mm512_cvtneps_pbh(value)) };
     }
 
     #[inline(always)]
@@ -186,7 +193,8 @@ impl Simd for Zmm {
 
     #[inline(always)]
     fn scale(value: __m512, n: __m512) -> __m512 {
-        unsafe { _mm512_scalef_ps(value, n) }
+        // Numbers below the normal ones would cost Intel's cores a hundred cycles each. A NaN stays one.
+        unsafe { _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask::<_CMP_NLE_UQ>(n, _mm512_set1_ps(-127.0)), value, n) }
     }
 
     #[inline(always)]
@@ -211,62 +219,10 @@ impl Simd for Zmm {
     }
 }
 
-/// The first 64 bytes of `from`, as 32 numbers of two bytes.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_line(from: &[u16]) -> __m512i {
-    let from: &[u16; 32] = from[..32].try_into().expect("the slice has that length");
-    // SAFETY: the array is 64 readable bytes.
-    unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
-}
-
-/// Into the first 64 bytes of `to`.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn store_line(value: __m512i, to: &mut [u16]) {
-    let to: &mut [u16; 32] = (&mut to[..32]).try_into().expect("the slice has that length");
-    // SAFETY: the array is 64 writable bytes.
-    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), value) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-fn pack_keys(from: &[u16], stride: usize, length: usize, panels: &mut [u16]) {
-    for first in (0..length).step_by(LANES) {
-        let mut lines = [_mm512_setzero_si512(); LANES];
-        for (i, line) in lines.iter_mut().enumerate() {
-            *line = load_line(&from[(first + i) * stride..]);
-        }
-        // Two keys of bf16 are one number of 32 bits.
-        let start = first / COLUMNS * COLUMNS * HEAD + first % COLUMNS * 2;
-        for (pair, line) in transpose(lines).into_iter().enumerate() {
-            store_line(line, &mut panels[start + pair * 2 * COLUMNS..]);
-        }
-    }
-}
-
-/// Interleaves the values of positions 2i and 2i + 1.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-fn pack_values(from: &[u16], stride: usize, length: usize, panel: &mut [u16]) {
-    let interleave = |first: u16| {
-        let index: [u16; 32] = std::array::from_fn(|i| first + i as u16 / 2 + i as u16 % 2 * 32);
-        load_line(&index)
-    };
-    let (left, right) = (interleave(0), interleave(16));
-    let value = |position: usize| match position < length {
-        true => load_line(&from[position * stride..]),
-        false => _mm512_setzero_si512(),
-    };
-    for (pair, to) in panel.chunks_exact_mut(2 * HEAD).enumerate().take(length.next_multiple_of(COLUMNS) / 2) {
-        let (even, odd) = (value(2 * pair), value(2 * pair + 1));
-        store_line(_mm512_permutex2var_epi16(even, left, odd), to);
-        store_line(_mm512_permutex2var_epi16(even, right, odd), &mut to[HEAD..]);
-    }
-}
-
 /// Of sixteen times sixteen numbers of 32 bits.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
+pub fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     let mut pairs = rows;
     for i in (0..LANES).step_by(2) {
         pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
