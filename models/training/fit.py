@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from drawn import UNJUDGED, Drawn, batches
 from folds import FOLDS
-from judge import autocast, device, validation, weights_of
+from judge import device, validation, weights_of
 from model import load_backbone
 from mpnet import load_teacher
 from recipe import PHASES, drawn_sets, run_name
@@ -32,6 +32,15 @@ VALIDATED_ROWS = 1000
 LOSS_EVERY = 25
 TEACHER = Path("models/training/runs/all-mpnet-base-v2")
 LOADERS = {"minilm": load_backbone, "mpnet": load_teacher}
+
+
+def has_bf16(on: torch.device) -> bool:
+    """Whether the device multiplies bfloat16; a CPU that doesn't emulates it, and is slow."""
+    return on.type == "cuda" or "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+def autocast(on: torch.device):
+    return torch.autocast(on.type, dtype=torch.bfloat16, enabled=has_bf16(on))
 
 
 def loss_of(model, inputs: tuple, targets: torch.Tensor, query: bool, smoothing: float) -> torch.Tensor:

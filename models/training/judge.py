@@ -15,15 +15,6 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def has_bf16(on: torch.device) -> bool:
-    """Whether the device multiplies bfloat16; a CPU that doesn't emulates it, and is slow."""
-    return on.type == "cuda" or "avx512_bf16" in Path("/proc/cpuinfo").read_text()
-
-
-def autocast(on: torch.device):
-    return torch.autocast(on.type, dtype=torch.bfloat16, enabled=has_bf16(on))
-
-
 def encoded(rows: list, tokens: Tokens) -> Drawn:
     """Pairs and queries in the worker's order and spelling."""
     return Drawn.of(tokens([inputs_of(row, None) for row in rows]), ["text" in row for row in rows],
@@ -39,7 +30,8 @@ def logits(model, drawn: Drawn) -> tuple:
     found = []
     plan = batches(drawn, range(len(drawn)), BATCH_TOKENS)
     for rows in plan:
-        with autocast(on):
+        # Nothing that is chosen by them may depend on which CPU was asked.
+        with torch.autocast(on.type, dtype=torch.bfloat16, enabled=on.type == "cuda"):
             found.append([part.float().cpu() for part in model(*drawn.tensors(rows, on))])
     model.train(training)
     order = np.argsort(np.concatenate(plan), kind="stable")
