@@ -17,7 +17,7 @@ use models::{Artifact, Kernel, Numeric, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tests::artifacts::without;
-use tests::report::{cpu_s, machine, write_section};
+use tests::report::{cpu_has, cpu_s, machine, write_section};
 use tests::worker::{artifact, repository};
 
 const ROUNDS: usize = 3;
@@ -88,9 +88,9 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
         is_duplicate: Vec::new(),
     };
     let mut all = Vec::new();
-    // Where it is not the fastest, bf16 is nobody's choice.
-    let is_chosen = |path: &str| path != "bf16" || Numeric::Auto.resolve() == Numeric::Bf16;
-    for numeric in ["int8", "bf16", "fp32"].into_iter().filter(|path| is_chosen(path)) {
+    // Emulated, bf16 is nobody's choice.
+    let is_in_hardware = |path: &str| path != "bf16" || cpu_has("avx512_bf16");
+    for numeric in ["int8", "bf16", "fp32"].into_iter().filter(|path| is_in_hardware(path)) {
         for (stages, named) in STAGES {
             let folder = folder.to_owned();
             let command = move || {
@@ -101,7 +101,7 @@ fn contenders(folder: &Path, rows: &Path) -> Vec<Contender> {
             all.push(contender(format!("catalog-labels, {numeric}{named}"), Box::new(command)));
         }
     }
-    for (engine, path) in PEERS.into_iter().filter(|(_, path)| is_chosen(path)) {
+    for (engine, path) in PEERS.into_iter().filter(|(_, path)| is_in_hardware(path)) {
         for sorted in [false, true] {
             let rows = rows.to_owned();
             let command = move || {

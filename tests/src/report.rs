@@ -7,12 +7,6 @@ use crate::worker::repository;
 
 /// Date, cores, what the CPU computes in hardware, and how this was built.
 pub fn machine() -> String {
-    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let of = |key: &str| {
-        let line = cpu.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-        line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
-    };
-    let flags = of("flags");
     let known = [
         ("avx2", "AVX2"),
         ("avx512f", "AVX-512"),
@@ -20,12 +14,27 @@ pub fn machine() -> String {
         ("avx512_bf16", "BF16"),
         ("amx_tile", "AMX"),
     ];
-    let has = |flag: &str| flags.split(' ').any(|given| given == flag);
-    let features: Vec<&str> = known.iter().filter(|(flag, _)| has(flag)).map(|(_, name)| *name).collect();
+    let features: Vec<&str> = known.iter().filter(|(flag, _)| cpu_has(flag)).map(|(_, name)| *name).collect();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let date = jiff::Timestamp::now().strftime("%Y-%m-%d");
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
-    format!("{date}, {cores} cores of {} ({}), built in the {profile} profile", of("model name"), features.join(", "))
+    format!(
+        "{date}, {cores} cores of {} ({}), built in the {profile} profile",
+        of_cpu("model name"),
+        features.join(", ")
+    )
+}
+
+/// Whether the first core's flags in /proc/cpuinfo, such as `avx512_bf16`, have this one.
+pub fn cpu_has(flag: &str) -> bool {
+    of_cpu("flags").split(' ').any(|given| given == flag)
+}
+
+/// What /proc/cpuinfo says of the first core; empty where it says nothing.
+fn of_cpu(key: &str) -> String {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let line = cpu.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+    line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
 }
 
 /// Seconds of CPU that this process has used, on all its threads.

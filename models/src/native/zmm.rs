@@ -23,9 +23,7 @@ pub struct Zmm<M>(M);
 
 /// What multiplies beside AVX-512's registers. A value is the proof that the CPU has the instructions.
 pub trait Multiplier: Sized {
-    /// See [`Simd::Exact`], and so on.
-    type Exact: Number;
-    const EXACT_GROUP: usize;
+    type Exact: Activation;
     const INT8: Int8;
 
     /// Compiles `work` for AVX-512 and the own instructions.
@@ -42,9 +40,16 @@ pub trait Multiplier: Sized {
         sums: &mut Block<f32>,
     );
     fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums);
-    fn pack_keys(from: &[Self::Exact], stride: usize, length: usize, panels: &mut [Self::Exact]);
-    fn pack_values(from: &[Self::Exact], stride: usize, length: usize, panel: &mut [Self::Exact]);
-    fn store_exact(value: __m512, to: &mut [Self::Exact]);
+}
+
+/// How a type of [`Simd::Exact`] is stored and packed. To be called only where a [`Multiplier`] of it is.
+pub trait Activation: Number {
+    /// [`Simd::EXACT_GROUP`].
+    const GROUP: usize;
+
+    fn store(value: __m512, to: &mut [Self]);
+    fn pack_keys(from: &[Self], stride: usize, length: usize, panels: &mut [Self]);
+    fn pack_values(from: &[Self], stride: usize, length: usize, panel: &mut [Self]);
 }
 
 impl<M> Zmm<M> {
@@ -58,7 +63,7 @@ impl<M> Zmm<M> {
 impl<M: Multiplier> Simd for Zmm<M> {
     type Floats = __m512;
     type Exact = M::Exact;
-    const EXACT_GROUP: usize = M::EXACT_GROUP;
+    const EXACT_GROUP: usize = M::Exact::GROUP;
     const INT8: Int8 = M::INT8;
 
     #[inline]
@@ -105,17 +110,17 @@ impl<M: Multiplier> Simd for Zmm<M> {
 
     #[inline(always)]
     fn pack_keys(from: &[M::Exact], stride: usize, length: usize, panels: &mut [M::Exact]) {
-        M::pack_keys(from, stride, length, panels);
+        M::Exact::pack_keys(from, stride, length, panels);
     }
 
     #[inline(always)]
     fn pack_values(from: &[M::Exact], stride: usize, length: usize, panel: &mut [M::Exact]) {
-        M::pack_values(from, stride, length, panel);
+        M::Exact::pack_values(from, stride, length, panel);
     }
 
     #[inline(always)]
     fn store_exact(value: __m512, to: &mut [M::Exact]) {
-        M::store_exact(value, to);
+        M::Exact::store(value, to);
     }
 
     #[inline(always)]

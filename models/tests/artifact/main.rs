@@ -151,10 +151,10 @@ fn every_numeric_path_passes_the_goldens_on_every_kernel_of_this_cpu() {
 /// process, and is then not there.
 fn has(numeric: Numeric, kernel: Kernel) -> bool {
     let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let has = |flags: &[&str]| flags.iter().all(|flag| cpu.contains(flag));
-    let avx512 = has(&["avx512bw", "avx512vl", "avx512dq", "avx512_vnni"]);
+    let names = |flags: &[&str]| flags.iter().all(|flag| cpu.contains(flag));
+    let avx512 = names(&["avx512bw", "avx512vl", "avx512dq", "avx512_vnni"]);
     let on_avx512 = avx512 && (numeric != Numeric::Bf16 || cpu.contains("avx512_bf16"));
-    let on_avx2 = has(&["avx2", "fma"]) && numeric != Numeric::Bf16;
+    let on_avx2 = names(&["avx2", "fma"]) && numeric != Numeric::Bf16;
     match kernel {
         Kernel::Auto => on_avx512 || on_avx2,
         Kernel::Avx512 => on_avx512,

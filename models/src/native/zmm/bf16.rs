@@ -7,7 +7,7 @@ use std::arch::x86_64::{
     _mm512_storeu_si512,
 };
 
-use super::{Multiplier, Zmm, transpose};
+use super::{Activation, Multiplier, Zmm, transpose};
 use crate::native::amx::{self, Tiles};
 use crate::native::attention::HEAD;
 use crate::native::avx512::{self, Avx512Bf16};
@@ -22,7 +22,6 @@ fn compiled<M: Multiplier, W: Work>(simd: &Zmm<M>, work: W) -> W::Output {
 // SAFETY of all blocks below: the proof has every instruction that is used.
 impl Multiplier for Avx512Bf16 {
     type Exact = u16;
-    const EXACT_GROUP: usize = 2;
     const INT8: Int8 = avx512::INT8;
 
     #[inline]
@@ -42,33 +41,17 @@ impl Multiplier for Avx512Bf16 {
 
     #[inline(always)]
     fn multiply_exact(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        unsafe { avx512::block_bf16(rows, stride, count, panel, sums) }
+        self.multiply(rows, stride, count, panel, sums);
     }
 
     #[inline(always)]
     fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
         unsafe { avx512::add_int8(rows, panel, &mut sums.total) }
     }
-
-    #[inline(always)]
-    fn pack_keys(from: &[u16], stride: usize, length: usize, panels: &mut [u16]) {
-        unsafe { pack_keys(from, stride, length, panels) }
-    }
-
-    #[inline(always)]
-    fn pack_values(from: &[u16], stride: usize, length: usize, panel: &mut [u16]) {
-        unsafe { pack_values(from, stride, length, panel) }
-    }
-
-    #[inline(always)]
-    fn store_exact(value: __m512, to: &mut [u16]) {
-        store_bf16(value, to);
-    }
 }
 
 impl Multiplier for Tiles {
     type Exact = u16;
-    const EXACT_GROUP: usize = 2;
     /// Tiles add the products of a whole row in 32 bits.
     const INT8: Int8 = Int8 { input_max: 255.0, span: usize::MAX, lane_max: None };
 
@@ -89,7 +72,7 @@ impl Multiplier for Tiles {
 
     #[inline(always)]
     fn multiply_exact(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        self.block_bf16(rows, stride, count, panel, sums);
+        self.multiply(rows, stride, count, panel, sums);
     }
 
     #[inline(always)]
@@ -107,6 +90,16 @@ impl Multiplier for Tiles {
             }
         }
     }
+}
+
+impl Activation for u16 {
+    const GROUP: usize = 2;
+
+    #[inline(always)]
+    fn store(value: __m512, to: &mut [u16]) {
+        let to: &mut [u16; LANES] = (&mut to[..LANES]).try_into().expect("the slice has that length");
+        *to = unsafe { std::mem::transmute::<__m256bh, [u16; LANES]>(_mm512_cvtneps_pbh(value)) };
+    }
 
     #[inline(always)]
     fn pack_keys(from: &[u16], stride: usize, length: usize, panels: &mut [u16]) {
@@ -117,17 +110,6 @@ impl Multiplier for Tiles {
     fn pack_values(from: &[u16], stride: usize, length: usize, panel: &mut [u16]) {
         unsafe { pack_values(from, stride, length, panel) }
     }
-
-    #[inline(always)]
-    fn store_exact(value: __m512, to: &mut [u16]) {
-        store_bf16(value, to);
-    }
-}
-
-#[inline(always)]
-fn store_bf16(value: __m512, to: &mut [u16]) {
-    let to: &mut [u16; LANES] = (&mut to[..LANES]).try_into().expect("the slice has that length");
-    *to = unsafe { std::mem::transmute::<__m256bh, [u16; LANES]>(_mm512_cvtneps_pbh(value)) };
 }
 
 /// The first 64 bytes of `from`, as 32 numbers of two bytes.

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::{__m512, _mm512_loadu_si512, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512};
 
-use super::{Multiplier, Zmm, transpose};
+use super::{Activation, Multiplier, Zmm, transpose};
 use crate::native::attention::HEAD;
 use crate::native::avx512::{self, Avx512};
 use crate::native::multiply::{Block, COLUMNS};
@@ -19,7 +19,6 @@ fn compiled<W: Work>(simd: &Zmm<Avx512>, work: W) -> W::Output {
 // hold what is read or written.
 impl Multiplier for Avx512 {
     type Exact = f32;
-    const EXACT_GROUP: usize = 1;
     const INT8: Int8 = avx512::INT8;
 
     #[inline]
@@ -46,6 +45,16 @@ impl Multiplier for Avx512 {
     fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
         unsafe { avx512::add_int8(rows, panel, &mut sums.total) }
     }
+}
+
+impl Activation for f32 {
+    const GROUP: usize = 1;
+
+    #[inline(always)]
+    fn store(value: __m512, to: &mut [f32]) {
+        let to = &mut to[..LANES];
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
+    }
 
     #[inline(always)]
     fn pack_keys(from: &[f32], stride: usize, length: usize, panels: &mut [f32]) {
@@ -55,12 +64,6 @@ impl Multiplier for Avx512 {
     #[inline(always)]
     fn pack_values(from: &[f32], stride: usize, length: usize, panel: &mut [f32]) {
         copy_values(from, stride, length, panel);
-    }
-
-    #[inline(always)]
-    fn store_exact(value: __m512, to: &mut [f32]) {
-        let to = &mut to[..LANES];
-        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), value) }
     }
 }
 
