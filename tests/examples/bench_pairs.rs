@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 
 use consumer::app::evaluate::dataset::{LabelledPair, read_pairs};
 use models::encode::Encoder;
-use models::{Artifact, Kernel, Numeric, Scorer, ScorerOptions, TextPair};
+use models::{Artifact, Kernel, Scorer, ScorerOptions, TextPair};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tests::artifacts::without;
