@@ -21,6 +21,7 @@ pub mod mark;
 #[cfg(target_arch = "x86_64")]
 mod native;
 pub mod neuron;
+mod priority;
 pub mod query_cascade;
 mod replica;
 pub mod scorer;

@@ -10,11 +10,8 @@ use crate::batch::Batch;
 use crate::engine::{self, Engine};
 use crate::golden::{self, EncodedCase, GoldenError};
 use crate::lane::{Lane, LaneOptions, Row};
+use crate::priority;
 use crate::shape::Shapes;
-
-/// Added to the niceness of a yielding replica's thread: beside a thread of niceness 0 on
-/// one core, Linux gives it 1.5% of the time, so it moves on but holds nobody up.
-const NICENESS: i32 = 19;
 
 /// What a replica must reproduce before it serves.
 pub struct Checks {
@@ -82,7 +79,7 @@ impl Replicas {
                     let _ = ready.send(checked.map_err(|source| StartError::Golden { replica, source }));
                     if is_good {
                         if yields {
-                            give_way();
+                            priority::give_way();
                         }
                         serve(&engine, &lane);
                     }
@@ -92,13 +89,6 @@ impl Replicas {
             replicas.threads.push(thread);
         }
         Ok(replicas)
-    }
-}
-
-/// Lowers the priority of the calling thread alone, which is what Linux does.
-fn give_way() {
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(%error, "bulk replicas run at the priority of online ones");
     }
 }
 

@@ -5,12 +5,15 @@ mod load;
 #[cfg(test)]
 mod tests;
 
+use std::iter;
 use std::num::NonZero;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use futures::stream::{self, Stream, StreamExt as _};
 use shared::{Intent, ModelId, Stage, Verdict};
 
 use crate::batch::Budget;
@@ -21,7 +24,7 @@ use crate::kernel::Kernel;
 use crate::manifest::{Manifest, SecondReading, Thresholds};
 use crate::query_cascade::QueryCascade;
 use crate::replica::Replicas;
-use crate::tokenise::Tokenisers;
+use crate::tokenise::{TokeniseError, Tokenisers};
 pub use error::{LoadError, ScoreError};
 use load::Loaded;
 
@@ -35,7 +38,7 @@ const BULK_ROWS_MAX: usize = 8_192;
 pub(crate) const ONLINE: Budget =
     Budget { tokens_max: 32, rows_max: 4, batch_tokens: 8, wait_max: Duration::from_millis(2) };
 const ONLINE_ROWS_MAX: usize = 2_048;
-/// Rows of one call that are tokenised together, while those before them are scored.
+/// Rows of one call that one thread tokenises, while others do the next ones and those before are scored.
 const TOKENISED_ROWS: usize = 512;
 /// Bytes that a text counts for at least: an empty one takes its time as well.
 const TEXT_BYTES_MIN: usize = 64;
@@ -354,10 +357,9 @@ impl Scorer {
         settle: impl Fn(&[T]) -> Vec<Option<S>> + Clone + Send + 'static,
     ) -> Result<Vec<Option<S>>, ScoreError> {
         let mut settled = Vec::with_capacity(items.len());
-        for chunk in items.chunks(TOKENISED_ROWS) {
-            let (settle, chunk) = (settle.clone(), chunk.to_vec());
-            let found = self.tokenisers.run(bytes_of(&chunk), deadline.is_none(), move |_| settle(&chunk)).await?;
-            settled.extend(found);
+        let mut chunks = pin!(self.in_chunks(items.to_vec(), deadline, move |_, chunk: &[T]| settle(chunk)));
+        while let Some(found) = chunks.next().await {
+            settled.extend(found?);
         }
         Ok(settled)
     }
@@ -386,14 +388,29 @@ impl Scorer {
         encode: Encode<T>,
     ) -> Result<Vec<RowLogits>, ScoreError> {
         let mut call = self.replicas.lane.call(deadline);
-        let mut items = items.into_iter();
-        while items.len() > 0 {
-            let chunk: Vec<T> = items.by_ref().take(TOKENISED_ROWS).collect();
-            let bytes = bytes_of(&chunk);
-            let rows = self.tokenisers.run(bytes, deadline.is_none(), move |encoder| encode(encoder, &chunk)).await??;
-            call.enter(rows).await?;
+        let mut chunks = pin!(self.in_chunks(items, deadline, encode));
+        while let Some(rows) = chunks.next().await {
+            call.enter(rows??).await?;
         }
         Ok(call.answers().await?)
+    }
+
+    /// What `work` makes of `items`, [`TOKENISED_ROWS`] at a time and as many of those side by side as there are
+    /// threads for it; in their order.
+    fn in_chunks<T: Texts + Send + 'static, R: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        deadline: Option<Instant>,
+        work: impl Fn(&Encoder, &[T]) -> R + Clone + Send + 'static,
+    ) -> impl Stream<Item = Result<R, TokeniseError>> {
+        let mut items = items.into_iter();
+        let chunk =
+            move || Some(items.by_ref().take(TOKENISED_ROWS).collect()).filter(|chunk: &Vec<T>| !chunk.is_empty());
+        let begin = move |chunk: Vec<T>| {
+            let work = work.clone();
+            self.tokenisers.run(bytes_of(&chunk), deadline.is_none(), move |encoder| work(encoder, &chunk))
+        };
+        stream::iter(iter::from_fn(chunk)).map(begin).buffered(self.tokenisers.threads())
     }
 }
 

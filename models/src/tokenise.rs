@@ -9,6 +9,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::encode::Encoder;
+use crate::priority;
 
 /// Calls that wait for each thread.
 const WAITING_PER_THREAD: usize = 64;
@@ -32,18 +33,30 @@ pub enum TokeniseError {
 pub struct Tokenisers {
     encoder: Arc<Encoder>,
     jobs: mpsc::Sender<Job>,
+    threads: usize,
 }
 
 impl Tokenisers {
-    pub fn start(encoder: Encoder, threads: usize) -> io::Result<Self> {
+    /// With `yields`, the threads leave the CPU to whoever else wants it.
+    pub fn start(encoder: Encoder, threads: usize, yields: bool) -> io::Result<Self> {
         let threads = threads.max(1);
         let (jobs, queue) = mpsc::channel(threads * WAITING_PER_THREAD);
         let (encoder, queue) = (Arc::new(encoder), Arc::new(Mutex::new(queue)));
         for thread in 0..threads {
             let (encoder, queue) = (Arc::clone(&encoder), Arc::clone(&queue));
-            thread::Builder::new().name(format!("tokenise-{thread}")).spawn(move || serve(&encoder, &queue))?;
+            thread::Builder::new().name(format!("tokenise-{thread}")).spawn(move || {
+                if yields {
+                    priority::give_way();
+                }
+                serve(&encoder, &queue);
+            })?;
         }
-        Ok(Self { encoder, jobs })
+        Ok(Self { encoder, jobs, threads })
+    }
+
+    /// How many chunks of texts can be worked on side by side.
+    pub fn threads(&self) -> usize {
+        self.threads
     }
 
     /// Runs `work` on texts of so many `bytes`, on one of the threads unless they are few. A full channel is
@@ -97,11 +110,26 @@ mod tests {
 
     const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v5");
 
-    #[tokio::test]
-    async fn few_bytes_stay_in_the_callers_thread() {
+    fn one_thread(yields: bool) -> Tokenisers {
         let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
         let encoder = Encoder::new(&artifact.tokenizer, 128, 32).expect("the tokenizer is good");
-        let tokenisers = Tokenisers::start(encoder, 1).expect("a thread");
+        Tokenisers::start(encoder, 1, yields).expect("a thread")
+    }
+
+    /// Linux keeps a priority for each thread.
+    #[tokio::test]
+    async fn threads_that_yield_have_the_lowest_priority() {
+        let own = rustix::process::getpriority_process(None).expect("Linux has it");
+        for (yields, expected) in [(false, own), (true, 19)] {
+            let niceness = |_: &Encoder| rustix::process::getpriority_process(None);
+            let found = one_thread(yields).run(OWN_THREAD_BYTES_MAX + 1, true, niceness).await;
+            assert_eq!(found.expect("it runs"), Ok(expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn few_bytes_stay_in_the_callers_thread() {
+        let tokenisers = one_thread(false);
         let thread_of = async |bytes| tokenisers.run(bytes, true, |_| thread::current().id()).await.expect("it runs");
         assert_eq!(thread_of(OWN_THREAD_BYTES_MAX).await, thread::current().id());
         assert_ne!(thread_of(OWN_THREAD_BYTES_MAX + 1).await, thread::current().id());

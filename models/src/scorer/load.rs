@@ -59,8 +59,11 @@ impl Loaded {
         let kernel = engines.first().map_or(Kernel::Libtorch, |engine| engine.kernel());
         artifact.verify_modules()?;
         malloc::keep_freed_blocks();
-        // Half a core tokenises more than a core scores.
-        let tokenisers = Tokenisers::start(encoder, cores().div_ceil(2)).map_err(LoadError::Thread)?;
+        // Half a core tokenises more than a core scores. Where NeuronCores score, all cores are there for it, but a
+        // replica goes before: what it hands over takes a moment, and its device waits.
+        let is_neuron = is_neuron(&artifact.manifest);
+        let threads = if is_neuron { cores() } else { cores().div_ceil(2) };
+        let tokenisers = Tokenisers::start(encoder, threads, is_neuron).map_err(LoadError::Thread)?;
         let checks = Arc::new(Checks { goldens, tolerance });
         Ok(Self {
             manifest: Arc::new(artifact.manifest),
@@ -81,7 +84,7 @@ impl Loaded {
         replicas: usize,
         yields: bool,
     ) -> Result<Scorer, LoadError> {
-        let is_neuron = self.manifest.compiled.as_ref().is_some_and(|compiled| compiled.device == Target::Neuron);
+        let is_neuron = is_neuron(&self.manifest);
         let batch_tokens = if is_neuron { NEURON_BATCH_TOKENS } else { budget.batch_tokens };
         let budget = Budget { batch_tokens, ..budget };
         let options = LaneOptions { budget, rows_max, replicas, run_time_max: RUN_TIME_MAX };
@@ -102,6 +105,11 @@ impl Loaded {
             kernel: *kernel,
         })
     }
+}
+
+/// Whether what computes is no core of the CPU.
+fn is_neuron(manifest: &Manifest) -> bool {
+    manifest.compiled.as_ref().is_some_and(|compiled| compiled.device == Target::Neuron)
 }
 
 /// In which type compiled modules multiply, which is no longer anybody's choice.

@@ -1,4 +1,10 @@
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::manifest::Artifact;
+
+const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v5");
 
 #[test]
 fn verdicts_hold_from_their_threshold_on() {
@@ -22,7 +28,6 @@ fn probabilities_are_the_softmax_even_of_large_logits() {
 
 #[tokio::test]
 async fn pairs_in_doubt_are_judged_by_the_mean_of_both_orders() {
-    const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v5");
     let options = ScorerOptions { replicas: 1, numeric: Numeric::Fp32, kernel: Kernel::Auto };
     let scorer = Scorer::start(Path::new(ARTIFACT), options).expect("the artifact loads").without_cascade();
     let pair = |(left, right): (&str, &str)| TextPair { left: left.into(), right: right.into() };
@@ -59,6 +64,32 @@ async fn pairs_in_doubt_are_judged_by_the_mean_of_both_orders() {
     assert_eq!(scorer.score_pairs(swapped.collect()).await.expect("the pairs are scored"), found);
     let once = scorer.reading_once().score_pairs(pairs.clone()).await.expect("the pairs are scored");
     assert!(once.iter().all(|score| !score.read_twice));
+}
+
+#[tokio::test]
+async fn chunks_of_a_call_are_worked_on_side_by_side_and_keep_their_order() {
+    const THREADS: usize = 3;
+    let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
+    let encoder = Encoder::new(&artifact.tokenizer, 128, 32).expect("the tokenizer is good");
+    let tokenisers = Tokenisers::start(encoder, THREADS, false).expect("the threads start");
+    let options = ScorerOptions { replicas: 1, numeric: Numeric::Fp32, kernel: Kernel::Auto };
+    let scorer = Scorer { tokenisers, ..Scorer::start(Path::new(ARTIFACT), options).expect("the artifact loads") };
+    let items: Vec<String> = (0..2 * THREADS * TOKENISED_ROWS - 1).map(|i| i.to_string()).collect();
+    // Each chunk waits for two others, and the last of them goes first.
+    let all_there = Arc::new(Barrier::new(THREADS));
+    let done = Arc::new(AtomicUsize::new(0));
+    let work = move |_: &Encoder, chunk: &[String]| {
+        all_there.wait();
+        let place = chunk[0].parse::<usize>().expect("a number") / TOKENISED_ROWS % THREADS;
+        while done.load(Ordering::Acquire) % THREADS != THREADS - 1 - place {
+            std::thread::yield_now();
+        }
+        done.fetch_add(1, Ordering::AcqRel);
+        chunk.to_vec()
+    };
+    let chunks = scorer.in_chunks(items.clone(), None, work).map(|chunk| chunk.expect("it is worked on"));
+    let found = tokio::time::timeout(Duration::from_secs(60), chunks.collect::<Vec<_>>()).await;
+    assert_eq!(found.expect("chunks are worked on side by side").concat(), items);
 }
 
 #[test]
