@@ -1,16 +1,19 @@
 //! Which waiting rows go through the network together. Pure: time is handed in.
 //!
-//! Rows of like length share a batch, whoever asked for them, because every row is padded
-//! to the longest one: product pairs average 41 tokens, and padded to 128 three quarters
-//! of the work is waste. A batch that is not full is planned as late as it can be, when a
-//! replica is free, from all that waits by then.
+//! Where rows are padded to the longest one of their batch, those of like length share one, whoever asked
+//! for them: product pairs average 41 tokens, and padded to 128 three quarters of the work is waste. Where
+//! nothing is padded they go in order of arrival. A batch that is not full is planned as late as it can be,
+//! when a replica is free, from all that waits by then.
+
+mod padded;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use self::padded::Groups;
 use crate::shape::{Shape, Shapes};
 
-/// Lengths are rounded up to a multiple of this, so that few different shapes occur and
+/// Padded lengths are rounded up to a multiple of this, so that few different shapes occur and
 /// the kernels' caches of prepared shapes stay warm.
 pub const LENGTH_STEP: usize = 8;
 
@@ -24,11 +27,11 @@ pub struct Budget {
     /// What a batch costs beside its tokens, in tokens: dispatch and small kernels. Shorter
     /// rows join a batch as long as padding them adds less than a batch of their own would.
     pub batch_tokens: usize,
-    /// A row that has waited longer goes before fuller batches, the oldest first.
+    /// A row that has waited longer goes before fuller batches, the oldest first. Where nothing is padded it always does.
     pub wait_max: Duration,
 }
 
-/// Rows that are padded to one length and scored at once.
+/// Rows that are scored at once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch<T> {
     pub rows: Vec<T>,
@@ -46,91 +49,88 @@ impl<T> Batch<T> {
 #[derive(Debug)]
 struct Entry<T> {
     row: T,
+    /// That it counts for.
+    tokens: usize,
     since: Instant,
 }
 
-/// Rows that wait for a batch, in groups of one padded length, each in order of arrival.
+/// Rows that wait for a batch.
 #[derive(Debug)]
 pub struct Waiting<T> {
     budget: Budget,
     shapes: Shapes,
-    /// As `shapes` numbers them.
-    groups: Vec<VecDeque<Entry<T>>>,
+    rows: Rows<T>,
     tokens: usize,
+}
+
+#[derive(Debug)]
+enum Rows<T> {
+    /// In order of arrival.
+    Packed(VecDeque<Entry<T>>),
+    Padded(Groups<T>),
 }
 
 impl<T> Waiting<T> {
     pub fn new(budget: Budget, shapes: Shapes) -> Self {
-        Self { budget, shapes, groups: Vec::new(), tokens: 0 }
+        let rows = match &shapes {
+            Shapes::Packed => Rows::Packed(VecDeque::new()),
+            Shapes::Padded(lengths) => Rows::Padded(Groups::new(budget, lengths.clone())),
+        };
+        Self { budget, shapes, rows, tokens: 0 }
     }
 
     /// Adds a row of `length` tokens. Rows are to arrive in order of `now`.
     pub fn push(&mut self, row: T, length: usize, now: Instant) {
-        let group = self.shapes.group(length);
-        if group >= self.groups.len() {
-            self.groups.resize_with(group + 1, VecDeque::new);
+        let entry = Entry { row, tokens: self.shapes.tokens_of(length), since: now };
+        self.tokens += entry.tokens;
+        match &mut self.rows {
+            Rows::Packed(rows) => rows.push_back(entry),
+            Rows::Padded(groups) => groups.push(entry, length),
         }
-        self.groups[group].push_back(Entry { row, since: now });
-        self.tokens += self.shapes.length_of(group);
     }
 
-    /// Tokens of all waiting rows, each padded to its own group's length only.
+    /// Tokens of all waiting rows, each with the padding of its own length only.
     pub fn tokens(&self) -> usize {
         self.tokens
     }
 
-    /// True if rows of one length fill a batch, so that waiting would not better it.
+    /// True if a batch is full, so that waiting would not better it.
     pub fn has_full_batch(&self) -> bool {
-        let is_full = |(i, group): (usize, &VecDeque<_>)| group.len() >= self.shapes.rows_max(i, &self.budget);
-        self.groups.iter().enumerate().any(is_full)
+        match &self.rows {
+            Rows::Packed(rows) => rows.len() >= self.budget.rows_max || self.tokens >= self.budget.tokens_max,
+            Rows::Padded(groups) => groups.has_full_batch(),
+        }
     }
 
-    /// Takes the next batch: around the oldest row where that one has waited too long,
-    /// else the fullest there is. Rows that nobody `wanted` any more are dropped. None when
-    /// nothing is left.
+    /// Takes the next batch. Rows that nobody `wanted` any more are dropped. None when nothing is left.
     pub fn next(&mut self, now: Instant, wanted: impl Fn(&T) -> bool) -> Option<Batch<T>> {
-        while let Some(longest) = self.first_group(now) {
-            let length = self.shapes.length_of(longest);
-            let rows_max = self.shapes.rows_for(longest, self.groups[longest].len(), &self.budget);
-            let mut rows = Vec::new();
-            let mut padding_left = self.shapes.padding_max(&self.budget);
-            for group in (0..=longest).rev() {
-                let padding = length - self.shapes.length_of(group);
-                while rows.len() < rows_max && padding <= padding_left {
-                    let Some(entry) = self.pop(group) else { break };
-                    if wanted(&entry.row) {
-                        padding_left -= padding;
-                        rows.push(entry.row);
-                    }
-                }
-            }
-            if !rows.is_empty() {
-                let shape = self.shapes.of_batch(longest, rows.len());
-                return Some(Batch { rows, shape });
-            }
-        }
-        None
+        let wanted = |entry: &Entry<T>| wanted(&entry.row);
+        let (batch, tokens) = match &mut self.rows {
+            Rows::Packed(rows) => next_packed(rows, &self.budget, wanted),
+            Rows::Padded(groups) => groups.next(now, wanted),
+        };
+        self.tokens -= tokens;
+        batch
     }
+}
 
-    /// The group of the next batch's longest rows.
-    fn first_group(&self, now: Instant) -> Option<usize> {
-        let fronts = self.groups.iter().enumerate().filter_map(|(i, group)| Some((group.front()?.since, i)));
-        let (since, oldest) = fronts.min_by_key(|&(since, i)| (since, std::cmp::Reverse(i)))?;
-        if now.saturating_duration_since(since) > self.budget.wait_max {
-            return Some(oldest);
+/// The oldest rows, as many as there is room for, and the tokens of all that have gone.
+fn next_packed<T>(
+    waiting: &mut VecDeque<Entry<T>>,
+    budget: &Budget,
+    wanted: impl Fn(&Entry<T>) -> bool,
+) -> (Option<Batch<T>>, usize) {
+    let (mut rows, mut length, mut gone) = (Vec::new(), 0, 0);
+    let fits = |rows: &[T], tokens| rows.is_empty() || rows.len() < budget.rows_max && tokens <= budget.tokens_max;
+    while let Some(entry) = waiting.pop_front_if(|entry| !wanted(entry) || fits(&rows, length + entry.tokens)) {
+        gone += entry.tokens;
+        if wanted(&entry) {
+            length += entry.tokens;
+            rows.push(entry.row);
         }
-        // Of equally full batches the longest goes first, so that with several replicas no
-        // long one starts last.
-        (0..self.groups.len())
-            .filter(|&i| !self.groups[i].is_empty())
-            .max_by_key(|&i| self.shapes.fullness(i, self.groups[i].len(), &self.budget))
     }
-
-    fn pop(&mut self, group: usize) -> Option<Entry<T>> {
-        let entry = self.groups[group].pop_front()?;
-        self.tokens -= self.shapes.length_of(group);
-        Some(entry)
-    }
+    let shape = Shape { length, rows: 1 };
+    ((!rows.is_empty()).then_some(Batch { rows, shape }), gone)
 }
 
 /// `length` rounded up to [`LENGTH_STEP`].

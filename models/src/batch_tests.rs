@@ -3,7 +3,7 @@ use std::collections::HashSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::shape::Grid;
+use crate::shape::{Grid, Lengths};
 
 const WAIT_MAX: Duration = Duration::from_millis(20);
 
@@ -25,16 +25,17 @@ fn grids() -> impl Strategy<Value = Grid> {
 }
 
 fn shapes() -> impl Strategy<Value = Shapes> {
-    prop_oneof![Just(Shapes::Any), grids().prop_map(Shapes::Grid)]
+    let of_grid = |grid| Shapes::Padded(Lengths::Grid(grid));
+    prop_oneof![Just(Shapes::Packed), Just(Shapes::Padded(Lengths::Steps)), grids().prop_map(of_grid)]
 }
 
 fn lengths() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(0usize..130, 0..300)
 }
 
-/// Row `i` has `lengths[i]` tokens; all arrive at once.
+/// Row `i` has `lengths[i]` tokens; all arrive at once, and are padded in steps.
 fn waiting(budget: Budget, lengths: &[usize], now: Instant) -> Waiting<usize> {
-    waiting_for(Shapes::Any, budget, lengths, now)
+    waiting_for(Shapes::Padded(Lengths::Steps), budget, lengths, now)
 }
 
 fn waiting_for(shapes: Shapes, budget: Budget, lengths: &[usize], now: Instant) -> Waiting<usize> {
@@ -70,8 +71,26 @@ proptest! {
         prop_assert_eq!(rows, (0..lengths.len()).collect::<Vec<_>>());
     }
 
+    /// Nothing is gained by another order where nothing is padded.
     #[test]
-    fn batches_keep_the_budget_and_hold_their_rows(lengths in lengths(), budget in budgets()) {
+    fn packed_rows_go_in_order_of_arrival_as_many_as_there_is_room_for(lengths in lengths(), budget in budgets()) {
+        let now = Instant::now();
+        let tokens = |rows: &[usize]| rows.iter().map(|&row| lengths[row].max(1)).sum::<usize>();
+        let batches = all_batches(waiting_for(Shapes::Packed, budget, &lengths, now), now);
+        for batch in &batches {
+            prop_assert_eq!(batch.shape, Shape { rows: 1, length: tokens(&batch.rows) });
+            prop_assert!(batch.rows.len() == 1 || batch.tokens() <= budget.tokens_max && batch.rows.len() <= budget.rows_max);
+            if let Some(&next) = batch.rows.last().map(|last| last + 1).as_ref().filter(|&&next| next < lengths.len()) {
+                let has_room = batch.rows.len() < budget.rows_max && batch.tokens() + tokens(&[next]) <= budget.tokens_max;
+                prop_assert!(!has_room, "row {} would fit", next);
+            }
+        }
+        let rows: Vec<usize> = batches.into_iter().flat_map(|batch| batch.rows).collect();
+        prop_assert_eq!(rows, (0..lengths.len()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn padded_batches_keep_the_budget_and_hold_their_rows(lengths in lengths(), budget in budgets()) {
         let now = Instant::now();
         for batch in all_batches(waiting(budget, &lengths, now), now) {
             prop_assert!(!batch.rows.is_empty() && batch.rows.len() <= budget.rows_max);
@@ -90,7 +109,7 @@ proptest! {
         grid in grids(),
     ) {
         let now = Instant::now();
-        let mut waiting = waiting_for(Shapes::Grid(grid.clone()), budget, &lengths, now);
+        let mut waiting = waiting_for(Shapes::Padded(Lengths::Grid(grid.clone())), budget, &lengths, now);
         let shapes: Vec<Shape> = grid.shapes().collect();
         let mut left = lengths.clone();
         while let Some(batch) = waiting.next(now, |_| true) {
@@ -131,9 +150,10 @@ proptest! {
         for _ in 0..taken {
             gone.extend(waiting.next(now, |row| row % 3 != 0).into_iter().flat_map(|batch| batch.rows));
         }
-        let counted: usize = waiting.groups.iter().enumerate().map(|(i, g)| g.len() * shapes.length_of(i)).sum();
-        prop_assert_eq!(waiting.tokens(), counted);
         prop_assert!(gone.iter().all(|row| row % 3 != 0), "a row that nobody wants was planned");
+        let counted = waiting.tokens();
+        let left = all_batches(waiting, now).into_iter().flat_map(|batch| batch.rows);
+        prop_assert_eq!(counted, left.map(|row| shapes.tokens_of(lengths[row])).sum::<usize>());
     }
 
     /// However many rows keep coming, and however well they fill batches: from its limit on,
@@ -208,7 +228,7 @@ fn a_module_is_chosen_by_its_time_for_each_row() {
     let budget = Budget { tokens_max: 1, rows_max: 1, batch_tokens: 280, wait_max: WAIT_MAX };
     let now = Instant::now();
     let shape = |lengths: &[usize]| {
-        let mut waiting = waiting_for(Shapes::Grid(grid.clone()), budget, lengths, now);
+        let mut waiting = waiting_for(Shapes::Padded(Lengths::Grid(grid.clone())), budget, lengths, now);
         waiting.next(now, |_| true).map(|batch| batch.shape.to_string()).unwrap_or_default()
     };
     assert_eq!(shape(&[9]), "1x16");

@@ -17,7 +17,7 @@ use crate::encode::Encoded;
 use crate::kernel::Kernel;
 #[cfg(target_arch = "x86_64")]
 use crate::native::{Instructions, Network, Parameter, Parameters, Precision};
-use crate::shape::{Grid, Shape, Shapes};
+use crate::shape::{Grid, Lengths, Shape, Shapes};
 
 /// In which type the linear layers multiply. Norms, softmax and residuals are fp32 in both.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,8 +197,12 @@ impl Engine {
     /// The shapes that [`Engine::forward`] takes.
     pub fn shapes(&self) -> Shapes {
         match &self.backend {
-            Backend::Static(modules) => Shapes::Grid(Grid::new(modules.iter().map(|&(shape, _)| shape))),
-            _ => Shapes::Any,
+            Backend::Module(_) => Shapes::Padded(Lengths::Steps),
+            Backend::Static(modules) => {
+                Shapes::Padded(Lengths::Grid(Grid::new(modules.iter().map(|&(shape, _)| shape))))
+            }
+            #[cfg(target_arch = "x86_64")]
+            Backend::Native(_) => Shapes::Packed,
         }
     }
 
@@ -211,7 +215,7 @@ impl Engine {
         }
     }
 
-    /// Scores rows padded to `shape`, which none of them may exceed; answers in their order.
+    /// Scores rows, in their order. Where they are padded, none of them may exceed `shape`.
     pub fn forward<'r>(
         &self,
         rows: impl ExactSizeIterator<Item = &'r Encoded>,

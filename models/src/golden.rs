@@ -7,7 +7,7 @@ use serde::Deserialize;
 use crate::TextPair;
 use crate::encode::{EncodeError, Encoded, Encoder, leaving};
 use crate::engine::{Engine, EngineError};
-use crate::shape::{Shape, Shapes};
+use crate::shape::{Lengths, Shape, Shapes};
 
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct Goldens {
@@ -163,7 +163,7 @@ pub(crate) struct EncodedCase {
 pub(crate) fn check(cases: &[EncodedCase], engine: &Engine, tolerance: f32) -> Result<(), GoldenError> {
     let is_meant = |case: &&EncodedCase| engine.has_exits() || !case.rows.iter().any(|row| row.may_leave);
     let cases: Vec<&EncodedCase> = cases.iter().filter(is_meant).collect();
-    let Shapes::Grid(grid) = engine.shapes() else {
+    let Shapes::Padded(Lengths::Grid(grid)) = engine.shapes() else {
         return cases.iter().try_for_each(|case| {
             let shape = Shape { rows: case.rows.len(), length: case.length };
             case.check(&(0..case.rows.len()).collect::<Vec<_>>(), engine, shape, tolerance)

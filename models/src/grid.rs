@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::batch::{Batch, Budget, LENGTH_STEP, Waiting};
 use crate::scorer::{BULK, ONLINE};
-use crate::shape::{Grid, Shape, Shapes};
+use crate::shape::{Grid, Lengths, Shape, Shapes};
 
 /// What a batch costs a NeuronCore beside its tokens, in tokens. From the public figures of
 /// BERT-base at length 128 on inf1 (Neuron's performance page): 7.9 ms for 1 row, and 6 rows
@@ -96,7 +96,7 @@ impl Traffic {
 
     /// What the planner makes of the traffic where cores have the modules of `grid`.
     pub fn play(&self, grid: &Grid) -> Played {
-        let mut waiting = Waiting::new(self.budget, Shapes::Grid(grid.clone()));
+        let mut waiting = Waiting::new(self.budget, Shapes::Padded(Lengths::Grid(grid.clone())));
         let mut running: BinaryHeap<Reverse<(Duration, Vec<Row>)>> = BinaryHeap::new();
         let mut left: Vec<usize> = self.calls.iter().map(|call| call.lengths.len()).collect();
         let (mut calls, mut in_work) = (self.calls.iter().enumerate().peekable(), 0);

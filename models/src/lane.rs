@@ -223,9 +223,9 @@ impl Lane {
         }
     }
 
-    /// Tokens of these rows, each padded to its own group's length.
+    /// Tokens of these rows, each with the padding of its own length.
     fn tokens_of(&self, rows: &[Encoded]) -> usize {
-        rows.iter().map(|row| self.shapes.length_of(self.shapes.group(row.ids.len()))).sum()
+        rows.iter().map(|row| self.shapes.tokens_of(row.ids.len())).sum()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -63,7 +63,7 @@ async fn rows_come_back_in_their_order_though_the_lane_is_smaller_than_the_call(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_different_callers_share_a_batch() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let (mut one, mut other) = (lane.call(None), lane.call(None));
     one.enter(vec![row(1, 8), row(2, 8)]).await.expect("there is room");
     other.enter(vec![row(3, 8)]).await.expect("there is room");
@@ -77,7 +77,7 @@ async fn rows_of_different_callers_share_a_batch() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_whose_caller_left_are_not_scored() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let (mut leaves, mut stays) = (lane.call(None), lane.call(None));
     leaves.enter((0..20).map(|_| row(1, 8)).collect()).await.expect("there is room");
     stays.enter(vec![row(2, 8)]).await.expect("there is room");
@@ -91,7 +91,7 @@ async fn rows_whose_caller_left_are_not_scored() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let mut replica = lane.batches();
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
@@ -114,7 +114,7 @@ async fn a_full_batch_is_prefetched_and_a_partial_one_is_left_for_more_rows() {
 /// A batch that is planned for a place just then given up would be in nobody's hands.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_does_not_give_its_place_up_while_a_batch_is_planned() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let mut call = lane.call(None);
     let (ask, place) = oneshot::channel();
     lane.with_open(|state| state.busy.push_back(ask));
@@ -141,7 +141,7 @@ async fn a_replica_does_not_give_its_place_up_while_a_batch_is_planned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_replica_goes_before_a_busy_one() {
-    let lane = Lane::new(options(2), Shapes::Any);
+    let lane = Lane::new(options(2), Shapes::Packed);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     let mut busy = lane.batches();
@@ -163,7 +163,7 @@ async fn an_idle_replica_goes_before_a_busy_one() {
 /// At a measured 1,000 tokens a second, 40 tokens ahead and 8 of its own take 48 ms.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_that_cannot_be_kept_is_refused_with_the_time_to_wait() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let mut first = lane.call(None);
     first.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -180,7 +180,7 @@ async fn a_deadline_that_cannot_be_kept_is_refused_with_the_time_to_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_lane_tries_whatever_the_deadline() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let mut slow = lane.call(None);
     slow.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -191,7 +191,7 @@ async fn an_idle_lane_tries_whatever_the_deadline() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_lane_refuses_calls_with_a_deadline_and_holds_up_others() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let mut filling = lane.call(None);
     filling.enter((0..64).map(|_| row(1, 8)).collect()).await.expect("there is room");
     let refused = lane.call(soon(Duration::from_secs(60))).enter(vec![row(2, 8)]).await;
@@ -220,7 +220,7 @@ async fn futures_poll<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F::Out
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_does_not_fit_fails_its_batch_alone() {
-    let lane = Lane::new(options(1), Shapes::Any);
+    let lane = Lane::new(options(1), Shapes::Packed);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -232,7 +232,7 @@ async fn a_row_that_does_not_fit_fails_its_batch_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_replicas_callers_hear_of_it() {
-    let lane = Lane::new(options(2), Shapes::Any);
+    let lane = Lane::new(options(2), Shapes::Packed);
     let mut waits = lane.call(None);
     waits.enter(vec![row(1, 8)]).await.expect("there is room");
     let in_hand = next(&lane).expect("a row waits");
@@ -292,7 +292,7 @@ fn niceness_of_replicas() -> Vec<i32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_never_ends_is_a_device_that_hangs() {
     let time_max = Duration::from_millis(20);
-    let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Any);
+    let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Packed);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     let batch = next(&lane).expect("a row waits");
@@ -306,7 +306,7 @@ async fn a_batch_that_never_ends_is_a_device_that_hangs() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_ends_after_a_pause_of_the_process_does_not_hang() {
     let time_max = Duration::from_secs(1);
-    let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Any);
+    let lane = Lane::new(LaneOptions { run_time_max: time_max, ..options(2) }, Shapes::Packed);
     let mut call = lane.call(None);
     call.enter(vec![row(1, 8)]).await.expect("there is room");
     // A paused clock is of a runtime with one thread, which may not be blocked.

@@ -63,7 +63,7 @@ impl Replicas {
         options: LaneOptions,
         yields: bool,
     ) -> Result<Self, StartError> {
-        let shapes = engines.first().map_or(Shapes::Any, |engine| engine.shapes());
+        let shapes = engines.first().map_or(Shapes::Packed, |engine| engine.shapes());
         let options = LaneOptions { replicas: engines.len(), ..options };
         let mut replicas = Self { lane: Lane::new(options, shapes), threads: Vec::new() };
         for (replica, engine) in engines.into_iter().enumerate() {

@@ -1,4 +1,5 @@
-//! Shapes of batches: any on a CPU, the few of a compiled grid on a NeuronCore.
+//! Shapes of batches: any on a CPU, without padding where the network is our own; the few of a compiled grid on a
+//! NeuronCore.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +9,9 @@ use crate::batch::{Budget, LENGTH_STEP, padded};
 /// Rows of a batch and tokens of each, as they go through the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Shape {
+    /// Where rows are packed, of all of them.
     pub length: usize,
+    /// 1 where rows are packed.
     pub rows: usize,
 }
 
@@ -24,13 +27,20 @@ impl fmt::Display for Shape {
     }
 }
 
-/// Which shapes a network takes. Rows wait in groups, one for each length that they are
-/// padded to, in order of that length.
+/// Which shapes a network takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Shapes {
-    /// Any within the budget; lengths in steps of [`LENGTH_STEP`].
-    Any,
-    /// These, and no others: whatever a batch lacks of its shape is padding.
+    /// Rows of all lengths end to end, without padding.
+    Packed,
+    Padded(Lengths),
+}
+
+/// To which lengths rows are padded. They wait in groups, one for each, in order of that length.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lengths {
+    /// Any within the budget, in steps of [`LENGTH_STEP`].
+    Steps,
+    /// Those of these shapes, and no others: whatever a batch lacks of its shape is padding.
     Grid(Grid),
 }
 
@@ -66,11 +76,21 @@ impl Grid {
 }
 
 impl Shapes {
+    /// Tokens that a row of `length` goes through the network with, in a batch of its like; at least 1.
+    pub fn tokens_of(&self, length: usize) -> usize {
+        match self {
+            Self::Packed => length.max(1),
+            Self::Padded(lengths) => lengths.length_of(lengths.group(length)),
+        }
+    }
+}
+
+impl Lengths {
     /// The group of rows of `length` tokens. What is longer than all of a grid is of its
     /// last group; the engine refuses it.
     pub fn group(&self, length: usize) -> usize {
         match self {
-            Self::Any => padded(length) / LENGTH_STEP - 1,
+            Self::Steps => padded(length) / LENGTH_STEP - 1,
             Self::Grid(grid) => {
                 let found = grid.lengths.partition_point(|&(longest, _)| longest < length);
                 found.min(grid.lengths.len() - 1)
@@ -81,7 +101,7 @@ impl Shapes {
     /// Tokens of a row of the group after padding.
     pub fn length_of(&self, group: usize) -> usize {
         match self {
-            Self::Any => (group + 1) * LENGTH_STEP,
+            Self::Steps => (group + 1) * LENGTH_STEP,
             Self::Grid(grid) => grid.lengths[group].0,
         }
     }
@@ -89,7 +109,7 @@ impl Shapes {
     /// Most rows in a batch of the group's length; at least 1.
     pub fn rows_max(&self, group: usize, budget: &Budget) -> usize {
         match self {
-            Self::Any => budget.rows_max.min(budget.tokens_max / self.length_of(group)).max(1),
+            Self::Steps => budget.rows_max.min(budget.tokens_max / self.length_of(group)).max(1),
             Self::Grid(grid) => *grid.lengths[group].1.last().expect("a length is there for its shapes"),
         }
     }
@@ -110,7 +130,7 @@ impl Shapes {
     pub fn of_batch(&self, group: usize, rows: usize) -> Shape {
         let length = self.length_of(group);
         match self {
-            Self::Any => Shape { length, rows },
+            Self::Steps => Shape { length, rows },
             Self::Grid(grid) => Shape { length, rows: grid.least(group, rows) },
         }
     }
@@ -119,7 +139,7 @@ impl Shapes {
     /// of their own would cost. The empty rows of a static shape are there anyway.
     pub fn padding_max(&self, budget: &Budget) -> usize {
         match self {
-            Self::Any => budget.batch_tokens,
+            Self::Steps => budget.batch_tokens,
             Self::Grid(_) => usize::MAX,
         }
     }
@@ -127,7 +147,7 @@ impl Shapes {
     /// How full a batch of `waiting` rows of the group would be. Only compared.
     pub fn fullness(&self, group: usize, waiting: usize, budget: &Budget) -> usize {
         match self {
-            Self::Any => (waiting * self.length_of(group)).min(budget.tokens_max),
+            Self::Steps => (waiting * self.length_of(group)).min(budget.tokens_max),
             Self::Grid(_) => {
                 let most = self.rows_max(group, budget);
                 waiting.min(most) * 1024 / most
