@@ -16,6 +16,7 @@ mod linear;
 mod math;
 mod multiply;
 mod network;
+mod outputs;
 mod rows;
 mod simd;
 mod ymm;

@@ -1,12 +1,14 @@
 //! The network of `training/model.py`, layer by layer.
 
 use std::cell::RefCell;
+use std::thread::yield_now;
 
 use super::attention::{self, HEAD, Span, attend};
 use super::head::{Exit, ExitParameters, Head};
-use super::linear::{Linear, Outputs};
+use super::linear::Linear;
 use super::math;
 use super::multiply::{COLUMNS, Instructions};
+use super::outputs::{Add, Gelu, Plain};
 use super::rows::{Precision, Rows};
 use super::simd::{LANES, Simd, Work};
 use crate::early_exit::EarlyExits;
@@ -240,13 +242,16 @@ impl Network {
         self.layers.first().map(|layer| layer.precision).unwrap_or_default()
     }
 
-    /// `normed` is what the layer takes, and becomes what the next one does.
+    /// `normed` is what the layer takes, and becomes what the next one does. Between its products, threads that wait
+    /// for this core go first: they hand requests on, which takes microseconds, and the kernel would let them wait
+    /// for milliseconds until its next tick.
     #[inline(always)]
     fn run_layer<S: Simd>(&self, layer: &Layer, simd: &S, activations: &mut Activations) {
         let Activations { x, normed, qkv, context, wide, spans, attention, .. } = activations;
         let (hidden, tokens, precision) = (self.hidden, normed.count(), layer.precision);
         qkv.begin::<S>(tokens, 3 * hidden, Precision::Exact);
-        layer.qkv.apply(simd, normed, Plain(qkv));
+        layer.qkv.apply(simd, normed, Plain { to: qkv });
+        yield_now();
         context.begin::<S>(tokens, hidden, precision);
         for span in spans {
             attend(qkv, *span, hidden / HEAD, simd, context, attention);
@@ -256,9 +261,12 @@ impl Network {
         normed.begin::<S>(tokens, hidden, precision);
         math::norm::<S>(x, &layer.norm1.weight, &layer.norm1.bias, normed);
         wide.begin::<S>(tokens, layer.up.outputs(), precision);
-        layer.up.apply(simd, normed, Gelu(wide));
+        yield_now();
+        layer.up.apply(simd, normed, Gelu { to: wide });
         wide.end::<S>();
+        yield_now();
         layer.down.apply(simd, wide, Add { to: x, width: hidden });
+        yield_now();
         normed.begin::<S>(tokens, hidden, layer.next_precision);
         math::norm::<S>(x, &layer.norm2.weight, &layer.norm2.bias, normed);
     }
@@ -377,40 +385,6 @@ impl Work for Pass<'_> {
         }
         network.pool::<S>(activations);
         network.judge(simd, rows, activations, logits);
-    }
-}
-
-/// Outputs as they are.
-struct Plain<'r>(&'r mut Rows);
-
-impl Outputs for Plain<'_> {
-    #[inline(always)]
-    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
-        self.0.put::<S>(row, column, values);
-    }
-}
-
-/// Outputs through the activation function.
-struct Gelu<'r>(&'r mut Rows);
-
-impl Outputs for Gelu<'_> {
-    #[inline(always)]
-    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
-        self.0.put::<S>(row, column, math::gelu::<S>(values));
-    }
-}
-
-/// Outputs are added to what is there, (rows, width).
-struct Add<'x> {
-    to: &'x mut [f32],
-    width: usize,
-}
-
-impl Outputs for Add<'_> {
-    #[inline(always)]
-    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
-        let to = &mut self.to[row * self.width + column..];
-        S::store(S::add(S::load(to), values), to);
     }
 }
 
