@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shared::text::normalise_query;
-use tokenizers::Tokenizer;
 
 use crate::TextPair;
 use crate::golden::Kind;
 use crate::mark::{MARKS, Mark, Words};
+use crate::word_pieces::WordPieces;
 
 /// Bytes of a text that are tokenised. 128 tokens of ordinary text are some 600 bytes;
 /// the rest of a longer text could only cost time.
@@ -33,12 +33,14 @@ pub enum EncodeError {
     Tokenizer { reason: String },
     #[error("the tokenizer has no token {token}, which BERT needs")]
     NoSpecialToken { token: &'static str },
+    #[error("the tokenizer does not split texts at white space, as BERT's do")]
+    AcrossWords,
     #[error("the tokenizer refused a text of {bytes} bytes: {reason}")]
     Text { bytes: usize, reason: String },
 }
 
 impl EncodeError {
-    fn of(text: &str, error: &tokenizers::Error) -> Self {
+    pub(crate) fn of(text: &str, error: &tokenizers::Error) -> Self {
         Self::Text { bytes: text.len(), reason: error.to_string() }
     }
 }
@@ -48,10 +50,9 @@ fn head(text: &str) -> &str {
     &text[..text.floor_char_boundary(TEXT_BYTES_MAX)]
 }
 
-/// The artifact's tokenizer and limits. Truncation is done here instead of by the
-/// tokenizer, which would build every combination of the parts it cuts off.
+/// The artifact's tokenizer and limits.
 pub struct Encoder {
-    tokenizer: Tokenizer,
+    pieces: WordPieces,
     cls: i64,
     sep: i64,
     pair_tokens_max: usize,
@@ -62,15 +63,9 @@ impl Encoder {
     /// `tokenizer` is the content of a `tokenizer.json`; both limits are in tokens,
     /// special ones included.
     pub fn new(tokenizer: &[u8], pair_tokens_max: usize, query_tokens_max: usize) -> Result<Self, EncodeError> {
-        let reason = |error: tokenizers::Error| EncodeError::Tokenizer { reason: error.to_string() };
-        let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(reason)?;
-        tokenizer.with_truncation(None).map_err(reason)?;
-        tokenizer.with_padding(None);
-        // A title that spells "[SEP]" must not end the first text.
-        tokenizer.set_encode_special_tokens(true);
-        let special = |token| tokenizer.token_to_id(token).map(i64::from).ok_or(EncodeError::NoSpecialToken { token });
-        let (cls, sep) = (special("[CLS]")?, special("[SEP]")?);
-        Ok(Self { tokenizer, cls, sep, pair_tokens_max, query_tokens_max })
+        let pieces = WordPieces::new(tokenizer)?;
+        let (cls, sep) = (pieces.special("[CLS]")?, pieces.special("[SEP]")?);
+        Ok(Self { pieces, cls, sep, pair_tokens_max, query_tokens_max })
     }
 
     /// One row for each pair. The two texts are put in order of their bytes, so that a
@@ -109,9 +104,8 @@ impl Encoder {
             .iter()
             .map(|query| {
                 let text = normalise_query(query);
-                let text = head(&text);
-                let tokens = self.tokenizer.encode_fast(text, false).map_err(|error| EncodeError::of(text, &error))?;
-                let tokens = tokens.get_ids().iter().map(|&id| i64::from(id)).take(self.query_tokens_max - 2);
+                let tokens = self.pieces.of(head(&text), self.query_tokens_max - 2)?;
+                let tokens = tokens.into_iter().map(|(id, _word)| id);
                 let ids: Vec<i64> = [self.cls].into_iter().chain(tokens).chain([self.sep]).collect();
                 let types = vec![Mark::Plain as i64; ids.len()];
                 Ok(Encoded { ids, types, kind: Kind::Queries, may_leave: false })
@@ -131,12 +125,7 @@ impl Encoder {
 
     fn side(&self, text: &str) -> Result<Side, EncodeError> {
         let text = head(text);
-        let words = Words::of(text);
-        // Only this encoding says where in the text each token stands.
-        let encoding = self.tokenizer.encode(text, false).map_err(|error| EncodeError::of(text, &error))?;
-        let tokens = encoding.get_ids().iter().zip(encoding.get_offsets());
-        let tokens = tokens.map(|(&id, &(start, _))| (i64::from(id), words.index_at(start))).collect();
-        Ok(Side { tokens, words })
+        Ok(Side { tokens: self.pieces.of(text, usize::MAX)?, words: Words::of(text) })
     }
 
     fn join(&self, first: &Side, second: &Side) -> Encoded {

@@ -27,6 +27,7 @@ mod replica;
 pub mod scorer;
 pub mod shape;
 mod tokenise;
+mod word_pieces;
 
 pub use engine::Numeric;
 pub use explain::{Explanation, explain};
