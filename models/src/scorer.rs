@@ -357,7 +357,7 @@ impl Scorer {
         settle: impl Fn(&[T]) -> Vec<Option<S>> + Clone + Send + 'static,
     ) -> Result<Vec<Option<S>>, ScoreError> {
         let mut settled = Vec::with_capacity(items.len());
-        let mut chunks = pin!(self.in_chunks(items.to_vec(), deadline, move |_, chunk: &[T]| settle(chunk)));
+        let mut chunks = pin!(self.in_chunks(items.iter().cloned(), deadline, move |_, chunk: &[T]| settle(chunk)));
         while let Some(found) = chunks.next().await {
             settled.extend(found?);
         }
@@ -388,7 +388,7 @@ impl Scorer {
         encode: Encode<T>,
     ) -> Result<Vec<RowLogits>, ScoreError> {
         let mut call = self.replicas.lane.call(deadline);
-        let mut chunks = pin!(self.in_chunks(items, deadline, encode));
+        let mut chunks = pin!(self.in_chunks(items.into_iter(), deadline, encode));
         while let Some(rows) = chunks.next().await {
             call.enter(rows??).await?;
         }
@@ -399,11 +399,10 @@ impl Scorer {
     /// threads for it; in their order.
     fn in_chunks<T: Texts + Send + 'static, R: Send + 'static>(
         &self,
-        items: Vec<T>,
+        mut items: impl Iterator<Item = T>,
         deadline: Option<Instant>,
         work: impl Fn(&Encoder, &[T]) -> R + Clone + Send + 'static,
     ) -> impl Stream<Item = Result<R, TokeniseError>> {
-        let mut items = items.into_iter();
         let chunk =
             move || Some(items.by_ref().take(TOKENISED_ROWS).collect()).filter(|chunk: &Vec<T>| !chunk.is_empty());
         let begin = move |chunk: Vec<T>| {
