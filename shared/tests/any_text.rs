@@ -81,4 +81,11 @@ proptest! {
         prop_assert!(!said.contains("  ") && !said.contains(['\n', '\t', '\r']), "{:?}", said);
         prop_assert_eq!(text(product), said);
     }
+
+    /// Titles of what measures are made of, which any characters hardly ever are.
+    #[test]
+    fn figures_and_signs_give_single_spaces(title in "([0-9][x/.,-]{0,2}([0-9]|in|gb)? ){1,9}") {
+        let said = titled(&title);
+        prop_assert!(!said.contains("  ") && said == said.trim(), "{:?}", said);
+    }
 }

@@ -82,10 +82,11 @@ fn measures(word: &str) -> Option<Vec<String>> {
     }
     let (number, rest) =
         word.split_at(word.find(|c: char| !(c.is_ascii_digit() || ".,/".contains(c))).unwrap_or(word.len()));
+    let number = without_thousands(number);
+    // As in "2x/": signs alone are no number.
     if number.is_empty() {
         return None;
     }
-    let number = without_thousands(number);
     if rest.is_empty() {
         return Some(vec![number]);
     }
@@ -192,6 +193,7 @@ mod tests {
         {
             assert_eq!(said(word), word);
         }
+        assert_eq!(said("2x/ kettle"), "2x/ kettle", "a sign is no number");
         assert_eq!(said("3 in 1 for m or l"), "3 in 1 for m or l", "a unit stands behind a number");
     }
 
