@@ -5,6 +5,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use consumer::app::Cli;
+use tikv_jemallocator::Jemalloc;
+
+/// A request to a table is hundreds of small blocks, which one thread takes and another one gives back.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     Cli::parse().run().unwrap_or_else(|error| {

@@ -265,7 +265,7 @@ fn rarest_neighbours(text: &str, epoch: &KeyEpoch) -> Option<String> {
 /// Groups of a few common words, as bit masks over them.
 struct Groups<'a> {
     words: &'a [&'a Word],
-    /// Estimated rarity of each group in bits, by mask.
+    /// Estimated rarity in bits of each group of up to [`GROUP_WORDS_MAX`], by mask.
     bits: Vec<f32>,
     /// From which a group is a key.
     cool_bits: f32,
@@ -274,11 +274,17 @@ struct Groups<'a> {
 impl<'a> Groups<'a> {
     fn of(words: &'a [&'a Word], epoch: &KeyEpoch) -> Self {
         let single: Vec<f32> = words.iter().map(|word| word.bits).collect();
-        let pair_bits = |i: usize, j: usize| epoch.pair_bits(&words[i].token.text, &words[j].token.text);
-        let pairs: Vec<Vec<f32>> =
-            (0..words.len()).map(|i| (0..words.len()).map(|j| pair_bits(i, j)).collect()).collect();
+        let mut pairs = [[0.0_f32; GROUPED_WORDS_MAX]; GROUPED_WORDS_MAX];
+        for i in 0..words.len() {
+            for j in 0..i {
+                // No penalty is in these bits, since no word of prose is grouped.
+                let known = epoch.pair_bits(&words[i].token.text, &words[j].token.text);
+                pairs[i][j] = known.unwrap_or_else(|| (single[i] + single[j]).max(epoch.cool_bits()));
+                pairs[j][i] = pairs[i][j];
+            }
+        }
         let mut bits = vec![0.0_f32; 1 << words.len()];
-        for mask in 1..bits.len() {
+        for mask in (1..bits.len()).filter(|mask| mask.count_ones() <= GROUP_WORDS_MAX) {
             let estimate = members(mask).map(|last| {
                 let others = mask & !(1 << last);
                 // What the last word adds is at least what it adds to the word that it
@@ -306,7 +312,7 @@ impl<'a> Groups<'a> {
                 rare.push(mask);
             }
         }
-        rare.sort_by_key(|mask| (self.cost(*mask), self.name(*mask)));
+        rare.sort_by_cached_key(|mask| (self.cost(*mask), self.name(*mask)));
         rare
     }
 

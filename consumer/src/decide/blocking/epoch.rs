@@ -112,11 +112,8 @@ impl KeyEpoch {
 
     /// Rarity in bits of two words in one text. Of pairs that are not in the epoch it is
     /// only known that they are rarer than [`KeyEpoch::cool_bits`].
-    pub(super) fn pair_bits(&self, first: &str, second: &str) -> f32 {
-        match self.pairs.get(&pair(first, second)) {
-            Some(class) => half(*class),
-            None => (self.word_bits(first) + self.word_bits(second)).max(self.cool_bits()),
-        }
+    pub(super) fn pair_bits(&self, first: &str, second: &str) -> Option<f32> {
+        self.pairs.get(&pair(first, second)).map(|class| half(*class))
     }
 
     /// As rare as a word that half the documents needed for a place would have.
