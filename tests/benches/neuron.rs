@@ -12,9 +12,14 @@ use models::shape::Shape;
 use models::{Artifact, Scorer, ScorerOptions, TextPair};
 use tempfile::TempDir;
 use tests::report::cpu_s;
+use tikv_jemallocator::Jemalloc;
 
 #[path = "../../models/tests/stand_in/mod.rs"]
 mod stand_in;
+
+/// As in the worker.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const REPLICAS: &str = "NEURON_BENCH_REPLICAS";
 const ARTIFACT: &str = "NEURON_BENCH_ARTIFACT";
