@@ -110,8 +110,8 @@ impl KeyEpoch {
         }
     }
 
-    /// Rarity in bits of two words in one text. Of pairs that are not in the epoch it is
-    /// only known that they are rarer than [`KeyEpoch::cool_bits`].
+    /// Rarity in bits of two words in one text. None of a pair that is not in the epoch, of which
+    /// it is only known that it is rarer than [`KeyEpoch::cool_bits`].
     pub(super) fn pair_bits(&self, first: &str, second: &str) -> Option<f32> {
         self.pairs.get(&pair(first, second)).map(|class| half(*class))
     }
