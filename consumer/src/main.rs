@@ -7,7 +7,7 @@ use clap::Parser;
 use consumer::app::Cli;
 use tikv_jemallocator::Jemalloc;
 
-/// A request to a table is hundreds of small blocks, which one thread takes and another one gives back.
+/// A request to a table is many small blocks, which one thread takes and another one gives back.
 #[global_allocator]
 static ALLOCATOR: Jemalloc = Jemalloc;
 
