@@ -68,11 +68,14 @@ fn scoring(criterion: &mut Criterion) {
     }
 }
 
+fn encoder(artifact: &Artifact) -> Encoder {
+    let (pair_max, query_max) = (artifact.manifest.pair_tokens_max, artifact.manifest.query_tokens_max);
+    Encoder::new(&artifact.tokenizer, pair_max, query_max).expect("the tokenizer is good")
+}
+
 fn encoding(criterion: &mut Criterion) {
     let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
-    let (pair_max, query_max) = (artifact.manifest.pair_tokens_max, artifact.manifest.query_tokens_max);
-    let encoder = Encoder::new(&artifact.tokenizer, pair_max, query_max).expect("the tokenizer is good");
-    let (pairs, queries) = (pairs(), queries());
+    let (encoder, pairs, queries) = (encoder(&artifact), pairs(), queries());
     let mut group = criterion.benchmark_group("encode");
     group.sample_size(20);
     // Sides are kept within a call, and the same texts come again in one: so a call has no two of a text.
@@ -84,15 +87,15 @@ fn encoding(criterion: &mut Criterion) {
 /// What a row costs that never reaches the network, and each that does besides.
 fn first_stages(criterion: &mut Criterion) {
     let artifact = Artifact::open(Path::new(ARTIFACT)).expect("the shipped artifact is good");
+    let (encoder, pairs, queries) = (encoder(&artifact), pairs(), queries());
     let cascade = artifact.cascade.expect("the shipped artifact has one");
     let query_cascade = artifact.query_cascade.expect("the shipped artifact has one");
-    let (pairs, queries) = (pairs(), queries());
     let mut group = criterion.benchmark_group("first stage");
     // As with `encode`, a call has no two of a text.
     group.sample_size(20).throughput(Throughput::Elements(8));
     group.bench_function("pairs", |bencher| bencher.iter(|| cascade.settle(&pairs[..8])));
-    let logits = |query: &String| query_cascade.linear.logits(query);
-    group.bench_function("queries", |bencher| bencher.iter(|| queries[..8].iter().map(logits).collect::<Vec<_>>()));
+    let settle = |query: &String| query_cascade.settle(&encoder, query);
+    group.bench_function("queries", |bencher| bencher.iter(|| queries[..8].iter().map(settle).collect::<Vec<_>>()));
 }
 
 /// Registers that are multiplied without a load: the machine's limit.

@@ -102,7 +102,7 @@ impl EarlyExits {
 impl FileHead {
     fn read(self, entry: ExitEntry) -> Result<EarlyExit, HeadError> {
         let Self { hidden_weight, hidden_bias, out_weight, out_bias } = self;
-        let hidden_weight = numbers(&BASE64_STANDARD.decode(hidden_weight)?);
+        let hidden_weight = bf16_numbers(&BASE64_STANDARD.decode(hidden_weight)?);
         let (outputs, kind) = (hidden_bias.len(), entry.kind());
         for (field, found) in [("out_weight", out_weight.len()), ("out_bias", out_bias.len())] {
             if found != kind.logits() {
@@ -132,8 +132,8 @@ impl FileHead {
     }
 }
 
-/// Numbers of bf16.
-fn numbers(bytes: &[u8]) -> Vec<f32> {
+/// Numbers of bf16, little-endian.
+pub(crate) fn bf16_numbers(bytes: &[u8]) -> Vec<f32> {
     let (pairs, _) = bytes.as_chunks::<2>();
     pairs.iter().map(|&pair| f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16)).collect()
 }

@@ -103,14 +103,19 @@ impl Encoder {
         queries
             .iter()
             .map(|query| {
-                let text = normalise_query(query);
-                let tokens = self.pieces.of(head(&text), self.query_tokens_max - 2)?;
-                let tokens = tokens.into_iter().map(|(id, _word)| id);
+                let tokens = self.query_tokens(query)?;
                 let ids: Vec<i64> = [self.cls].into_iter().chain(tokens).chain([self.sep]).collect();
                 let types = vec![Mark::Plain as i64; ids.len()];
                 Ok(Encoded { ids, types, kind: Kind::Queries, may_leave: false })
             })
             .collect()
+    }
+
+    /// The tokens of a query after [`normalise_query`], special ones excluded.
+    pub fn query_tokens(&self, query: &str) -> Result<Vec<i64>, EncodeError> {
+        let text = normalise_query(query);
+        let tokens = self.pieces.of(head(&text), self.query_tokens_max - 2)?;
+        Ok(tokens.into_iter().map(|(id, _word)| id).collect())
     }
 
     /// As [`Encoder::pairs`], of pairs that may leave the network early.

@@ -15,7 +15,7 @@ use shared::{ModelId, TEXT_VERSION};
 use crate::cascade::{Cascade, Forest};
 use crate::early_exit::EarlyExits;
 use crate::golden::{Goldens, Kind};
-use crate::query_cascade::{Linear, QueryCascade};
+use crate::query_cascade::{QueryCascade, QueryModel};
 use crate::shape::Shape;
 
 /// The manifest schemas that this build reads. A `cascade` needs the second, a `query_cascade` the
@@ -139,7 +139,7 @@ pub struct CascadeEntry {
     pub distinct_below: f32,
 }
 
-/// Turns the linear model of [`QUERY_CASCADE_FILE`] on.
+/// Turns the first stage of [`QUERY_CASCADE_FILE`] on.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 pub struct QueryCascadeEntry {
     /// An intent of at least this probability stands, without the network.
@@ -283,10 +283,10 @@ impl Artifact {
             let forest = kept(CASCADE_FILE, Forest::read(&bytes), &mut problems)?;
             Some(Cascade { forest, distinct_below })
         });
-        let linear = manifest.query_cascade.zip(contents.remove(QUERY_CASCADE_FILE));
-        let query_cascade = linear.and_then(|(QueryCascadeEntry { settle_from }, bytes)| {
-            let linear = kept(QUERY_CASCADE_FILE, Linear::read(&bytes), &mut problems)?;
-            Some(QueryCascade { linear, settle_from })
+        let first_stage = manifest.query_cascade.zip(contents.remove(QUERY_CASCADE_FILE));
+        let query_cascade = first_stage.and_then(|(QueryCascadeEntry { settle_from }, bytes)| {
+            let model = kept(QUERY_CASCADE_FILE, QueryModel::read(&bytes), &mut problems)?;
+            Some(QueryCascade { model, settle_from })
         });
         let exits = manifest.early_exit.as_ref().zip(contents.remove(EARLY_EXIT_FILE));
         let early_exits = exits.and_then(|(EarlyExitEntry { exits }, bytes)| {

@@ -1,5 +1,8 @@
-//! The first stage of an artifact for queries: a linear model over hashed words and letters that settles
-//! the intents of which it is sure, so that the network reads the other queries alone.
+//! The first stage of an artifact for queries: a linear model over hashed words and letters, and a small network
+//! over vectors of the query's tokens, which settle the intents that they are sure of together. The artifact's
+//! network reads the other queries alone.
+
+mod token_vectors;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,7 +10,9 @@ use serde::Deserialize;
 use shared::Stage;
 use shared::text::normalise_query;
 
+use crate::encode::Encoder;
 use crate::scorer::IntentScore;
+pub use token_vectors::{TokenVectors, VectorsError};
 
 /// Buckets of the words, and again of the letters.
 const BUCKETS: usize = 1 << BUCKET_BITS;
@@ -78,6 +83,8 @@ struct File {
     /// Base64 of a signed byte for each bucket and intent, intents innermost: those of the words, then
     /// those of the letters.
     weights: String,
+    /// None in artifacts of before 2026-12.
+    tokens: Option<token_vectors::File>,
     goldens: Vec<Golden>,
 }
 
@@ -86,12 +93,15 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct Golden {
     query: String,
+    /// The query's tokens, as [`Encoder::query_tokens`] has them; empty where only pieces are read.
+    #[serde(default)]
+    token_ids: Vec<i64>,
     logits: [f32; INTENTS],
 }
 
 /// Why a `query_cascade.json` is of no use.
 #[derive(Debug, thiserror::Error)]
-pub enum LinearError {
+pub enum QueryModelError {
     #[error("{0}")]
     Json(#[from] serde_json::Error),
     #[error("weights: {0}")]
@@ -102,6 +112,8 @@ pub enum LinearError {
     Weights { found: usize },
     #[error("{field}: not every number is finite")]
     NotFinite { field: &'static str },
+    #[error("tokens.{0}")]
+    Vectors(#[from] VectorsError),
     #[error("goldens: there are none")]
     NoGoldens,
     #[error("golden {golden}: the logits are {found:?}, the trainer's were {expected:?}")]
@@ -110,7 +122,7 @@ pub enum LinearError {
 
 /// A weight for each piece and intent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Linear {
+struct Linear {
     words: Vec<[i8; INTENTS]>,
     letters: Vec<[i8; INTENTS]>,
     scale: [f32; INTENTS],
@@ -118,44 +130,9 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Reads the content of a `query_cascade.json` and checks it against its own goldens, so that pieces
-    /// which are hashed in another way are noticed.
-    pub fn read(json: &[u8]) -> Result<Self, LinearError> {
-        let File { buckets, scale, bias, weights, goldens } = serde_json::from_slice(json)?;
-        if buckets != BUCKETS {
-            return Err(LinearError::Buckets { found: buckets });
-        }
-        for (field, numbers) in [("scale", scale), ("bias", bias)] {
-            if numbers.iter().any(|number| !number.is_finite()) {
-                return Err(LinearError::NotFinite { field });
-            }
-        }
-        let bytes = BASE64_STANDARD.decode(weights)?;
-        if bytes.len() != 2 * BUCKETS * INTENTS {
-            return Err(LinearError::Weights { found: bytes.len() });
-        }
-        let (rows, _) = bytes.as_chunks::<INTENTS>();
-        let mut words: Vec<[i8; INTENTS]> = rows.iter().map(|row| row.map(|byte| byte as i8)).collect();
-        let letters = words.split_off(BUCKETS);
-        let linear = Self { words, letters, scale, bias };
-        if goldens.is_empty() {
-            return Err(LinearError::NoGoldens);
-        }
-        for (golden, Golden { query, logits: expected }) in goldens.into_iter().enumerate() {
-            let found = linear.logits(&query);
-            // The other way round, a NaN would pass.
-            let is_close =
-                found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= GOLDEN_TOLERANCE);
-            if !is_close {
-                return Err(LinearError::Golden { golden, found, expected });
-            }
-        }
-        Ok(linear)
-    }
-
     /// Of each intent: the weights of the query's pieces, words and letters each over the root of
     /// their number, and the bias.
-    pub fn logits(&self, query: &str) -> [f32; INTENTS] {
+    fn logits(&self, query: &str) -> [f32; INTENTS] {
         let Pieces { words, letters } = Pieces::of(query);
         let mut logits = self.bias;
         for (pieces, weights) in [(words, &self.words), (letters, &self.letters)] {
@@ -174,18 +151,85 @@ impl Linear {
     }
 }
 
-/// A linear model and how sure it has to be.
+/// What reads a query before the network does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryModel {
+    linear: Linear,
+    /// None where only pieces are read.
+    tokens: Option<TokenVectors>,
+}
+
+impl QueryModel {
+    /// Reads the content of a `query_cascade.json` and checks it against its own goldens, so that pieces
+    /// which are hashed in another way are noticed.
+    pub fn read(json: &[u8]) -> Result<Self, QueryModelError> {
+        let File { buckets, scale, bias, weights, tokens, goldens } = serde_json::from_slice(json)?;
+        if buckets != BUCKETS {
+            return Err(QueryModelError::Buckets { found: buckets });
+        }
+        for (field, numbers) in [("scale", scale), ("bias", bias)] {
+            if numbers.iter().any(|number| !number.is_finite()) {
+                return Err(QueryModelError::NotFinite { field });
+            }
+        }
+        let bytes = BASE64_STANDARD.decode(weights)?;
+        if bytes.len() != 2 * BUCKETS * INTENTS {
+            return Err(QueryModelError::Weights { found: bytes.len() });
+        }
+        let (rows, _) = bytes.as_chunks::<INTENTS>();
+        let mut words: Vec<[i8; INTENTS]> = rows.iter().map(|row| row.map(|byte| byte as i8)).collect();
+        let letters = words.split_off(BUCKETS);
+        let tokens = tokens.map(TokenVectors::read).transpose()?;
+        let model = Self { linear: Linear { words, letters, scale, bias }, tokens };
+        model.check(&goldens)?;
+        Ok(model)
+    }
+
+    fn check(&self, goldens: &[Golden]) -> Result<(), QueryModelError> {
+        if goldens.is_empty() {
+            return Err(QueryModelError::NoGoldens);
+        }
+        for (golden, Golden { query, token_ids, logits }) in goldens.iter().enumerate() {
+            let (found, expected) = (self.logits(query, token_ids), *logits);
+            // The other way round, a NaN would pass.
+            let is_close =
+                found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= GOLDEN_TOLERANCE);
+            if !is_close {
+                return Err(QueryModelError::Golden { golden, found, expected });
+            }
+        }
+        Ok(())
+    }
+
+    /// Logits of the intents of a query of these tokens, special ones excluded.
+    pub fn logits(&self, query: &str, token_ids: &[i64]) -> [f32; INTENTS] {
+        let mut logits = self.linear.logits(query);
+        if let Some(tokens) = &self.tokens {
+            for (logit, more) in logits.iter_mut().zip(tokens.logits(token_ids)) {
+                *logit += more;
+            }
+        }
+        logits
+    }
+}
+
+/// A first stage and how sure it has to be.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueryCascade {
-    pub linear: Linear,
+    pub model: QueryModel,
     /// An intent of at least this probability stands.
     pub settle_from: f32,
 }
 
 impl QueryCascade {
-    /// What the linear model says of a query, if it is sure; none where the network has to read it.
-    pub fn settle(&self, query: &str) -> Option<IntentScore> {
-        let score = IntentScore::of(self.linear.logits(query), Stage::Cascade);
+    /// What the first stage says of a query, if it is sure; none where the network has to read it, be it
+    /// because there are no tokens.
+    pub fn settle(&self, encoder: &Encoder, query: &str) -> Option<IntentScore> {
+        let token_ids = match self.model.tokens {
+            Some(_) => encoder.query_tokens(query).ok()?,
+            None => Vec::new(),
+        };
+        let score = IntentScore::of(self.model.logits(query, &token_ids), Stage::Cascade);
         let certainty = score.probabilities.into_iter().fold(0.0, f32::max);
         (certainty >= self.settle_from).then_some(score)
     }
@@ -212,8 +256,8 @@ mod tests {
         })
     }
 
-    fn read(file: &Value) -> Result<Linear, String> {
-        Linear::read(&serde_json::to_vec(file).expect("JSON")).map_err(|error| error.to_string())
+    fn read(file: &Value) -> Result<QueryModel, String> {
+        QueryModel::read(&serde_json::to_vec(file).expect("JSON")).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -229,9 +273,9 @@ mod tests {
 
     #[test]
     fn logits_are_sums_over_the_root_of_the_number_of_pieces() {
-        let linear = read(&file()).expect("a linear model");
+        let model = read(&file()).expect("a linear model");
         let close = |query: &str, expected: [f32; INTENTS]| {
-            let found = linear.logits(query);
+            let found = model.logits(query, &[1, 2]);
             assert!(found.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{query}: {found:?}");
         };
         close("parcel", [0.25, 0.0, 5.0, -1.0]);
@@ -239,6 +283,19 @@ mod tests {
         close("my parcel", [0.25, 0.0, 5.0 / 3f32.sqrt(), -1.0]);
         // Of " jazz ", 4 of three letters and 3 of four.
         close("jazz", [0.25, -30.0 * 0.5 * 7f32.sqrt(), 0.0, -1.0]);
+    }
+
+    #[test]
+    fn what_the_tokens_say_is_added() {
+        let mut file = file();
+        file["tokens"] = token_vectors::tests::file();
+        file["goldens"] = json!([{"query": "parcel", "token_ids": [1], "logits": [0.25, 4.0, 5.0, -1.0]}]);
+        let model = read(&file).expect("a first stage");
+        assert_eq!(model.logits("parcel", &[]), [0.25, 0.0, 5.0, -1.0]);
+        file["goldens"][0]["token_ids"] = json!([0]);
+        assert!(read(&file).expect_err("it is refused").starts_with("golden 0: the logits are [0.25, 2.0, 5.0, -1.0]"));
+        file["tokens"]["vectors"] = json!("");
+        assert!(read(&file).expect_err("it is refused").starts_with("tokens.vectors: "));
     }
 
     #[test]
@@ -266,8 +323,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_has_few_pieces_and_finite_logits(query in "\\PC{0,600}") {
-            let linear = read(&file()).expect("a linear model");
-            prop_assert!(linear.logits(&query).iter().all(|logit| logit.is_finite()));
+            let model = read(&file()).expect("a linear model");
+            prop_assert!(model.logits(&query, &[]).iter().all(|logit| logit.is_finite()));
             let Pieces { words, letters } = Pieces::of(&query);
             prop_assert!(words.len() < 2 * WORDS_MAX && letters.len() < 2 * WORDS_MAX * WORD_CHARS_MAX);
         }

@@ -276,7 +276,8 @@ impl Scorer {
             read_twice: false,
         };
         let cascade = Arc::clone(cascade);
-        let settle = move |pairs: &[TextPair]| cascade.settle(pairs).into_iter().map(|p| p.map(score)).collect();
+        let settle =
+            move |_: &Encoder, pairs: &[TextPair]| cascade.settle(pairs).into_iter().map(|p| p.map(score)).collect();
         self.settled_by(pairs, deadline, settle).await
     }
 
@@ -345,7 +346,9 @@ impl Scorer {
     ) -> Result<Vec<Option<IntentScore>>, ScoreError> {
         let Some(cascade) = &self.query_cascade else { return Ok(vec![None; queries.len()]) };
         let cascade = Arc::clone(cascade);
-        let settle = move |queries: &[String]| queries.iter().map(|query| cascade.settle(query)).collect();
+        let settle = move |encoder: &Encoder, queries: &[String]| {
+            queries.iter().map(|query| cascade.settle(encoder, query)).collect()
+        };
         self.settled_by(queries, deadline, settle).await
     }
 
@@ -354,10 +357,10 @@ impl Scorer {
         &self,
         items: &[T],
         deadline: Option<Instant>,
-        settle: impl Fn(&[T]) -> Vec<Option<S>> + Clone + Send + 'static,
+        settle: impl Fn(&Encoder, &[T]) -> Vec<Option<S>> + Clone + Send + 'static,
     ) -> Result<Vec<Option<S>>, ScoreError> {
         let mut settled = Vec::with_capacity(items.len());
-        let mut chunks = pin!(self.in_chunks(items.iter().cloned(), deadline, move |_, chunk: &[T]| settle(chunk)));
+        let mut chunks = pin!(self.in_chunks(items.iter().cloned(), deadline, settle));
         while let Some(found) = chunks.next().await {
             settled.extend(found?);
         }

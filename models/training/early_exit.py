@@ -23,13 +23,12 @@ from torch import nn
 
 from candidates import SETS
 from cascade import f1, features, walk
-from drawn import batches
-from export import load_weights
-from judge import BATCH_TOKENS, encoded, logits, margin, pair_probabilities
-from model import pool
-from query_cascade import GRID, Linear, is_faithful, least_sure, measures, pieces, probabilities
-from rows import NEIGHBOURS, TARGETS, Tokens, backbone_folder, in_order, read
-from stages import base, of_artifact, put
+from judge import margin, pair_probabilities
+from network import Network, states_and_logits
+from query_cascade import GRID, FirstStage, is_faithful, least_sure, measures, probabilities
+from rows import NEIGHBOURS, TARGETS, Tokens, in_order, read
+from stages import of_artifact, put
+from variants import unlabelled
 
 
 class Spec(NamedTuple):
@@ -40,10 +39,19 @@ class Spec(NamedTuple):
     width: int
 
 
-# In the order of the layers, for each kind. Wider heads let hardly more leave, and an online batch has few rows to
-# read their weights for.
-EXITS = [Spec("queries", 0, 128), Spec("queries", 2, 96), Spec("queries", 3, 96), Spec("pairs", 4, 128)]
-SEED, EPOCHS, ROWS, RATE, DECAY, DROPOUT = 7, 20, 256, 1e-3, 0.1, 0.1
+class Course(NamedTuple):
+    """How a head is trained."""
+
+    epochs: int
+    rows: int
+    rate: float
+
+
+# In the order of the layers, for each kind, and each among those of network.LAYERS. Wider heads let hardly more leave,
+# and an online batch has few rows to read their weights for.
+EXITS = [Spec("queries", 2, 96), Spec("queries", 4, 96), Spec("pairs", 4, 128)]
+COURSES = {"queries": Course(16, 512, 2e-3), "pairs": Course(20, 256, 1e-3)}
+SEED, DECAY, DROPOUT = 7, 0.1, 0.1
 # Of what a number of the states varies by: the head must not live on what bf16 and int8 round away.
 NOISE = 0.1
 # Pairs of each set that are learnt from, of those that the forest leaves.
@@ -62,6 +70,7 @@ class Head(nn.Module):
 
     def __init__(self, states: torch.Tensor, width: int, logits: int):
         super().__init__()
+        states = states.float()
         self.register_buffer("mean", states.mean(0))
         # Some numbers of the first token are nearly the same in all rows. Enlarged, the little by which
         # they differ would be what bf16 and int8 round away.
@@ -85,7 +94,7 @@ class Exit:
         self.out_weight, self.out_bias = head.out.weight.detach(), head.out.bias.detach()
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
-        hidden = F.gelu(F.linear(states, self.hidden_weight.float(), self.hidden_bias))
+        hidden = F.gelu(F.linear(states.float(), self.hidden_weight.float(), self.hidden_bias))
         return F.linear(hidden, self.out_weight, self.out_bias)
 
     def content(self) -> dict:
@@ -94,16 +103,16 @@ class Exit:
                 "out_weight": self.out_weight.tolist(), "out_bias": self.out_bias.tolist()}
 
 
-def trained(states: torch.Tensor, said: torch.Tensor, width: int) -> Head:
+def trained(states: torch.Tensor, said: torch.Tensor, width: int, course: Course) -> Head:
     """A head that gives the probabilities `said`, (rows, logits)."""
     torch.manual_seed(SEED)
     head = Head(states, width, said.size(1))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
-    steps = EPOCHS * max(len(states) // ROWS, 1)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=course.rate, weight_decay=DECAY)
+    steps = course.epochs * max(len(states) // course.rows, 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, course.rate, steps)
     for step in range(steps):
-        rows = torch.randint(len(states), (ROWS,))
-        given = states[rows]
+        rows = torch.randint(len(states), (course.rows,))
+        given = states[rows].float()
         noisy = given + NOISE * head.deviation * torch.randn(given.shape)
         loss = F.cross_entropy(head(noisy), said[rows])
         optimizer.zero_grad()
@@ -115,51 +124,12 @@ def trained(states: torch.Tensor, said: torch.Tensor, width: int) -> Head:
     return head.eval()
 
 
-def states_and_logits(model, rows: list, tokens: Tokens, layers: list) -> tuple:
-    """What the network makes of each row after each of `layers`, {layer: (rows, 2 hidden)}, and its pair and intent
-    logits, (rows, 2) and (rows, 4)."""
-    drawn, states = encoded(rows, tokens), {after: [] for after in layers}
-
-    def keep(after: int, x: torch.Tensor, bias: torch.Tensor):
-        # The bias of the attention is 0 where a token is real.
-        states[after].append(pool(x, (bias[:, 0, 0] == 0).long()))
-
-    hooks = [model.layers[after].register_forward_pre_hook(lambda _layer, given, after=after: keep(after, *given)) for after in layers]
-    pairs, intents = logits(model, drawn)
-    for hook in hooks:
-        hook.remove()
-    order = np.argsort(np.concatenate(batches(drawn, range(len(drawn)), BATCH_TOKENS)), kind="stable")
-    return {after: torch.cat(parts)[order] for after, parts in states.items()}, pairs, intents
-
-
-class Network:
-    """The artifact's network, and what it made of the sets."""
-
-    def __init__(self, args, manifest: dict):
-        self.folder, self.name = args.prepared.parent / "exit", base(manifest)
-        backbone = backbone_folder()
-        self.model = load_weights([args.artifact / "model.ts"], backbone)
-        self.tokens = Tokens(args.binary, backbone / "tokenizer.json")
-
-    def read(self, kind: str, rows: list, name: str) -> tuple:
-        """[`states_and_logits`] of a set, kept, since they take minutes."""
-        layers = sorted({exit.after for exit in EXITS if exit.kind == kind})
-        kept = self.folder / f"{self.name}.{name}.{'-'.join(map(str, layers))}.pt"
-        if not kept.exists():
-            print(f"the network reads {len(rows)} rows of {name}: minutes", file=sys.stderr)
-            found = states_and_logits(self.model, rows, self.tokens, layers)
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(found, kept.with_suffix(".part"))
-            kept.with_suffix(".part").rename(kept)
-        return torch.load(kept)
-
-
-def settled_queries(args, manifest: dict, rows: list) -> np.ndarray:
+def settled_queries(args, manifest: dict, rows: list, tokens: Tokens) -> np.ndarray:
     """Intent of each query that the first stage settles, and -1 of the others."""
     if "query_cascade" not in manifest:
         return np.full(len(rows), -1)
-    linear = Linear.read(json.loads((args.artifact / "query_cascade.json").read_text()))
-    found = probabilities(linear.logits(pieces([row["text"] for row in rows], args.binary)))
+    first_stage = FirstStage.read(json.loads((args.artifact / "query_cascade.json").read_text()))
+    found = probabilities(first_stage.says([row["text"] for row in rows], args.binary, tokens))
     return np.where(found.max(axis=1) >= manifest["query_cascade"]["settle_from"], found.argmax(axis=1), -1)
 
 
@@ -179,16 +149,18 @@ def verdicts(probability: np.ndarray, thresholds: dict) -> np.ndarray:
 
 def exits_of_queries(args, manifest: dict, network: Network) -> list:
     """Entries and exits of queries, in the order of the layers."""
-    train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
-    learnt, _, taught = network.read("queries", train, "intent.train")
+    train, valid, kept_apart = (read(args.prepared, name) for name in ("intent.train", "intent.valid", "intent-hint3.valid"))
+    learnt = {"intent.train": train, "intent.unlabelled": unlabelled(args.prepared, train, valid + kept_apart)}
+    learnt = [network.read("queries", rows, name) for name, rows in learnt.items()]
+    taught = torch.cat([of_set for _, _, of_set in learnt]).softmax(-1)
     states, _, said = network.read("queries", valid, "intent.valid")
     labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
-    settled = settled_queries(args, manifest, valid)
+    settled = settled_queries(args, manifest, valid, network.tokens)
     without = np.where(settled >= 0, settled, said.numpy().argmax(axis=1))
     predicted, left, found = without.copy(), settled >= 0, []
     specs = [exit for exit in EXITS if exit.kind == "queries"]
     for number, spec in enumerate(specs, start=1):
-        exit = Exit(trained(learnt[spec.after], taught.softmax(-1), spec.width))
+        exit = Exit(trained(torch.cat([of_set[spec.after] for of_set, _, _ in learnt]), taught, spec.width, COURSES["queries"]))
         says = exit.logits(states[spec.after]).softmax(-1).numpy()
 
         def is_good(leaves: np.ndarray) -> bool:
@@ -259,7 +231,7 @@ def exits_of_pairs(args, manifest: dict, network: Network) -> list:
     left, found = np.zeros(len(sets), dtype=bool), []
     specs = [exit for exit in EXITS if exit.kind == "pairs"]
     for number, spec in enumerate(specs, start=1):
-        exit = Exit(trained(learnt[spec.after], taught, spec.width))
+        exit = Exit(trained(learnt[spec.after], taught, spec.width, COURSES["pairs"]))
         says = (exit.logits(states[spec.after]) / temperature).softmax(-1)[:, 1].numpy()
 
         def is_good(leaves: np.ndarray) -> bool:
@@ -312,22 +284,20 @@ def log_odds(entry: dict, logits: torch.Tensor, temperature: float) -> tuple:
     return float((logits[0] - logits[1]) / temperature), odds(1.0 - entry["distinct_below"])
 
 
-def goldens(network: Network, found: list, temperature: float) -> list:
-    """The rows of golden_texts.json that leave early whatever numbers are rounded to, one case each."""
+def goldens(network: Network, found: list, kind: str, temperature: float) -> list:
+    """The rows of one kind in golden_texts.json that leave early whatever numbers are rounded to, one case each."""
     cases = []
     texts = json.loads((Path(__file__).parent / "golden_texts.json").read_text(encoding="utf-8"))
-    for kind in ("queries", "pairs"):
-        exits = [(entry, exit) for entry, exit in found if entry["kind"] == kind]
-        for row in (row for case in texts[kind] for row in case["rows"] if "{" not in "".join(row)):
-            given = {"text": row, "label": 0} if kind == "queries" else {"a": row[0], "b": row[1], "label": 0}
-            states, _, _ = states_and_logits(network.model, [given], network.tokens, [entry["after"] for entry, _ in exits])
-            for entry, exit in exits:
-                said = exit.logits(states[entry["after"]])
-                sure, due = log_odds(entry, said[0], temperature)
-                if sure >= due + GOLDEN_MARGIN:
-                    cases.append(golden(kind, entry, row, said, network.tokens))
-                if sure > due - GOLDEN_MARGIN:
-                    break
+    for row in (row for case in texts[kind] for row in case["rows"] if "{" not in "".join(row)):
+        given = {"text": row, "label": 0} if kind == "queries" else {"a": row[0], "b": row[1], "label": 0}
+        states, _, _ = states_and_logits(network.model, [given], network.tokens, [entry["after"] for entry, _ in found])
+        for entry, exit in found:
+            said = exit.logits(states[entry["after"]])
+            sure, due = log_odds(entry, said[0], temperature)
+            if sure >= due + GOLDEN_MARGIN:
+                cases.append(golden(kind, entry, row, said, network.tokens))
+            if sure > due - GOLDEN_MARGIN:
+                break
     return cases
 
 
@@ -338,19 +308,33 @@ def golden(kind: str, entry: dict, row, said: torch.Tensor, tokens: Tokens) -> d
             "input_ids": [ids], "token_types": [types], "logits": said.tolist()}
 
 
+def as_they_are(args, manifest: dict, kind: str) -> tuple:
+    """Entries, heads and goldens of one kind in the artifact."""
+    content = json.loads((args.artifact / "early_exit.json").read_text(encoding="utf-8"))
+    exits = [(entry, head) for entry, head in zip(manifest["early_exit"]["exits"], content["heads"]) if entry["kind"] == kind]
+    return [entry for entry, _ in exits], [head for _, head in exits], [case for case in content["goldens"] if case["kind"] == kind]
+
+
+def made(args, manifest: dict, network: Network, kind: str) -> tuple:
+    """Entries, heads and goldens of one kind, anew."""
+    found = {"queries": exits_of_queries, "pairs": exits_of_pairs}[kind](args, manifest, network)
+    cases = goldens(network, found, kind, manifest["temperature"])
+    if found and not cases:
+        sys.exit(f"none of the golden {kind} leave early: the artifact is left as it was")
+    return [entry for entry, _ in found], [exit.content() for _, exit in found], cases
+
+
 def main():
-    args = of_artifact(__doc__).parse_args()
+    parser = of_artifact(__doc__)
+    parser.add_argument("--only", choices=COURSES, help="train the exits of this kind, and leave the others as they are")
+    args = parser.parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     network = Network(args, manifest)
-    found = exits_of_queries(args, manifest, network) + exits_of_pairs(args, manifest, network)
-    if not found:
+    parts = [as_they_are(args, manifest, kind) if args.only not in (None, kind) else made(args, manifest, network, kind) for kind in COURSES]
+    entries, heads, cases = (sum(of_kinds, []) for of_kinds in zip(*parts))
+    if not entries:
         sys.exit("no exit is ever as good as the network: the artifact is left as it was")
-    cases = goldens(network, found, manifest["temperature"])
-    for kind in {entry["kind"] for entry, _ in found}:
-        if not any(case["kind"] == kind for case in cases):
-            sys.exit(f"none of the golden {kind} leave early: the artifact is left as it was")
-    entries = [entry for entry, _ in found]
-    put(args.artifact, manifest, "early_exit", {"exits": entries}, {"heads": [exit.content() for _, exit in found], "goldens": cases})
+    put(args.artifact, manifest, "early_exit", {"exits": entries}, {"heads": heads, "goldens": cases})
     print(json.dumps({"model_id": manifest["model_id"], **manifest["early_exit"], "goldens": len(cases)}))
 
 

@@ -1,35 +1,49 @@
 """Puts a first stage for queries in front of an artifact's network: a linear model over hashed words and
-letters, as `catalog-labels features` prints them, trained on the training queries.
+letters, as `catalog-labels features` prints them, and a small network over narrow vectors of the tokens. Both are
+trained together to say what the network says of the training queries and of queries that nobody labelled
+(variants.py).
 
 Writes `query_cascade.json` into the artifact and turns it on in the manifest. Intents of at least
 `settle_from` stand without the network: the least such probability at which few enough of the validation
 queries get another intent than the network's, in all (FLIPS_MAX) and of each source (SOURCE_FLIPS_MAX, or
 one query), and at which macro-F1 loses no more than F1_COST_MAX. Where there is none, nothing is written.
+
+Takes some ten minutes on 2 cores, most of them for what the network makes of the queries, which is kept in `runs/`.
 """
 
 import base64
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_matrix
-from sklearn.linear_model import LogisticRegression
+from torch import nn
+from tqdm import trange
 
 from judge import f1_at, macro_f1
 from model import INTENTS
-from rows import Tokens, backbone_folder, read
-from stages import base, of_artifact, put
+from network import Network
+from rows import Tokens, read
+from stages import of_artifact, put
+from variants import unlabelled
 
 BUCKETS = 1 << 15
-# Of int8, which the weights are rounded to.
+# Numbers of a token's vector, and outputs of the layer that reads their mean.
+INPUTS, OUTPUTS = 64, 256
+# Of int8, which weights and vectors are rounded to.
 STEPS = 127
 FLIPS_MAX = 0.001
 SOURCE_FLIPS_MAX = 0.002
 F1_COST_MAX = 0.002
 GRID = np.arange(0.800, 0.9995, 0.001).round(3)
-STRENGTH, ITERATIONS = 10.0, 300
+SEED, EPOCHS, ROWS, DECAY = 7, 8, 512, 0.05
+# Of the layers, the pieces' weights and the tokens' vectors.
+RATES = (2e-3, 1e-2, 1e-3)
+# Shares of the pieces and of the outputs that are left out, and noise on the mean, in deviations.
+PIECES_LEFT_OUT, DROPOUT, NOISE = 0.1, 0.1, 0.1
 GOLDENS = ["", "usb c cable", "where is my parcel?", "play some jazz in the kitchen", "ÜBERGRÖSSE Jacke  wasserdicht",
            "📦 noch nicht da", "what's the capital of Peru", "w" * 60, " ".join(str(n) for n in range(60))]
 
@@ -49,55 +63,132 @@ def pieces(texts: list, binary: str) -> csr_matrix:
     return csr_matrix((np.array(values), (rows, columns)), shape=(len(texts), 2 * BUCKETS))
 
 
-class Linear:
-    """Weights as the worker holds them: bytes, a scale for each intent, and a bias."""
+def means(texts: list, tokens: Tokens, vocabulary: int) -> csr_matrix:
+    """(queries, vocabulary): of each token its share of the query's, special ones excluded."""
+    ids = [found[1:-1] for found, _ in tokens(texts)]
+    rows = np.repeat(np.arange(len(ids)), [len(of) for of in ids])
+    values = [1.0 / len(of) for of in ids for _ in of]
+    return csr_matrix((values, (rows, [i for of in ids for i in of])), shape=(len(texts), vocabulary))
 
-    def __init__(self, weights: np.ndarray, scale: np.ndarray, bias: np.ndarray):
+
+def bags(x: csr_matrix) -> tuple:
+    """Columns, where each row begins, and values, as an `EmbeddingBag` takes them."""
+    return (torch.from_numpy(x.indices.astype(np.int64)), torch.from_numpy(x.indptr[:-1].astype(np.int64)),
+            torch.from_numpy(x.data.astype(np.float32)))
+
+
+class Model(nn.Module):
+    """Pieces and tokens of queries to logits (queries, intents). `vectors` are those to begin with."""
+
+    def __init__(self, vectors: torch.Tensor):
+        super().__init__()
+        self.linear = nn.EmbeddingBag(2 * BUCKETS, len(INTENTS), mode="sum", sparse=True)
+        nn.init.zeros_(self.linear.weight)
+        self.vectors = nn.EmbeddingBag.from_pretrained(vectors, freeze=False, mode="sum", sparse=True)
+        self.hidden = nn.Linear(vectors.size(1), OUTPUTS)
+        self.out = nn.Linear(OUTPUTS, len(INTENTS))
+        self.dropout = nn.Dropout(DROPOUT)
+
+    def forward(self, x: csr_matrix, tokens: csr_matrix) -> torch.Tensor:
+        columns, starts, values = bags(x)
+        mean = self.vectors(*bags(tokens)[:2], per_sample_weights=bags(tokens)[2])
+        if self.training:
+            values = values * (torch.rand(len(values)) >= PIECES_LEFT_OUT) / (1.0 - PIECES_LEFT_OUT)
+            mean = mean + NOISE * mean.std() * torch.randn_like(mean)
+        out = self.out(self.dropout(F.relu(self.hidden(mean))))
+        return out + self.linear(columns, starts, per_sample_weights=values)
+
+
+def trained(x: csr_matrix, tokens: csr_matrix, said: torch.Tensor, vectors: torch.Tensor) -> Model:
+    """A model that gives the probabilities `said`, (queries, intents)."""
+    torch.manual_seed(SEED)
+    rng, model = np.random.default_rng(SEED), Model(vectors)
+    layers = [*model.hidden.parameters(), *model.out.parameters()]
+    optimizers = [torch.optim.AdamW(layers, lr=RATES[0], weight_decay=DECAY),
+                  *(torch.optim.SparseAdam([weight], lr=rate)
+                    for weight, rate in zip((model.linear.weight, model.vectors.weight), RATES[1:]))]
+    steps = EPOCHS * max(x.shape[0] // ROWS, 1)
+    # Up for a tenth of the way, then down.
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 10 * (step + 1) / steps) * (1 - step / steps))
+                 for optimizer in optimizers]
+    for _ in trange(steps, desc="first stage", mininterval=5):
+        rows = rng.integers(0, x.shape[0], ROWS)
+        loss = F.cross_entropy(model(x[rows], tokens[rows]), said[rows])
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer, schedule in zip(optimizers, schedules):
+            optimizer.step()
+            schedule.step()
+    return model.eval()
+
+
+def narrow(vectors: torch.Tensor) -> torch.Tensor:
+    """(vocabulary, INPUTS): the directions in which the vectors vary most, of deviation 1 on the whole."""
+    torch.manual_seed(SEED)
+    centred = vectors - vectors.mean(0)
+    _, _, directions = torch.pca_lowrank(centred, q=INPUTS, center=False, niter=4)
+    projected = centred @ directions
+    return projected / projected.std()
+
+
+def rounded(weights: np.ndarray) -> tuple:
+    """Columns as signed bytes, and a scale for each."""
+    scale = np.maximum(np.abs(weights).max(axis=0), 1e-9) / STEPS
+    return np.rint(weights / scale).astype(np.int8), scale
+
+
+class FirstStage:
+    """Weights as the worker holds them: bytes for pieces and vectors, bf16 for the hidden layer."""
+
+    def __init__(self, weights, scale, bias, vectors, hidden_weight, hidden_bias, out_weight):
+        # (2 BUCKETS, intents), (intents,), (intents,).
         self.weights, self.scale, self.bias = weights, scale, bias
+        # (vocabulary, inputs), (inputs, outputs) as a tensor of bf16, (outputs,), (outputs, intents).
+        self.vectors, self.hidden_weight, self.hidden_bias, self.out_weight = vectors, hidden_weight, hidden_bias, out_weight
 
     @classmethod
-    def trained(cls, x: csr_matrix, labels: np.ndarray):
-        model = LogisticRegression(C=STRENGTH, max_iter=ITERATIONS).fit(x, labels)
-        if list(model.classes_) != list(range(len(INTENTS))):
-            sys.exit("there is no training query of one of the intents")
-        scale = np.abs(model.coef_).max(axis=1) / STEPS
-        return cls(np.rint(model.coef_ / scale[:, None]).astype(np.int8), scale, model.intercept_)
+    def of(cls, model: Model):
+        array = lambda tensor: tensor.detach().double().numpy()
+        weights, scale = rounded(array(model.linear.weight))
+        vectors, steps = rounded(array(model.vectors.weight))
+        hidden_weight = torch.from_numpy(array(model.hidden.weight).T * steps[:, None]).bfloat16()
+        return cls(weights, scale, array(model.out.bias), vectors, hidden_weight, array(model.hidden.bias), array(model.out.weight).T)
 
     @classmethod
     def read(cls, content: dict):
         """What `content` was made of."""
-        weights = np.frombuffer(base64.b64decode(content["weights"]), dtype=np.int8).reshape(2 * BUCKETS, len(INTENTS))
-        return cls(weights.T, np.array(content["scale"]), np.array(content["bias"]))
+        decoded = lambda text, dtype: np.frombuffer(base64.b64decode(text), dtype=dtype)
+        tokens = content["tokens"]
+        outputs = len(tokens["hidden_bias"])
+        bits = torch.from_numpy(decoded(tokens["hidden_weight"], "<i2").copy())
+        hidden_weight = bits.view(torch.bfloat16).reshape(-1, outputs)
+        return cls(decoded(content["weights"], np.int8).reshape(2 * BUCKETS, len(INTENTS)), np.array(content["scale"]),
+                   np.array(content["bias"]), decoded(tokens["vectors"], np.int8).reshape(-1, len(hidden_weight)),
+                   hidden_weight, np.array(tokens["hidden_bias"]), np.array(tokens["out_weight"]))
 
-    def logits(self, x: csr_matrix) -> np.ndarray:
-        return x @ self.weights.T.astype(np.float64) * self.scale + self.bias
+    def logits(self, x: csr_matrix, tokens: csr_matrix) -> np.ndarray:
+        """(queries, intents), of what `pieces` and `means` give."""
+        mean = tokens @ self.vectors.astype(np.float64)
+        hidden = np.maximum(mean @ self.hidden_weight.double().numpy() + self.hidden_bias, 0.0)
+        return x @ self.weights.astype(np.float64) * self.scale + self.bias + hidden @ self.out_weight
 
-    def content(self, binary: str) -> dict:
-        goldens = self.logits(pieces(GOLDENS, binary))
-        return {"buckets": BUCKETS, "scale": self.scale.tolist(), "bias": self.bias.tolist(),
-                "weights": base64.b64encode(np.ascontiguousarray(self.weights.T).tobytes()).decode(),
-                "goldens": [{"query": q, "logits": row.tolist()} for q, row in zip(GOLDENS, goldens)]}
+    def says(self, texts: list, binary: str, tokens: Tokens) -> np.ndarray:
+        """Logits of queries."""
+        return self.logits(pieces(texts, binary), means(texts, tokens, len(self.vectors)))
+
+    def content(self, binary: str, tokens: Tokens) -> dict:
+        encode = lambda array: base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+        goldens = zip(GOLDENS, tokens(GOLDENS), self.says(GOLDENS, binary, tokens))
+        return {"buckets": BUCKETS, "scale": self.scale.tolist(), "bias": self.bias.tolist(), "weights": encode(self.weights),
+                "tokens": {"vectors": encode(self.vectors), "hidden_weight": encode(self.hidden_weight.view(torch.int16).numpy().astype("<i2")),
+                           "hidden_bias": self.hidden_bias.tolist(), "out_weight": self.out_weight.tolist()},
+                "goldens": [{"query": query, "token_ids": ids[1:-1], "logits": row.tolist()} for query, (ids, _), row in goldens]}
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
-
-
-def network(args, manifest: dict, rows: list) -> np.ndarray:
-    """The intent that the artifact's network gives each row; kept, since it takes minutes."""
-    kept = args.prepared.parent / "cascade" / f"{base(manifest)}.intent.valid.json"
-    if not kept.exists():
-        # torch is slow to import, and only this needs it.
-        from export import load_weights
-        from judge import intents
-        backbone = backbone_folder()
-        found = intents(load_weights([args.artifact / "model.ts"], backbone), rows, Tokens(args.binary, backbone / "tokenizer.json"))
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(".part")
-        part.write_text(json.dumps(found))
-        part.rename(kept)
-    return np.array(json.loads(kept.read_text()))
 
 
 def measures(predicted: np.ndarray, labels: np.ndarray, sources: np.ndarray) -> dict:
@@ -139,12 +230,18 @@ def least(first: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np
 def main():
     args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
-    train, valid = (read(args.prepared, f"intent.{split}") for split in ("train", "valid"))
-    linear = Linear.trained(pieces([row["text"] for row in train], args.binary), np.array([row["label"] for row in train]))
+    train, valid, kept_apart = (read(args.prepared, name) for name in ("intent.train", "intent.valid", "intent-hint3.valid"))
+    network = Network(args, manifest)
+    learnt = {"intent.train": train, "intent.unlabelled": unlabelled(args.prepared, train, valid + kept_apart)}
+    said = torch.cat([network.read("queries", rows, name)[2] for name, rows in learnt.items()]).softmax(-1)
+    vectors = network.word_vectors()
+    texts = [row["text"] for rows in learnt.values() for row in rows]
+    model = trained(pieces(texts, args.binary), means(texts, network.tokens, len(vectors)), said, narrow(vectors))
+    first_stage = FirstStage.of(model)
 
     labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
-    first = probabilities(linear.logits(pieces([row["text"] for row in valid], args.binary)))
-    second = network(args, manifest, valid)
+    first = probabilities(first_stage.says([row["text"] for row in valid], args.binary, network.tokens))
+    second = network.read("queries", valid, "intent.valid")[2].numpy().argmax(axis=1)
     settle_from = least(first, second, labels, sources)
     if settle_from is None:
         sys.exit("at no probability is the first stage as good as the network: the artifact is left as it was")
@@ -156,7 +253,7 @@ def main():
         print(f"{source:12} {(sources == source).sum():5} queries  settled {settled[sources == source].mean():.3f}")
     for name, value in before.items():
         print(f"{name:24} network {value:.4f}  with the first stage {after[name]:.4f}")
-    put(args.artifact, manifest, "query_cascade", {"settle_from": settle_from}, linear.content(args.binary))
+    put(args.artifact, manifest, "query_cascade", {"settle_from": settle_from}, first_stage.content(args.binary, network.tokens))
     print(json.dumps({"model_id": manifest["model_id"], **manifest["query_cascade"]}))
 
 

@@ -8,21 +8,21 @@ import torch
 import torch.nn.functional as F
 
 import early_exit as ee
+from network import states_and_logits
 
 WIDTH = 256
+# Hundreds of steps on few rows.
+COURSE = ee.Course(150, 256, 1e-3)
 
 
 class EarlyExit(unittest.TestCase):
     def setUp(self):
-        # Hundreds of steps on these few rows.
-        original, ee.EPOCHS = ee.EPOCHS, 150
-        self.addCleanup(setattr, ee, "EPOCHS", original)
         generator = torch.Generator().manual_seed(3)
         states = torch.randn(600, 64, generator=generator) + 2.0
         self.states, self.said = states, (states[:, :4] * 3).softmax(-1)
 
     def test_a_head_learns_what_the_network_says_and_the_exit_says_what_the_head_does(self):
-        head = ee.trained(self.states, self.said, WIDTH)
+        head = ee.trained(self.states, self.said, WIDTH, COURSE)
         found = head(self.states)
         self.assertGreater((found.argmax(1) == self.said.argmax(1)).float().mean().item(), 0.9)
         exit = ee.Exit(head)
@@ -33,12 +33,12 @@ class EarlyExit(unittest.TestCase):
         states = self.states.clone()
         # As much as bf16 rounds away at 100, and all that tells.
         states[:, :4] = 100.0 + 0.1 * (self.said.log() - self.said.log().mean(0))
-        exit = ee.Exit(ee.trained(states, self.said, WIDTH))
+        exit = ee.Exit(ee.trained(states, self.said, WIDTH, COURSE))
         rounded = states.bfloat16().float()
         self.assertLess((exit.logits(states) - exit.logits(rounded)).abs().max().item(), 1.0)
 
     def test_training_is_the_same_each_time(self):
-        twice = [ee.Exit(ee.trained(self.states, self.said, WIDTH)).hidden_weight for _ in range(2)]
+        twice = [ee.Exit(ee.trained(self.states, self.said, WIDTH, COURSE)).hidden_weight for _ in range(2)]
         self.assertTrue(torch.equal(*twice))
 
     def test_weights_are_written_row_by_row(self):
@@ -59,9 +59,9 @@ class EarlyExit(unittest.TestCase):
         encodings = [([1] + [2 + n] * (n + 1) + [3], [0] * (n + 3)) for n in range(5)]
         tokens = lambda texts: [encodings[int(text)] for text in texts]
         layers = [0, 3]
-        together, pairs, said = ee.states_and_logits(model, rows, tokens, layers)
+        together, pairs, said = states_and_logits(model, rows, tokens, layers)
         for n, row in enumerate(rows):
-            alone, _, _ = ee.states_and_logits(model, [row], tokens, layers)
+            alone, _, _ = states_and_logits(model, [row], tokens, layers)
             for after in layers:
                 self.assertLess((alone[after][0] - together[after][n]).abs().max().item(), 1e-4)
         self.assertEqual((together[3].shape, pairs.shape, said.shape), ((5, 64), (5, 2), (5, 4)))

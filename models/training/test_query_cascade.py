@@ -1,38 +1,70 @@
 """Tests of query_cascade.py: the rounded weights, and how sure the first stage has to be. `make test-training`."""
 
 import base64
+import json
 import unittest
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_matrix
 
 import query_cascade as qc
 
 
 class QueryCascade(unittest.TestCase):
-    def linear(self) -> tuple:
+    def setUp(self):
+        # Hundreds of steps on few rows.
+        original, qc.EPOCHS = qc.EPOCHS, 300
+        self.addCleanup(setattr, qc, "EPOCHS", original)
         rng = np.random.default_rng(7)
-        said = rng.integers(0, 4, 400)
-        columns = said * 10 + rng.integers(0, 12, 400)
-        x = csr_matrix((np.ones(400), (np.arange(400), columns)), shape=(400, 2 * qc.BUCKETS))
-        return x, said, qc.Linear.trained(x, said)
+        rows, self.said = np.arange(600), rng.integers(0, 4, 600)
+        # Two intents are told apart by a piece, the others by a token.
+        by_piece = np.where(self.said < 2, self.said, 2) * 10 + rng.integers(0, 10, 600)
+        by_token = np.where(self.said >= 2, self.said, 0) * 10 + rng.integers(0, 10, 600)
+        self.pieces = csr_matrix((np.ones(600), (rows, by_piece)), shape=(600, 2 * qc.BUCKETS))
+        self.tokens = csr_matrix((np.ones(600), (rows, by_token)), shape=(600, 50))
+
+    def trained(self) -> qc.Model:
+        vectors = torch.randn(50, 16, generator=torch.Generator().manual_seed(3))
+        return qc.trained(self.pieces, self.tokens, F.one_hot(torch.from_numpy(self.said), 4).float(), vectors)
 
     def test_rounded_weights_say_what_the_trained_ones_say(self):
-        x, said, linear = self.linear()
-        self.assertEqual((np.abs(linear.weights).max(axis=1) == qc.STEPS).tolist(), [True] * 4)
-        exact = qc.LogisticRegression(C=qc.STRENGTH, max_iter=qc.ITERATIONS).fit(x, said)
-        self.assertLess(np.abs(qc.probabilities(linear.logits(x)) - exact.predict_proba(x)).max(), 0.02)
+        model = self.trained()
+        exact = model(self.pieces, self.tokens).softmax(-1).detach().numpy()
+        found = qc.probabilities(qc.FirstStage.of(model).logits(self.pieces, self.tokens))
+        self.assertGreater((found.argmax(axis=1) == self.said).mean(), 0.98)
+        self.assertLess(np.abs(found - exact).max(), 0.05)
 
-    def test_weights_are_written_with_the_intents_innermost(self):
-        _, _, linear = self.linear()
+    def test_training_is_the_same_each_time(self):
+        one, other = (qc.FirstStage.of(self.trained()) for _ in range(2))
+        self.assertTrue((one.vectors == other.vectors).all() and (one.weights == other.weights).all())
+
+    def test_what_was_written_is_read_again(self):
+        first_stage = qc.FirstStage.of(self.trained())
         original, qc.pieces = qc.pieces, lambda texts, _binary: csr_matrix((len(texts), 2 * qc.BUCKETS))
         self.addCleanup(setattr, qc, "pieces", original)
-        content = linear.content("")
+        content = first_stage.content("", lambda texts: [([1, 20 + n, 2], [0, 0, 0]) for n in range(len(texts))])
         written = np.frombuffer(base64.b64decode(content["weights"]), dtype=np.int8).reshape(2 * qc.BUCKETS, 4)
-        self.assertTrue((written == linear.weights.T).all())
-        self.assertEqual(content["goldens"][0]["logits"], linear.bias.tolist())
-        again = qc.Linear.read(content)
-        self.assertTrue((again.weights == linear.weights).all() and (again.scale == linear.scale).all())
+        self.assertTrue((written == first_stage.weights).all(), "the intents are innermost")
+        self.assertEqual([golden["token_ids"] for golden in content["goldens"][:2]], [[20], [21]])
+        again = qc.FirstStage.read(json.loads(json.dumps(content)))
+        self.assertTrue((again.logits(self.pieces, self.tokens) == first_stage.logits(self.pieces, self.tokens)).all())
+
+    def test_means_leave_special_tokens_out_and_count_what_comes_twice(self):
+        tokens = lambda texts: [([1] + [5, 5, 6][:len(text)] + [2], []) for text in texts]
+        found = qc.means(["abc", "", "a"], tokens, 8).toarray()
+        self.assertEqual(found.round(3).tolist(), [[0, 0, 0, 0, 0, 0.667, 0.333, 0], [0] * 8, [0, 0, 0, 0, 0, 1, 0, 0]])
+
+    def test_vectors_begin_as_the_directions_that_tell_most(self):
+        generator = torch.Generator().manual_seed(3)
+        vectors = torch.randn(300, 80, generator=generator) * 0.01
+        vectors[:, 7] = 5 + torch.randn(300, generator=generator)
+        narrow = qc.narrow(vectors)
+        self.assertEqual(narrow.shape, (300, qc.INPUTS))
+        along = np.corrcoef(narrow[:, 0].numpy(), vectors[:, 7].numpy())[0, 1]
+        self.assertGreater(abs(along), 0.99)
+        self.assertAlmostEqual(narrow.std().item(), 1.0, places=4)
 
     def test_the_least_probability_is_the_one_before_flips_or_costs(self):
         labels = np.arange(2000) % 2

@@ -70,6 +70,7 @@ impl Copy {
             let mut weights = vec![0; 2 * buckets * 4];
             weights[parcel * 4 + Intent::Help as usize] = 100;
             file["weights"] = json!(BASE64_STANDARD.encode(weights));
+            file["tokens"] = json!(null);
             file["scale"] = json!([1.0, 1.0, 0.1, 1.0]);
             file["bias"] = json!([0.0, 0.0, 0.0, 0.0]);
             file["goldens"] = json!([{"query": "Parcel", "logits": [0.0, 0.0, 10.0, 0.0]}]);

@@ -151,7 +151,8 @@ impl Args {
         for ((left, right), of_set) in self.left.iter().zip(&self.right).zip(&self.pairs) {
             pairs.extend(groups_of_pairs(&read_pairs(left, right, of_set)?, artifact, &encoder)?);
         }
-        let settles = |query: &str| artifact.query_cascade.as_ref().is_some_and(|first| first.settle(query).is_some());
+        let first = artifact.query_cascade.as_ref();
+        let settles = |query: &str| first.is_some_and(|first| first.settle(&encoder, query).is_some());
         let queries = read_queries(&self.queries, None)?.into_iter().map(|query| query.text);
         let texts: Vec<String> = queries.filter(|query| !settles(query)).collect();
         let queries: Vec<Vec<usize>> = encoder.queries(&texts)?.iter().map(|row| vec![row.ids.len()]).collect();
