@@ -83,7 +83,7 @@ struct File {
     /// Base64 of a signed byte for each bucket and intent, intents innermost: those of the words, then
     /// those of the letters.
     weights: String,
-    /// None in artifacts of before 2026-12.
+    /// None in artifacts from before 2026-11-30.
     tokens: Option<token_vectors::File>,
     goldens: Vec<Golden>,
 }
