@@ -28,7 +28,6 @@ from network import Network, states_and_logits
 from query_cascade import GRID, FirstStage, is_faithful, least_sure, measures, probabilities
 from rows import NEIGHBOURS, TARGETS, Tokens, in_order, read
 from stages import of_artifact, put
-from variants import unlabelled
 
 
 class Spec(NamedTuple):
@@ -149,10 +148,8 @@ def verdicts(probability: np.ndarray, thresholds: dict) -> np.ndarray:
 
 def exits_of_queries(args, manifest: dict, network: Network) -> list:
     """Entries and exits of queries, in the order of the layers."""
-    train, valid, kept_apart = (read(args.prepared, name) for name in ("intent.train", "intent.valid", "intent-hint3.valid"))
-    learnt = {"intent.train": train, "intent.unlabelled": unlabelled(args.prepared, train, valid + kept_apart)}
-    learnt = [network.read("queries", rows, name) for name, rows in learnt.items()]
-    taught = torch.cat([of_set for _, _, of_set in learnt]).softmax(-1)
+    valid = read(args.prepared, "intent.valid")
+    _, learnt, taught = network.learnt_queries(args.prepared)
     states, _, said = network.read("queries", valid, "intent.valid")
     labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))
     settled = settled_queries(args, manifest, valid, network.tokens)
@@ -160,7 +157,7 @@ def exits_of_queries(args, manifest: dict, network: Network) -> list:
     predicted, left, found = without.copy(), settled >= 0, []
     specs = [exit for exit in EXITS if exit.kind == "queries"]
     for number, spec in enumerate(specs, start=1):
-        exit = Exit(trained(torch.cat([of_set[spec.after] for of_set, _, _ in learnt]), taught, spec.width, COURSES["queries"]))
+        exit = Exit(trained(learnt[spec.after], taught.softmax(-1), spec.width, COURSES["queries"]))
         says = exit.logits(states[spec.after]).softmax(-1).numpy()
 
         def is_good(leaves: np.ndarray) -> bool:

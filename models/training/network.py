@@ -1,5 +1,7 @@
 """What an artifact's network makes of queries and pairs, layer by layer; kept in `runs/exit`, since it takes minutes."""
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -10,8 +12,9 @@ from drawn import batches
 from export import load_weights
 from judge import BATCH_TOKENS, encoded, logits
 from model import pool
-from rows import Tokens, backbone_folder
+from rows import Tokens, backbone_folder, inputs_of, read
 from stages import base
+from variants import unlabelled
 
 # After which layers the states of a row are kept: where it may have an exit.
 LAYERS = {"queries": [2, 4], "pairs": [4]}
@@ -46,8 +49,9 @@ class Network:
         self.tokens = Tokens(args.binary, backbone / "tokenizer.json")
 
     def read(self, kind: str, rows: list, name: str) -> tuple:
-        """[`states_and_logits`] of a set, kept; the states in float16, for there are gigabytes of them."""
-        kept = self.folder / f"{self.name}.{name}.{'-'.join(map(str, LAYERS[kind]))}.pt"
+        """[`states_and_logits`] of a set, kept for these very rows; the states in float16, for there are gigabytes of them."""
+        digest = hashlib.sha256(json.dumps([inputs_of(row, None) for row in rows]).encode()).hexdigest()
+        kept = self.folder / f"{self.name}.{name}.{'-'.join(map(str, LAYERS[kind]))}.{digest[:8]}.pt"
         if not kept.exists():
             print(f"the network reads {len(rows)} rows of {name}: minutes", file=sys.stderr)
             states, pairs, intents = states_and_logits(self.model, rows, self.tokens, LAYERS[kind])
@@ -56,6 +60,15 @@ class Network:
             torch.save(found, kept.with_suffix(".part"))
             kept.with_suffix(".part").rename(kept)
         return torch.load(kept)
+
+    def learnt_queries(self, prepared: Path) -> tuple:
+        """What a stage of queries learns from, the training queries and others that nobody labelled: rows, and their
+        states and intent logits as [`states_and_logits`] has them."""
+        train, *judging = (read(prepared, name) for name in ("intent.train", "intent.valid", "intent-hint3.valid"))
+        sets = {"intent.train": train, "intent.unlabelled": unlabelled(prepared, train, sum(judging, []))}
+        found = [self.read("queries", rows, name) for name, rows in sets.items()]
+        states = {after: torch.cat([of_set[after] for of_set, _, _ in found]) for after in LAYERS["queries"]}
+        return sum(sets.values(), []), states, torch.cat([intents for _, _, intents in found])
 
     def word_vectors(self) -> torch.Tensor:
         """(vocabulary, hidden): what the network begins with of each token, whatever the place where it stands."""

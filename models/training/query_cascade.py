@@ -28,7 +28,6 @@ from model import INTENTS
 from network import Network
 from rows import Tokens, read
 from stages import of_artifact, put
-from variants import unlabelled
 
 BUCKETS = 1 << 15
 # Numbers of a token's vector, and outputs of the layer that reads their mean.
@@ -90,8 +89,8 @@ class Model(nn.Module):
         self.dropout = nn.Dropout(DROPOUT)
 
     def forward(self, x: csr_matrix, tokens: csr_matrix) -> torch.Tensor:
-        columns, starts, values = bags(x)
-        mean = self.vectors(*bags(tokens)[:2], per_sample_weights=bags(tokens)[2])
+        (columns, starts, values), (ids, firsts, shares) = bags(x), bags(tokens)
+        mean = self.vectors(ids, firsts, per_sample_weights=shares)
         if self.training:
             values = values * (torch.rand(len(values)) >= PIECES_LEFT_OUT) / (1.0 - PIECES_LEFT_OUT)
             mean = mean + NOISE * mean.std() * torch.randn_like(mean)
@@ -230,13 +229,11 @@ def least(first: np.ndarray, second: np.ndarray, labels: np.ndarray, sources: np
 def main():
     args = of_artifact(__doc__).parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
-    train, valid, kept_apart = (read(args.prepared, name) for name in ("intent.train", "intent.valid", "intent-hint3.valid"))
-    network = Network(args, manifest)
-    learnt = {"intent.train": train, "intent.unlabelled": unlabelled(args.prepared, train, valid + kept_apart)}
-    said = torch.cat([network.read("queries", rows, name)[2] for name, rows in learnt.items()]).softmax(-1)
+    valid, network = read(args.prepared, "intent.valid"), Network(args, manifest)
+    learnt, _, said = network.learnt_queries(args.prepared)
     vectors = network.word_vectors()
-    texts = [row["text"] for rows in learnt.values() for row in rows]
-    model = trained(pieces(texts, args.binary), means(texts, network.tokens, len(vectors)), said, narrow(vectors))
+    texts = [row["text"] for row in learnt]
+    model = trained(pieces(texts, args.binary), means(texts, network.tokens, len(vectors)), said.softmax(-1), narrow(vectors))
     first_stage = FirstStage.of(model)
 
     labels, sources = (np.array([row[key] for row in valid]) for key in ("label", "source"))

@@ -53,17 +53,14 @@ impl TokenVectors {
         let hidden_weight = bf16_numbers(&decode("hidden_weight", hidden_weight)?);
         let outputs = hidden_bias.len();
         let inputs = hidden_weight.len().checked_div(outputs).unwrap_or_default();
-        for (field, found, width) in [
-            ("hidden_weight", hidden_weight.len(), outputs),
-            ("vectors", vectors.len(), inputs),
-            ("out_weight", out_weight.len(), outputs),
+        for (field, found, width, is_whole) in [
+            ("hidden_weight", hidden_weight.len(), outputs, hidden_weight.len().is_multiple_of(outputs)),
+            ("vectors", vectors.len(), inputs, vectors.len().is_multiple_of(inputs)),
+            ("out_weight", out_weight.len(), outputs, out_weight.len() == outputs),
         ] {
-            if found == 0 || width == 0 || !found.is_multiple_of(width) {
+            if found == 0 || !is_whole {
                 return Err(VectorsError::Shape { field, found, width });
             }
-        }
-        if out_weight.len() != outputs {
-            return Err(VectorsError::Shape { field: "out_weight", found: out_weight.len(), width: outputs });
         }
         for (field, numbers) in [
             ("hidden_weight", &hidden_weight[..]),
