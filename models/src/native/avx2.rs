@@ -16,7 +16,7 @@ use std::arch::x86_64::{
 
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
-use super::simd::{Bytes, INT8_GROUP, Int8, LINE_BYTES, Panel, prefetch};
+use super::simd::{Ahead, Bytes, INT8_GROUP, Int8, Panel};
 
 /// Proof that this CPU has every instruction that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,33 +92,6 @@ macro_rules! for_each_tile {
             }
         }
     };
-}
-
-/// Memory that is asked for in parts, a line a step of a tile: many at once would hold the core up.
-#[derive(Clone, Copy)]
-struct Ahead {
-    from: *const u8,
-    /// Of one part.
-    lines: usize,
-}
-
-impl Ahead {
-    fn of<T>(memory: &[T], parts: usize) -> Self {
-        Self { from: memory.as_ptr().cast(), lines: size_of_val(memory).div_ceil(parts * LINE_BYTES) }
-    }
-
-    fn next(&mut self) -> Self {
-        let part = *self;
-        self.from = self.from.wrapping_add(self.lines * LINE_BYTES);
-        part
-    }
-
-    #[inline(always)]
-    fn step(&self, step: usize) {
-        if step < self.lines {
-            prefetch(self.from.wrapping_add(step * LINE_BYTES));
-        }
-    }
 }
 
 /// Products of `count` rows, `stride` apart, with a panel of (inputs, 32).

@@ -7,13 +7,13 @@
 use std::arch::x86_64::{
     __cpuid, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
     _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mul_ps, _mm512_mullo_epi32, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_storeu_ps,
 };
 
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
-use super::simd::{Bytes, INT8_GROUP, Int8, LANES, Panel, Scale};
+use super::simd::{Ahead, Bytes, INT8_GROUP, Int8, LANES, Panel, Scale};
 
 /// Proof that this CPU has every instruction that the kernels for fp32 and int8 are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,25 +54,27 @@ const TILE_ROWS: usize = 12;
 /// Rows of a full block: two tiles.
 pub const ROWS: usize = 2 * TILE_ROWS;
 
-/// Runs `$tile` for each tile of `$count` rows; the last one has 1 to 11.
+/// Runs `$tile` for each tile of `$count` rows; the last one has 1 to 11. Each asks for its part of `$ahead`.
 macro_rules! for_each_tile {
-    ($count:expr, $tile:ident, $($argument:expr),*) => {
+    ($count:expr, $ahead:expr, $tile:ident, $($argument:expr),*) => {
+        let mut ahead = Ahead::of($ahead, $count.div_ceil(TILE_ROWS));
         let mut row = 0;
         while row < $count {
             let rows = ($count - row).min(TILE_ROWS);
+            let part = ahead.next();
             match rows {
-                1 => $tile::<1>(row, $($argument),*),
-                2 => $tile::<2>(row, $($argument),*),
-                3 => $tile::<3>(row, $($argument),*),
-                4 => $tile::<4>(row, $($argument),*),
-                5 => $tile::<5>(row, $($argument),*),
-                6 => $tile::<6>(row, $($argument),*),
-                7 => $tile::<7>(row, $($argument),*),
-                8 => $tile::<8>(row, $($argument),*),
-                9 => $tile::<9>(row, $($argument),*),
-                10 => $tile::<10>(row, $($argument),*),
-                11 => $tile::<11>(row, $($argument),*),
-                _ => $tile::<12>(row, $($argument),*),
+                1 => $tile::<1>(row, part, $($argument),*),
+                2 => $tile::<2>(row, part, $($argument),*),
+                3 => $tile::<3>(row, part, $($argument),*),
+                4 => $tile::<4>(row, part, $($argument),*),
+                5 => $tile::<5>(row, part, $($argument),*),
+                6 => $tile::<6>(row, part, $($argument),*),
+                7 => $tile::<7>(row, part, $($argument),*),
+                8 => $tile::<8>(row, part, $($argument),*),
+                9 => $tile::<9>(row, part, $($argument),*),
+                10 => $tile::<10>(row, part, $($argument),*),
+                11 => $tile::<11>(row, part, $($argument),*),
+                _ => $tile::<12>(row, part, $($argument),*),
             }
             row += rows;
         }
@@ -81,17 +83,27 @@ macro_rules! for_each_tile {
 
 /// Products of `count` rows, `stride` apart, with a panel of bf16.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-pub fn block_bf16(rows: &[u16], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-    for_each_tile!(count, tile_bf16, rows, stride, panel, sums);
+pub fn block_bf16(rows: &[u16], stride: usize, count: usize, panel: &[u16], ahead: &[u16], sums: &mut Block<f32>) {
+    for_each_tile!(count, ahead, tile_bf16, rows, stride, panel, sums);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
-fn tile_bf16<const ROWS: usize>(row: usize, rows: &[u16], stride: usize, panel: &[u16], sums: &mut Block<f32>) {
+fn tile_bf16<const ROWS: usize>(
+    row: usize,
+    ahead: Ahead,
+    rows: &[u16],
+    stride: usize,
+    panel: &[u16],
+    sums: &mut Block<f32>,
+) {
     let inputs = panel.len() / COLUMNS;
     assert!(inputs.is_multiple_of(2) && rows.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
     let rows = &rows[row * stride..];
     let mut tile = [[_mm512_setzero_ps(); 2]; ROWS];
     for pair in 0..inputs / 2 {
+        // As many as the tile reads of its own panel.
+        ahead.step(2 * pair);
+        ahead.step(2 * pair + 1);
         // SAFETY: a panel holds 64 weights for each pair of inputs; two registers are 64.
         let [left, right]: [__m512bh; 2] = unsafe {
             let at = panel.as_ptr().add(pair * 2 * COLUMNS);
@@ -149,17 +161,32 @@ impl Weight for u16 {
 
 /// Products of `count` rows of fp32, `stride` apart, with a panel of (inputs, 32).
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
-pub fn block_fp32(rows: &[f32], stride: usize, count: usize, panel: &[impl Weight], sums: &mut Block<f32>) {
-    for_each_tile!(count, tile_fp32, rows, stride, panel, sums);
+pub fn block_fp32(
+    rows: &[f32],
+    stride: usize,
+    count: usize,
+    panel: &[impl Weight],
+    ahead: &[u16],
+    sums: &mut Block<f32>,
+) {
+    for_each_tile!(count, ahead, tile_fp32, rows, stride, panel, sums);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
-fn tile_fp32<const ROWS: usize>(row: usize, rows: &[f32], stride: usize, panel: &[impl Weight], sums: &mut Block<f32>) {
+fn tile_fp32<const ROWS: usize>(
+    row: usize,
+    ahead: Ahead,
+    rows: &[f32],
+    stride: usize,
+    panel: &[impl Weight],
+    sums: &mut Block<f32>,
+) {
     let inputs = panel.len() / COLUMNS;
     assert!(rows.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
     let rows = &rows[row * stride..];
     let mut tile = [[_mm512_setzero_ps(); 2]; ROWS];
     for input in 0..inputs {
+        ahead.step(input);
         // SAFETY: a panel holds 32 weights for each input; two registers are 32.
         let [left, right] = unsafe {
             let at = panel.as_ptr().add(input * COLUMNS);
@@ -188,18 +215,29 @@ pub const INT8: Int8 = Int8 { input_max: 255.0, span: 384, lane_max: None };
 /// `totals += rows · panel`, both within [`INT8`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
 pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
-    for_each_tile!(rows.count, tile_int8, &rows, &panel, totals);
+    for_each_tile!(rows.count, panel.ahead, tile_int8, &rows, &panel, totals);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
-fn tile_int8<const ROWS: usize>(row: usize, rows: &Bytes<'_>, panel: &Panel<'_>, totals: &mut Block<f32>) {
+fn tile_int8<const ROWS: usize>(
+    row: usize,
+    ahead: Ahead,
+    rows: &Bytes<'_>,
+    panel: &Panel<'_>,
+    totals: &mut Block<f32>,
+) {
     let (inputs, spans, stride) = (panel.weights.len() / COLUMNS, rows.spans, rows.stride);
     assert_eq!(spans, inputs.div_ceil(INT8.span), "each input is of a span");
     assert!(inputs.is_multiple_of(INT8_GROUP), "groups are whole");
     assert!(rows.values.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
     assert!(rows.scales.len() >= (row + ROWS) * spans, "each span of a row has a scale");
     assert!(panel.scales.len().min(panel.sums.len()) >= spans * COLUMNS, "and of a panel");
-    let (values, of_rows) = (&rows.values[row * stride..], &rows.scales[row * spans..]);
+    let of_rows = &rows.scales[row * spans..];
+    let first = rows.values[row * stride..].as_ptr();
+    // One for each three rows: an address takes a pointer and a multiple of the stride, and the core adds addresses
+    // where it would multiply. Those beyond the last row are never followed.
+    let mut values: [*const u8; TILE_ROWS / 3] = std::array::from_fn(|i| first.wrapping_add(3 * i * stride));
+    let mut weights = panel.weights.as_ptr();
     let totals = &mut totals.0[row..row + ROWS];
     let (mut group, groups) = (0, inputs / INT8_GROUP);
     for span in 0..spans {
@@ -208,37 +246,34 @@ fn tile_int8<const ROWS: usize>(row: usize, rows: &Bytes<'_>, panel: &Panel<'_>,
         let (sums, scales) = unsafe {
             let at = span * COLUMNS;
             (
-                two_registers(panel.sums.as_ptr().add(at)),
+                two_registers(panel.sums.as_ptr().add(at)).map(|sums| _mm512_cvtepi32_ps(sums)),
                 [0, LANES].map(|half| _mm512_loadu_ps(panel.scales.as_ptr().add(at + half))),
             )
         };
         // SAFETY: each row has a scale for each span.
         let scale_of = |i: usize| unsafe { *of_rows.as_ptr().add(i * spans + span) };
         let mut tile = [[_mm512_setzero_si512(); 2]; ROWS];
-        for (i, tile) in tile.iter_mut().enumerate() {
-            let zero = _mm512_set1_epi32(scale_of(i).zero);
-            *tile = sums.map(|sums| _mm512_mullo_epi32(zero, sums));
+        // In two loops, so that the question is not asked where there is nothing more to ask for.
+        let asked = end.min(ahead.lines().div_ceil(2)).max(group);
+        while group < asked {
+            ahead.ask(2 * group);
+            ahead.ask(2 * group + 1);
+            // SAFETY: as below.
+            unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
+            group += 1;
         }
         while group < end {
-            // SAFETY: a panel holds 128 weights for each group of inputs; two registers are 128.
-            let [left, right] =
-                unsafe { two_registers(panel.weights.as_ptr().add(group * INT8_GROUP * COLUMNS).cast()) };
-            for (i, sum) in tile.iter_mut().enumerate() {
-                // SAFETY: row i of ROWS has `inputs` bytes, of which these are four.
-                let values = unsafe {
-                    _mm512_set1_epi32(
-                        values.as_ptr().add(i * stride + INT8_GROUP * group).cast::<i32>().read_unaligned(),
-                    )
-                };
-                sum[0] = _mm512_dpbusd_epi32(sum[0], values, left);
-                sum[1] = _mm512_dpbusd_epi32(sum[1], values, right);
-            }
+            // SAFETY: row i of ROWS has `inputs` bytes, and a panel 128 weights for each four of them.
+            unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
             group += 1;
         }
         for (i, (tile, to)) in tile.iter().zip(totals.iter_mut()).enumerate() {
-            let Scale { step, .. } = scale_of(i);
+            let Scale { step, zero } = scale_of(i);
+            let zero = _mm512_cvtepi32_ps(_mm512_set1_epi32(zero));
             for half in 0..2 {
-                let scaled = _mm512_mul_ps(_mm512_cvtepi32_ps(tile[half]), scales[half]);
+                // Whole numbers, all exact in fp32: none is above 384 * 255 * 127, which is less than 2^24.
+                let centred = _mm512_fmadd_ps(zero, sums[half], _mm512_cvtepi32_ps(tile[half]));
+                let scaled = _mm512_mul_ps(centred, scales[half]);
                 // SAFETY: a row of a block is two registers.
                 unsafe {
                     let to = to.as_mut_ptr().add(half * LANES);
@@ -247,6 +282,30 @@ fn tile_int8<const ROWS: usize>(row: usize, rows: &Bytes<'_>, panel: &Panel<'_>,
             }
         }
     }
+}
+
+/// Adds the products of the next group of four inputs, where `values` and `weights` are, and goes on to the one after.
+///
+/// # Safety
+/// The rows, three from each of `values` on and `stride` bytes apart, have that group, and so has the panel.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
+unsafe fn add_group<const ROWS: usize>(
+    tile: &mut [[__m512i; 2]; ROWS],
+    values: &mut [*const u8; TILE_ROWS / 3],
+    stride: usize,
+    weights: &mut *const i8,
+) {
+    // SAFETY: two registers are 128 weights.
+    let [left, right] = unsafe { two_registers(weights.cast()) };
+    for (i, sum) in tile.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        let values = _mm512_set1_epi32(unsafe { values[i / 3].add(i % 3 * stride).cast::<i32>().read_unaligned() });
+        sum[0] = _mm512_dpbusd_epi32(sum[0], values, left);
+        sum[1] = _mm512_dpbusd_epi32(sum[1], values, right);
+    }
+    *values = values.map(|at| at.wrapping_add(INT8_GROUP));
+    *weights = weights.wrapping_add(INT8_GROUP * COLUMNS);
 }
 
 /// # Safety

@@ -134,14 +134,17 @@ fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     Scale { step, zero: zero as i32 }
 }
 
-/// The least and the largest of `values` and 0.
+/// The least and the largest of `values` and 0; four of each at a time, since each waits for the one before.
 #[inline(always)]
 fn range<S: Simd>(values: &[f32]) -> (f32, f32) {
-    let (mut least, mut most) = (S::splat(0.0), S::splat(0.0));
-    for values in values.as_chunks::<LANES>().0 {
+    let (mut least, mut most) = ([S::splat(0.0); 4], [S::splat(0.0); 4]);
+    for (i, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
         let values = S::load(values);
-        least = S::min(values, least);
-        most = S::max(values, most);
+        least[i % 4] = S::min(values, least[i % 4]);
+        most[i % 4] = S::max(values, most[i % 4]);
     }
-    (S::least(least), S::most(most))
+    let [a, b, c, d] = least;
+    let least = S::least(S::min(S::min(a, b), S::min(c, d)));
+    let [a, b, c, d] = most;
+    (least, S::most(S::max(S::max(a, b), S::max(c, d))))
 }

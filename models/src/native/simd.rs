@@ -180,7 +180,47 @@ pub fn prefetch<T>(from: *const T) {
     unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
 }
 
-/// Asks for all of `from`.
+/// Memory that is asked for in parts, a few lines at each step of a tile: many at once would hold the core up,
+/// since it waits for no more than some dozens of lines at a time.
+#[derive(Clone, Copy)]
+pub struct Ahead {
+    from: *const u8,
+    /// Of one part.
+    lines: usize,
+}
+
+impl Ahead {
+    pub fn of<T>(memory: &[T], parts: usize) -> Self {
+        Self { from: memory.as_ptr().cast(), lines: size_of_val(memory).div_ceil(parts * LINE_BYTES) }
+    }
+
+    /// The part, and the one after it from now on.
+    pub fn next(&mut self) -> Self {
+        let part = *self;
+        self.from = self.from.wrapping_add(self.lines * LINE_BYTES);
+        part
+    }
+
+    pub fn lines(&self) -> usize {
+        self.lines
+    }
+
+    /// Asks for a line of the part, or for one beyond it, which does no harm.
+    #[inline(always)]
+    pub fn ask(&self, line: usize) {
+        prefetch(self.from.wrapping_add(line * LINE_BYTES));
+    }
+
+    /// Asks for the line of that number, where the part has so many.
+    #[inline(always)]
+    pub fn step(&self, line: usize) {
+        if line < self.lines {
+            self.ask(line);
+        }
+    }
+}
+
+/// Asks for all of `from` at once.
 #[inline(always)]
 pub fn prefetch_all<T>(from: &[T]) {
     from.chunks(LINE_BYTES / size_of::<T>()).for_each(|line| prefetch(line.as_ptr()));

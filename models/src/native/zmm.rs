@@ -16,7 +16,7 @@ mod fp32;
 
 use super::buffer::Number;
 use super::multiply::Block;
-use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work, prefetch_all};
+use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work};
 
 /// AVX-512 computes; `M` multiplies.
 pub struct Zmm<M>(M);
@@ -30,7 +30,15 @@ pub trait Multiplier: Sized {
     fn run<W: Work>(simd: Zmm<Self>, work: W) -> W::Output;
 
     fn rows(&self) -> usize;
-    fn multiply(&self, rows: &[Self::Exact], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>);
+    fn multiply(
+        &self,
+        rows: &[Self::Exact],
+        stride: usize,
+        count: usize,
+        panel: &[u16],
+        ahead: &[u16],
+        sums: &mut Block<f32>,
+    );
     fn multiply_exact(
         &self,
         rows: &[Self::Exact],
@@ -86,8 +94,7 @@ impl<M: Multiplier> Simd for Zmm<M> {
         ahead: &[u16],
         sums: &mut Block<f32>,
     ) {
-        prefetch_all(ahead);
-        self.0.multiply(rows, stride, count, panel, sums);
+        self.0.multiply(rows, stride, count, panel, ahead, sums);
     }
 
     #[inline(always)]
@@ -104,7 +111,6 @@ impl<M: Multiplier> Simd for Zmm<M> {
 
     #[inline(always)]
     fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        prefetch_all(panel.ahead);
         self.0.add_int8(rows, panel, sums);
     }
 

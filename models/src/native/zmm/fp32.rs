@@ -32,13 +32,13 @@ impl Multiplier for Avx512 {
     }
 
     #[inline(always)]
-    fn multiply(&self, rows: &[f32], stride: usize, count: usize, panel: &[u16], sums: &mut Block<f32>) {
-        unsafe { avx512::block_fp32(rows, stride, count, panel, sums) }
+    fn multiply(&self, rows: &[f32], stride: usize, count: usize, panel: &[u16], ahead: &[u16], sums: &mut Block<f32>) {
+        unsafe { avx512::block_fp32(rows, stride, count, panel, ahead, sums) }
     }
 
     #[inline(always)]
     fn multiply_exact(&self, rows: &[f32], stride: usize, count: usize, panel: &[f32], sums: &mut Block<f32>) {
-        unsafe { avx512::block_fp32(rows, stride, count, panel, sums) }
+        unsafe { avx512::block_fp32(rows, stride, count, panel, &[], sums) }
     }
 
     #[inline(always)]
