@@ -360,7 +360,7 @@ impl Scorer {
         settle: impl Fn(&Encoder, &[T]) -> Vec<Option<S>> + Clone + Send + 'static,
     ) -> Result<Vec<Option<S>>, ScoreError> {
         let mut settled = Vec::with_capacity(items.len());
-        let mut chunks = pin!(self.in_chunks(items.iter().cloned(), deadline, settle));
+        let mut chunks = pin!(self.in_chunks(items.to_vec(), deadline, settle));
         while let Some(found) = chunks.next().await {
             settled.extend(found?);
         }
@@ -390,8 +390,11 @@ impl Scorer {
         deadline: Option<Instant>,
         encode: Encode<T>,
     ) -> Result<Vec<RowLogits>, ScoreError> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut call = self.replicas.lane.call(deadline);
-        let mut chunks = pin!(self.in_chunks(items.into_iter(), deadline, encode));
+        let mut chunks = pin!(self.in_chunks(items, deadline, encode));
         while let Some(rows) = chunks.next().await {
             call.enter(rows??).await?;
         }
@@ -402,17 +405,22 @@ impl Scorer {
     /// threads for it; in their order.
     fn in_chunks<T: Texts + Send + 'static, R: Send + 'static>(
         &self,
-        mut items: impl Iterator<Item = T>,
+        items: Vec<T>,
         deadline: Option<Instant>,
         work: impl Fn(&Encoder, &[T]) -> R + Clone + Send + 'static,
     ) -> impl Stream<Item = Result<R, TokeniseError>> {
-        let chunk =
-            move || Some(items.by_ref().take(TOKENISED_ROWS).collect()).filter(|chunk: &Vec<T>| !chunk.is_empty());
         let begin = move |chunk: Vec<T>| {
             let work = work.clone();
             self.tokenisers.run(bytes_of(&chunk), deadline.is_none(), move |encoder| work(encoder, &chunk))
         };
-        stream::iter(iter::from_fn(chunk)).map(begin).buffered(self.tokenisers.threads())
+        // What keeps chunks side by side would take a single query longer than its first stage does.
+        if items.len() <= TOKENISED_ROWS {
+            return stream::once(begin(items)).left_stream();
+        }
+        let mut items = items.into_iter();
+        let chunk =
+            move || Some(items.by_ref().take(TOKENISED_ROWS).collect()).filter(|chunk: &Vec<T>| !chunk.is_empty());
+        stream::iter(iter::from_fn(chunk)).map(begin).buffered(self.tokenisers.threads()).right_stream()
     }
 }
 

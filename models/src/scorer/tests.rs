@@ -87,7 +87,7 @@ async fn chunks_of_a_call_are_worked_on_side_by_side_and_keep_their_order() {
         done.fetch_add(1, Ordering::AcqRel);
         chunk.to_vec()
     };
-    let chunks = scorer.in_chunks(items.iter().cloned(), None, work).map(|chunk| chunk.expect("it is worked on"));
+    let chunks = scorer.in_chunks(items.clone(), None, work).map(|chunk| chunk.expect("it is worked on"));
     let found = tokio::time::timeout(Duration::from_secs(60), chunks.collect::<Vec<_>>()).await;
     assert_eq!(found.expect("chunks are worked on side by side").concat(), items);
 }
