@@ -4,14 +4,14 @@
 #![expect(clippy::print_stderr, reason = "progress")]
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
 use serde_json::json;
 use tests::artifacts::network_alone;
-use tests::load::{Outcome, Target, closed_loop, open_loop};
+use tests::load::{Outcome, STEP, Target, closed_loop, open_loop};
 use tests::page::sum;
 use tests::report::{machine, write_section};
 use tests::server::Server;
@@ -38,7 +38,7 @@ async fn main() {
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let lasts = Duration::from_secs(seconds);
     let (queries, named) = queries();
-    let bodies = Arc::new(queries.into_iter().map(|query| json!({"query": query}).to_string()).collect::<Vec<_>>());
+    let bodies: Vec<String> = queries.into_iter().map(|query| json!({"query": query}).to_string()).collect();
     let options = ["--without-tables", "--replicas", "1", "--deadline", "60s"];
     let network = network_alone();
     let int8 = [&options[..], &["--numeric", "int8"]].concat();
@@ -54,23 +54,24 @@ async fn main() {
     let (_fp32, fp32) = peer("fp32").await;
     let (_int8, int8) = peer("int8").await;
     let system = |name, address: String| {
-        let target = Target { address, path: "/v1/intent", bodies: Arc::clone(&bodies) };
+        let target = Target::new(address, "/v1/intent", &bodies);
         System { name, target, capacities: Vec::new(), at_shares: vec![Vec::new(); SHARES.len()] }
     };
     let mut systems: Vec<System> = ours.iter().map(|(name, server)| system(name, server.address.clone())).collect();
     systems.push(system("onnxruntime fp32 + FastAPI", fp32));
     systems.push(system("onnxruntime int8 + FastAPI", int8));
     for system in &mut systems {
-        closed_loop(&system.target, CLIENTS, lasts / 2).await;
+        saturated(system, lasts / 2).await;
     }
     for round in 0..ROUNDS {
         for system in &mut systems {
-            let capacity = closed_loop(&system.target, CLIENTS, lasts).await.rate();
+            let capacity = saturated(system, lasts).await.rate();
             eprintln!("round {round}: {}: {capacity:.0} queries/s saturated", system.name);
             system.capacities.push(capacity);
             // At once, for a shared machine may have another capacity in a minute.
             for (i, share) in SHARES.into_iter().enumerate() {
-                let outcome = open_loop(&system.target, share * capacity, lasts, round * 100 + i as u64).await;
+                let (target, rate, seed) = (system.target.clone(), share * capacity, round * 100 + i as u64);
+                let outcome = loaded(move || open_loop(&target, rate, lasts, seed)).await;
                 eprintln!("round {round}: {}: p99 {:.2} ms at {share}", system.name, outcome.quantile_ms(0.99));
                 system.at_shares[i].push(outcome);
             }
@@ -79,6 +80,17 @@ async fn main() {
     let [settled, early] =
         [share(&ours[0].1, "queries_settled_total").await, share(&ours[0].1, "queries_left_early_total").await];
     write_section("serve", &report(&systems, &named, lasts, settled, early));
+}
+
+/// What the clients in a closed loop see.
+async fn saturated(system: &System, lasts: Duration) -> Outcome {
+    let target = system.target.clone();
+    loaded(move || closed_loop(&target, CLIENTS, lasts)).await
+}
+
+/// Runs a load, which blocks, in a thread of its own.
+async fn loaded(load: impl FnOnce() -> io::Result<Outcome> + Send + 'static) -> Outcome {
+    tokio::task::spawn_blocking(load).await.expect("no load panics").expect("the server answers")
 }
 
 /// The share of the queries that the server scored which `counter` counts.
@@ -143,12 +155,15 @@ fn report(systems: &[System], named: &str, lasts: Duration, settled: f64, early:
          in turn, {:.0}% of which the first stage settles and {:.0}% leave the network early (*network alone*: \
          without either, as the peers); the load generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a closed loop, measured anew in \
          each round just before the loads that are shares of it. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
-         stall counts for every request that it held up. {ROUNDS} rounds of {} s each, the servers in turn; a figure \
-         is over all rounds, its spread from the lowest to the highest round.\n\n",
+         stall counts for every request that it held up; requests are sent, and answers read, at steps of {} us, which each latency holds up to twice. \
+         {ROUNDS} rounds of {} s each, the servers in turn; a figure \
+         is over all rounds, its spread from the lowest to the highest round; *of a second* is the median over single seconds, which leaves out \
+         those in which the host takes a core away, where they are fewer than half.\n\n",
         machine(),
-        systems[0].target.bodies.len(),
+        systems[0].target.requests(),
         settled * 100.0,
         early * 100.0,
+        STEP.as_micros(),
         lasts.as_secs(),
     );
     text += "| server | capacity, queries/s | spread |\n|---|---|---|\n";
@@ -156,8 +171,8 @@ fn report(systems: &[System], named: &str, lasts: Duration, settled: f64, early:
         let (mean, low, high) = spread(capacities);
         let _ = writeln!(text, "| {name} | {mean:.0} | {low:.0} to {high:.0} |");
     }
-    text += "\n| server | load | queries/s | p50 ms | p90 ms | p99 ms | spread of p99 | p99.9 ms | refused |\n";
-    text += "|---|---|---|---|---|---|---|---|---|\n";
+    text += "\n| server | load | queries/s | p50 ms | p90 ms | p99 ms | spread of p99 | p99 of a second | p99.9 ms | refused |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|\n";
     for System { name, at_shares, .. } in systems {
         for (share, rounds) in SHARES.iter().zip(at_shares) {
             let Some((first, others)) = rounds.split_first() else { continue };
@@ -165,9 +180,10 @@ fn report(systems: &[System], named: &str, lasts: Duration, settled: f64, early:
             others.iter().for_each(|round| all.add(round));
             let (_, low, high) = spread(&rounds.iter().map(|round| round.quantile_ms(0.99)).collect::<Vec<_>>());
             let [p50, p90, p99, p999] = [0.5, 0.9, 0.99, 0.999].map(|quantile| all.quantile_ms(quantile));
+            let second = all.median_second_ms(0.99);
             let _ = writeln!(
                 text,
-                "| {name} | {:.0}% | {:.0} | {p50:.2} | {p90:.2} | **{p99:.2}** | {low:.2} to {high:.2} | {p999:.2} | {} |",
+                "| {name} | {:.0}% | {:.0} | {p50:.2} | {p90:.2} | **{p99:.2}** | {low:.2} to {high:.2} | {second:.2} | {p999:.2} | {} |",
                 share * 100.0,
                 all.rate(),
                 all.refused,
