@@ -8,6 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use consumer::app::descriptors;
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
 use serde_json::json;
 use tests::artifacts::network_alone;
@@ -35,6 +36,8 @@ struct System {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
+    // A stall at a high load leaves a thousand requests on their way, each on a connection; servers take the limit over.
+    descriptors::raise();
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let lasts = Duration::from_secs(seconds);
     let (queries, named) = queries();

@@ -4,7 +4,7 @@
  */
 
 import { bucketName, type Config, namePrefix, tombstoneDays } from '../config/config.ts';
-import { CORES_PER_CHIP } from '../config/inf1.ts';
+import { CORES_PER_CHIP, INF1 } from '../config/inf1.ts';
 import { INTENT_PORT } from './paths.ts';
 
 /** Replicas bring their own threads; two levels of them halve the speed. */
@@ -63,6 +63,8 @@ export function intentEnvironment(config: Config, region: string): Record<string
     CATALOG_LABELS_ADDRESS: `0.0.0.0:${INTENT_PORT}`,
     CATALOG_LABELS_ONLINE_REPLICAS: String(CORES_PER_CHIP - PAIR_CORES),
     CATALOG_LABELS_REPLICAS: String(PAIR_CORES),
+    // The copies of the model compute on the chip, and leave the host to HTTP.
+    CATALOG_LABELS_HTTP_THREADS: String(INF1[config.intent.size].vcpus),
     NEURON_RT_NUM_CORES: String(CORES_PER_CHIP),
   };
 }

@@ -90,7 +90,12 @@ impl ModelArgs {
 }
 
 fn or_cores(replicas: usize) -> usize {
-    if replicas > 0 { replicas } else { std::thread::available_parallelism().map_or(1, usize::from) }
+    if replicas > 0 { replicas } else { cores() }
+}
+
+/// That this process may use.
+pub(super) fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Adds to `problems` what is wrong with the URL that `--flag` names.

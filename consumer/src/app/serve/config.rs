@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::request::DEADLINE_MAX_MS;
-use crate::app::config::{ConfigError, ModelArgs, TableArgs, check_replicas, parse_address};
+use crate::app::config::{ConfigError, ModelArgs, TableArgs, check_replicas, cores, parse_address};
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
@@ -19,6 +19,10 @@ pub struct ServeArgs {
     /// other replicas score pairs, and leave the CPU to these
     #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_ONLINE_REPLICAS")]
     pub online_replicas: usize,
+    /// Threads that read and answer requests; 0 means one for every two cores, so that they leave
+    /// the others to the copies of the model
+    #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_HTTP_THREADS")]
+    pub http_threads: usize,
     /// Address of the API, /healthz, /readyz and /metrics
     #[arg(long, default_value = "127.0.0.1:8080", env = "CATALOG_LABELS_ADDRESS")]
     pub address: String,
@@ -37,6 +41,8 @@ pub struct ServeConfig {
     pub tables: Option<TableArgs>,
     pub model: ModelArgs,
     pub online_replicas: usize,
+    /// At least 1.
+    pub http_threads: usize,
     pub address: SocketAddr,
     pub deadline: Duration,
     pub drain: Duration,
@@ -48,6 +54,7 @@ impl ServeArgs {
         self.tables.check(&mut problems);
         self.model.check(&mut problems);
         check_replicas("online-replicas", self.online_replicas, &mut problems);
+        check_replicas("http-threads", self.http_threads, &mut problems);
         let deadline_max = Duration::from_millis(DEADLINE_MAX_MS);
         if !(Duration::from_millis(1)..=deadline_max).contains(&self.deadline) {
             problems.push(format!("--deadline: {:?} is not between 1ms and {deadline_max:?}", self.deadline));
@@ -57,6 +64,7 @@ impl ServeArgs {
                 tables: (!self.without_tables).then_some(self.tables),
                 model: self.model,
                 online_replicas: self.online_replicas,
+                http_threads: if self.http_threads > 0 { self.http_threads } else { cores().div_ceil(2) },
                 address,
                 deadline: self.deadline,
                 drain: self.drain,
@@ -72,10 +80,23 @@ mod tests {
 
     use super::*;
 
+    const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/artifacts/minilm-l6-v5");
+
     #[derive(Parser)]
     struct Cli {
         #[command(flatten)]
         args: ServeArgs,
+    }
+
+    #[test]
+    fn threads_are_half_as_many_as_cores_where_none_are_given() {
+        let threads = |argument| {
+            let arguments = ["serve", "--without-tables", "--artifact", ARTIFACT, argument];
+            let args = Cli::try_parse_from(arguments).expect("the arguments parse").args;
+            args.resolve().expect("the configuration is good").http_threads
+        };
+        assert_eq!(threads("--http-threads=0"), cores().div_ceil(2));
+        assert_eq!(threads("--http-threads=3"), 3);
     }
 
     #[test]
@@ -85,6 +106,7 @@ mod tests {
             "--address=nowhere",
             "--deadline=2m",
             "--online-replicas=1000",
+            "--http-threads=1000",
             "--endpoint-url=ftp://x",
             "--artifact=/nonexistent",
         ];
@@ -94,6 +116,6 @@ mod tests {
             let flag = argument.split('=').next().expect("a flag");
             assert!(error.problems.iter().any(|problem| problem.starts_with(flag)), "{flag}: {error}");
         }
-        assert_eq!(error.problems.len(), 5);
+        assert_eq!(error.problems.len(), 6);
     }
 }

@@ -28,6 +28,7 @@ use self::answer::{Lane, Service};
 use self::config::{ServeArgs, ServeConfig};
 use self::problem::Problem;
 use super::CommandResult;
+use super::descriptors;
 use super::health::{self, Health, HealthLimits};
 use super::open::Tables;
 use super::telemetry;
@@ -48,7 +49,9 @@ const LOOKUP_TIME_MAX: Duration = Duration::from_millis(50);
 pub fn run(args: Args) -> CommandResult {
     telemetry::init_logs()?;
     let config = args.resolve()?;
-    tokio::runtime::Runtime::new()?.block_on(serve(config))
+    descriptors::raise();
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(config.http_threads).enable_all().build()?.block_on(serve(config))
 }
 
 async fn serve(config: ServeConfig) -> CommandResult {
