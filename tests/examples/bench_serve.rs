@@ -8,11 +8,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consumer::app::descriptors;
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
 use serde_json::json;
 use tests::artifacts::network_alone;
-use tests::load::{Outcome, STEP, Target, closed_loop, open_loop};
+use tests::load::{CONNECTIONS, Outcome, STEP, Target, closed_loop, open_loop};
 use tests::page::sum;
 use tests::report::{machine, write_section};
 use tests::server::Server;
@@ -36,8 +35,6 @@ struct System {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    // A stall at a high load leaves a thousand requests on their way, each on a connection; servers take the limit over.
-    descriptors::raise();
     let seconds = std::env::var("BENCH_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(8);
     let lasts = Duration::from_secs(seconds);
     let (queries, named) = queries();
@@ -157,7 +154,7 @@ fn report(systems: &[System], named: &str, lasts: Duration, settled: f64, early:
         "## Online intent\n\n{}. `make bench-serve`: one query a request over HTTP on the loopback, {} {named} \
          in turn, {:.0}% of which the first stage settles and {:.0}% leave the network early (*network alone*: \
          without either, as the peers); the load generator shares the machine. *Capacity* is the rate of {CLIENTS} clients in a closed loop, measured anew in \
-         each round just before the loads that are shares of it. Latencies are of Poisson arrivals in an open loop, each from when the request was due, so a \
+         each round just before the loads that are shares of it. Latencies are of Poisson arrivals in an open loop over {CONNECTIONS} connections, each from when the request was due, so a \
          stall counts for every request that it held up; requests are sent, and answers read, at steps of {} us, which each latency holds up to twice. \
          {ROUNDS} rounds of {} s each, the servers in turn; a figure \
          is over all rounds, its spread from the lowest to the highest round; *of a second* is the median over single seconds, which leaves out \

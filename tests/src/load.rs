@@ -20,6 +20,9 @@ use rustix::event::epoll;
 /// Open-loop arrivals are sent, and answers looked for, at steps of this. It adds up to twice
 /// itself to a latency, and never takes from one.
 pub const STEP: Duration = Duration::from_micros(250);
+/// Connections of open-loop arrivals, as a load balancer keeps them: a request that finds none idle waits for one. Were
+/// one opened for each, a server that stalled would have thousands to accept as soon as it went on.
+pub const CONNECTIONS: usize = 256;
 /// Longest head and body of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 32;
@@ -172,37 +175,33 @@ struct Clients {
 }
 
 impl Clients {
-    fn new(target: &Target) -> io::Result<Self> {
+    /// Opens so many connections.
+    fn open(target: &Target, connections: usize) -> io::Result<Self> {
         let ready = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        Ok(Self { target: target.clone(), ready, all: Vec::new(), idle: Vec::new(), sent: 0 })
+        let mut all = Vec::with_capacity(connections);
+        for client in 0..connections {
+            let stream = TcpStream::connect(&target.address)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            epoll::add(&ready, &stream, epoll::EventData::new_u64(client as u64), epoll::EventFlags::IN)?;
+            all.push(Client { stream, received: Vec::new(), since: Instant::now() });
+        }
+        Ok(Self { target: target.clone(), ready, all, idle: (0..connections).collect(), sent: 0 })
     }
 
     fn in_work(&self) -> usize {
         self.all.len() - self.idle.len()
     }
 
-    /// Sends the next request, due at `since`, on an idle connection, or on a new one.
-    fn send(&mut self, since: Instant) -> io::Result<()> {
-        let client = match self.idle.pop() {
-            Some(client) => client,
-            None => self.open()?,
-        };
+    /// Sends the next request, due at `since`, on an idle connection; false where there is none.
+    fn send(&mut self, since: Instant) -> io::Result<bool> {
+        let Some(client) = self.idle.pop() else { return Ok(false) };
         let Client { stream, since: due, .. } = &mut self.all[client];
         *due = since;
         // A connection without a request on its way has room for one.
         stream.write_all(&self.target.requests[self.sent % self.target.requests.len()])?;
         self.sent += 1;
-        Ok(())
-    }
-
-    fn open(&mut self) -> io::Result<usize> {
-        let stream = TcpStream::connect(&self.target.address)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
-        let data = epoll::EventData::new_u64(self.all.len() as u64);
-        epoll::add(&self.ready, &stream, data, epoll::EventFlags::IN)?;
-        self.all.push(Client { stream, received: Vec::new(), since: Instant::now() });
-        Ok(self.all.len() - 1)
+        Ok(true)
     }
 
     /// Gives `record` the status of each answer that has come, and when its request was due; waits for
@@ -224,17 +223,15 @@ impl Clients {
 
 /// `connections` clients that each send their next request when the last is answered. Blocks.
 pub fn closed_loop(target: &Target, connections: usize, lasts: Duration) -> io::Result<Outcome> {
-    let mut clients = Clients::new(target)?;
+    let mut clients = Clients::open(target, connections)?;
     let mut outcome = Outcome::new();
     let started = Instant::now();
-    for _ in 0..connections {
-        clients.send(Instant::now())?;
-    }
-    while clients.in_work() > 0 {
-        clients.answers(true, |status, since| outcome.record(status, started, since))?;
-        while started.elapsed() < lasts && clients.in_work() < connections {
-            clients.send(Instant::now())?;
+    loop {
+        while started.elapsed() < lasts && clients.send(Instant::now())? {}
+        if clients.in_work() == 0 {
+            break;
         }
+        clients.answers(true, |status, since| outcome.record(status, started, since))?;
     }
     outcome.took = started.elapsed();
     Ok(outcome)
@@ -242,20 +239,19 @@ pub fn closed_loop(target: &Target, connections: usize, lasts: Duration) -> io::
 
 /// Poisson arrivals at `rate` a second, drawn from `seed`. Blocks.
 pub fn open_loop(target: &Target, rate: f64, lasts: Duration, seed: u64) -> io::Result<Outcome> {
-    let mut clients = Clients::new(target)?;
+    let mut clients = Clients::open(target, CONNECTIONS)?;
     let mut outcome = Outcome::new();
     let mut random = fastrand::Rng::with_seed(seed);
-    let started = Instant::now();
     // Exponential gaps; 1 - f64() is never 0.
     let mut gap = || Duration::from_secs_f64(-(1.0 - random.f64()).ln() / rate);
+    let started = Instant::now();
     let (mut arrival, mut step) = (gap(), Duration::ZERO);
     while arrival < lasts || clients.in_work() > 0 {
         step = started.elapsed().max(step + STEP);
         sleep(step.saturating_sub(started.elapsed()));
         clients.answers(false, |status, since| outcome.record(status, started, since))?;
         let now = started.elapsed();
-        while arrival < lasts.min(now) {
-            clients.send(started + arrival)?;
+        while arrival < lasts.min(now) && clients.send(started + arrival)? {
             arrival += gap();
         }
     }
