@@ -234,8 +234,8 @@ fn tile_int8<const ROWS: usize>(
     assert!(panel.scales.len().min(panel.sums.len()) >= spans * COLUMNS, "and of a panel");
     let of_rows = &rows.scales[row * spans..];
     let first = rows.values[row * stride..].as_ptr();
-    // One for each three rows: an address takes a pointer and a multiple of the stride, and the core adds addresses
-    // where it would multiply. Those beyond the last row are never followed.
+    // One for each three rows: from a single one, LLVM adds up the addresses row by row, each waiting for the one
+    // before it, and the additions take turns from products. Those beyond the last row are never followed.
     let mut values: [*const u8; TILE_ROWS / 3] = std::array::from_fn(|i| first.wrapping_add(3 * i * stride));
     let mut weights = panel.weights.as_ptr();
     let totals = &mut totals.0[row..row + ROWS];

@@ -134,17 +134,20 @@ fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     Scale { step, zero: zero as i32 }
 }
 
-/// The least and the largest of `values` and 0; four of each at a time, since each waits for the one before.
+/// The least and the largest of `values` and 0.
 #[inline(always)]
 fn range<S: Simd>(values: &[f32]) -> (f32, f32) {
+    // Each waits for the one before, so that a long span takes four at a time; a short one has others beside it.
+    let side_by_side = if S::INT8.span > 4 * LANES { 4 } else { 1 };
     let (mut least, mut most) = ([S::splat(0.0); 4], [S::splat(0.0); 4]);
     for (i, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
         let values = S::load(values);
-        least[i % 4] = S::min(values, least[i % 4]);
-        most[i % 4] = S::max(values, most[i % 4]);
+        least[i % side_by_side] = S::min(values, least[i % side_by_side]);
+        most[i % side_by_side] = S::max(values, most[i % side_by_side]);
     }
-    let [a, b, c, d] = least;
-    let least = S::least(S::min(S::min(a, b), S::min(c, d)));
-    let [a, b, c, d] = most;
-    (least, S::most(S::max(S::max(a, b), S::max(c, d))))
+    for other in 1..side_by_side {
+        least[0] = S::min(least[other], least[0]);
+        most[0] = S::max(most[other], most[0]);
+    }
+    (S::least(least[0]), S::most(most[0]))
 }
