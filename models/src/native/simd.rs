@@ -220,12 +220,6 @@ impl Ahead {
     }
 }
 
-/// Asks for all of `from` at once.
-#[inline(always)]
-pub fn prefetch_all<T>(from: &[T]) {
-    from.chunks(LINE_BYTES / size_of::<T>()).for_each(|line| prefetch(line.as_ptr()));
-}
-
 /// [`Simd::pack_values`] where a panel has each position's values as they are.
 #[inline(always)]
 pub fn copy_values(from: &[f32], stride: usize, length: usize, panel: &mut [f32]) {

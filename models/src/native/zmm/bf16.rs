@@ -12,7 +12,7 @@ use crate::native::amx::{self, Tiles};
 use crate::native::attention::HEAD;
 use crate::native::avx512::{self, Avx512Bf16};
 use crate::native::multiply::{Block, COLUMNS};
-use crate::native::simd::{Bytes, Int8, LANES, Panel, Scale, Simd, Sums, Work, prefetch_all};
+use crate::native::simd::{Bytes, Int8, LANES, Panel, Scale, Simd, Sums, Work};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
 fn compiled<M: Multiplier, W: Work>(simd: &Zmm<M>, work: W) -> W::Output {
@@ -67,8 +67,7 @@ impl Multiplier for Tiles {
 
     #[inline(always)]
     fn multiply(&self, rows: &[u16], stride: usize, count: usize, panel: &[u16], ahead: &[u16], sums: &mut Block<f32>) {
-        prefetch_all(ahead);
-        self.block_bf16(rows, stride, count, panel, sums);
+        self.block_bf16(rows, stride, count, panel, ahead, sums);
     }
 
     #[inline(always)]
@@ -80,8 +79,7 @@ impl Multiplier for Tiles {
     fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
         type S = Zmm<Tiles>;
         let Bytes { values, stride, count, scales, spans } = rows;
-        prefetch_all(panel.ahead);
-        self.block_int8(values, stride, count, panel.weights, &mut sums.span);
+        self.block_int8(values, stride, count, panel.weights, panel.ahead, &mut sums.span);
         for half in [0, LANES] {
             let (scale, weights) = (S::load(&panel.scales[half..]), S::load_i32(&panel.sums[half..]));
             for i in 0..count {
