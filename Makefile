@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test inf1 soak bench bench-queue bench-serve bench-pairs bench-score flips bench-inf1 bench-backfill bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
+.PHONY: help demo test inf1 soak bench bench-queue bench-serve compare-serve bench-pairs bench-score flips bench-inf1 bench-backfill bench-env real-input lint advisories models build libtorch test-env training-env test-training test-cdk cdk-tools bundle bench-store test-dynamodb-local
 
 # Replicas bring their own threads; two levels of them halve the speed.
 export OMP_NUM_THREADS := 1
@@ -57,6 +57,14 @@ bench-store: libtorch ## what one event reads and writes at 10,000, 100,000 and 
 bench-serve: build bench-env ## latency against load over HTTP, beside a plain onnxruntime server
 	cargo build --profile bench --locked --workspace --example bench_serve
 	QUERIES="$(QUERIES)" SOURCE="$(SOURCE)" $(TARGET_DIR)/release/examples/bench_serve
+
+# The build in this folder with one HTTP thread and with two, unless SERVES says what to compare: options of the
+# example, such as --serve 'old=/tmp/old/catalog-labels serve --artifact A --without-tables' --rate 6000 --rounds 9.
+SERVE := $(BINARY) serve --artifact models/artifacts/minilm-l6-v5 --without-tables --deadline 60s
+SERVES ?= --serve 'one=$(SERVE) --http-threads 1' --serve 'two=$(SERVE) --http-threads 2'
+compare-serve: build ## builds or settings of `serve` in turn: capacity, latency, and CPU a query
+	cargo build --profile bench --locked --workspace --example compare_serve
+	QUERIES="$(QUERIES)" SOURCE="$(SOURCE)" $(TARGET_DIR)/release/examples/compare_serve --share 0.7 $(SERVES)
 
 bench-pairs: build bench-env ## pairs a second of a core, beside other engines, on the sets in PAIRS=FOLDER
 	@test -d "$(PAIRS)" || { echo "PAIRS must be a folder of sets: abt-buy, amazon-google, walmart-amazon"; exit 1; }

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
@@ -13,6 +13,7 @@ use serde_json::json;
 use tests::artifacts::network_alone;
 use tests::load::{CONNECTIONS, Outcome, STEP, Target, closed_loop, open_loop};
 use tests::page::sum;
+use tests::queries::queries;
 use tests::report::{machine, write_section};
 use tests::server::Server;
 use tests::worker::{artifact, repository};
@@ -103,29 +104,6 @@ async fn share(server: &Server, counter: &str) -> f64 {
 fn has_int8() -> bool {
     let options = ScorerOptions { replicas: 1, numeric: Numeric::Int8, kernel: Kernel::Auto };
     Scorer::start(&artifact(), options).is_ok()
-}
-
-/// Queries in the order of their file, and what to call them: of the TSV file QUERIES those whose `source` is
-/// SOURCE, where that is given, else the sample's.
-fn queries() -> (Vec<String>, String) {
-    let file = std::env::var_os("QUERIES").filter(|file| !file.is_empty()).map(PathBuf::from);
-    let source = std::env::var("SOURCE").ok().filter(|source| !source.is_empty());
-    let path = file.clone().unwrap_or_else(|| repository().join("consumer/src/app/sample/queries.tsv"));
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let mut rows = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-    let header = rows.next().expect("a header");
-    let column = |name| header.iter().position(|found| *found == name);
-    let (text, of) = (column("text").expect("a column text"), column("source"));
-    let is_meant =
-        |row: &Vec<&str>| source.is_none() || of.is_some_and(|of| row[of] == source.as_deref().unwrap_or(""));
-    let queries: Vec<String> = rows.filter(is_meant).map(|row| row[text].to_owned()).collect();
-    assert!(!queries.is_empty(), "{} has no such queries", path.display());
-    let named = match (file.as_deref().and_then(Path::file_name), source) {
-        (Some(file), Some(source)) => format!("queries of {} whose source is {source}", file.display()),
-        (Some(file), None) => format!("queries of {}", file.display()),
-        (None, _) => "queries of the sample".to_owned(),
-    };
-    (queries, named)
 }
 
 /// Starts the peer with one of the exported models; killed when dropped.

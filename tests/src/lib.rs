@@ -16,6 +16,7 @@ pub mod load;
 pub mod ministack;
 pub mod page;
 pub mod proxy;
+pub mod queries;
 pub mod recorded;
 pub mod report;
 pub mod runtime_api;

@@ -58,6 +58,19 @@ pub fn cpu_s_of(process: &str) -> f64 {
     ticks.sum::<f64>() / 100.0
 }
 
+/// Seconds of CPU that a process has used, on its threads whose names begin with `name`.
+///
+/// # Panics
+/// When it has ended.
+pub fn cpu_s_of_threads(process: u32, name: &str) -> f64 {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).expect("the process runs").flatten();
+    let read = |thread: &fs::DirEntry, file| fs::read_to_string(thread.path().join(file)).unwrap_or_default();
+    let of_name = threads.filter(|thread| read(thread, "comm").starts_with(name));
+    // Documentation/scheduler/sched-stats of Linux: the first field is nanoseconds on a CPU.
+    let on_cpu = |thread| read(&thread, "schedstat").split(' ').next().and_then(|ns| ns.parse::<f64>().ok());
+    of_name.filter_map(on_cpu).sum::<f64>() / 1e9
+}
+
 /// Replaces the section between this name's markers, or adds it at the end.
 ///
 /// # Panics

@@ -26,14 +26,20 @@ impl Server {
         Self::start_with(&artifact(), more).await
     }
 
-    /// Starts the binary and waits until it says that it is ready.
+    /// Serves another one.
     pub async fn start_with(artifact: &Path, more: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["serve", "--artifact", &artifact.display().to_string()]).args(more);
+        Self::run(command).await
+    }
+
+    /// Runs `command`, a `serve` of any build, and waits until it says that it is ready.
+    pub async fn run(mut command: Command) -> Self {
         let free = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = free.local_addr().expect("a bound socket has an address").to_string();
         drop(free);
-        let child = Command::new(binary())
-            .args(["serve", "--address", &address, "--artifact", &artifact.display().to_string()])
-            .args(more)
+        let child = command
+            .args(["--address", &address])
             .env("OMP_NUM_THREADS", "1")
             .env("CATALOG_LABELS_LOG", "warn")
             .kill_on_drop(true)
@@ -68,6 +74,11 @@ impl Server {
         Connection::open(&self.address).await?.request("GET", path, &[], b"").await
     }
 
+    /// Its process.
+    pub fn process(&self) -> u32 {
+        self.child.id().expect("the server runs")
+    }
+
     /// The Prometheus page.
     pub async fn metrics(&self) -> String {
         String::from_utf8(self.get("/metrics").await.expect("the server answers").body).expect("metrics are text")
@@ -80,8 +91,7 @@ impl Server {
     }
 
     pub fn terminate(&self) {
-        let pid = self.child.id().expect("the server runs");
-        let sent = std::process::Command::new("kill").args(["-TERM", &pid.to_string()]).status();
+        let sent = std::process::Command::new("kill").args(["-TERM", &self.process().to_string()]).status();
         assert!(sent.expect("kill runs").success());
     }
 
