@@ -4,7 +4,7 @@ pub mod backfill;
 pub mod check;
 pub mod config;
 pub mod demo;
-pub mod descriptors;
+mod descriptors;
 pub mod evaluate;
 pub mod eviction;
 pub mod export;
