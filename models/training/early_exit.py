@@ -57,7 +57,9 @@ NOISE = 0.1
 PAIRS_MAX = 1600
 LEARNT = NEIGHBOURS + TARGETS + ["wdc-products-medium"]
 JUDGED = TARGETS + ["wdc-products-medium"] + [f"candidates-{name}" for name in SETS]
-# Verdicts of pairs that may differ, and of each set; as FLIPS_MAX and SOURCE_FLIPS_MAX of queries.
+# What exits may change of queries, as a share of what the first stage may: one in a thousand.
+FLIPS_SHARE = 0.4
+# Verdicts of pairs that may differ, and of each set.
 VERDICTS_MAX, SET_VERDICTS_MAX, F1_COST_MAX = 0.001, 0.002, 0.002
 DISTINCT_BELOW = np.arange(0.0005, 0.1, 0.0005).round(4)
 # A row vouches for an exit where numbers of int8 would let it leave there as well: by this much in log-odds.
@@ -162,7 +164,7 @@ def exits_of_queries(args, manifest: dict, network: Network) -> list:
 
         def is_good(leaves: np.ndarray) -> bool:
             then = np.where(leaves, says.argmax(axis=1), predicted)
-            return is_faithful(then, without, labels, sources, number / len(specs))
+            return is_faithful(then, without, labels, sources, FLIPS_SHARE * number / len(specs))
 
         settle_from = least_sure(says.max(axis=1), GRID, lambda enough: is_good(~left & enough))
         if settle_from is None:
