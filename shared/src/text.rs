@@ -76,8 +76,14 @@ impl ProductText {
 /// The key under which a query's intent is stored: compatibility-normalised, lower
 /// case, single spaces. Queries that differ only in these are one query.
 pub fn normalise_query(query: &str) -> String {
-    let folded: String = query.nfkc().flat_map(char::to_lowercase).collect();
+    // Most queries are ASCII, which is normalised as it is, and a request asks for this three times.
+    let folded = if query.is_ascii() { query.to_ascii_lowercase() } else { folded(query) };
     folded.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Compatibility-normalised and in lower case.
+fn folded(text: &str) -> String {
+    text.nfkc().flat_map(char::to_lowercase).collect()
 }
 
 /// Words that the text already holds, compared by letters and digits alone.

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 use serde_json::json;
+use shared::text::normalise_query;
 use shared::{Product, ProductText};
 
 /// Words of title, brand, model number, type and details, at most, with their separators:
@@ -66,6 +67,13 @@ fn a_description_of_1400_words_is_cut_to_what_is_new() {
 }
 
 proptest! {
+    /// ASCII goes a shorter way, which a letter beside it does not.
+    #[test]
+    fn queries_of_ascii_are_normalised_as_all_others(query in "[\\x00-\\x7f]{0,40}") {
+        let longer = normalise_query(&format!("{query} Ü"));
+        prop_assert_eq!(longer.strip_suffix('ü').expect("the letter stays last").trim_end(), normalise_query(&query));
+    }
+
     /// Whatever the fields hold: no panic, one line of single spaces, bounded, and the same
     /// text from the same product.
     #[test]
