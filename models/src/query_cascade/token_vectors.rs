@@ -99,8 +99,8 @@ impl TokenVectors {
     }
 }
 
-/// `outputs += means · weights`, weights of (means, outputs): most of the first stage's time, in the widest registers
-/// that the CPU has. Each output is multiplied and added in one order, so that they are the same by any.
+/// `outputs += means · weights`, weights of (means, outputs), in AVX2's registers where the CPU has them. Each output's
+/// products are rounded and added in one order, so that it is the same with and without.
 fn add_products(means: &[f32], weights: &[f32], outputs: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
