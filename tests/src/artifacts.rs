@@ -38,14 +38,15 @@ pub fn without(stages: &[&str]) -> TempDir {
     folder
 }
 
-/// Puts the shipped first stage for queries into the artifact in `folder`.
+/// Puts the shipped first stage for queries into the artifact in `folder`, to settle what it is sure of by `settle_from`.
 ///
 /// # Panics
 /// When one of the two cannot be read.
-pub fn give_first_stage(folder: &Path) {
+pub fn give_first_stage(folder: &Path, settle_from: f64) {
     let (shipped, mut own) = (manifest(&artifact()), manifest(folder));
     own["schema_version"] = shipped["schema_version"].clone();
     own["query_cascade"] = shipped["query_cascade"].clone();
+    own["query_cascade"]["settle_from"] = settle_from.into();
     own["files"][QUERY_CASCADE_FILE] = shipped["files"][QUERY_CASCADE_FILE].clone();
     fs::copy(artifact().join(QUERY_CASCADE_FILE), folder.join(QUERY_CASCADE_FILE)).expect("it is copied");
     fs::write(folder.join(MANIFEST_FILE), own.to_string()).expect("writable");

@@ -250,7 +250,7 @@ async fn a_live_label_of_the_table_is_taken_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_score_that_is_not_finite_is_named_and_its_neighbours_are_served() {
     let artifact = faulty_artifact();
-    give_first_stage(artifact.path());
+    give_first_stage(artifact.path(), 0.95);
     let server = Server::start_with(artifact.path(), ALONE).await;
     // The first stage settles the first one, so that the network reads three rows of four.
     let bad = json!({"queries": ["where is my order", "nan", "lamp", "nan"]});
