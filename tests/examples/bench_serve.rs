@@ -11,7 +11,7 @@ use std::time::Duration;
 use models::{Kernel, Numeric, Scorer, ScorerOptions};
 use serde_json::json;
 use tests::artifacts::network_alone;
-use tests::load::{CONNECTIONS, Outcome, STEP, Target, closed_loop, open_loop};
+use tests::load::{CLIENTS, CONNECTIONS, Outcome, STEP, Target, closed_loop, open_loop};
 use tests::page::sum;
 use tests::queries::queries;
 use tests::report::{machine, write_section};
@@ -22,8 +22,6 @@ use tokio::process::{Child, Command};
 
 /// Loads, as shares of what each server answers when it is saturated.
 const SHARES: [f64; 6] = [0.1, 0.3, 0.5, 0.7, 0.8, 0.9];
-/// Clients of the saturated runs.
-const CLIENTS: usize = 32;
 /// Each share is run so often, the servers in turn.
 const ROUNDS: u64 = 3;
 

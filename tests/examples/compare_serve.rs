@@ -9,14 +9,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
-use tests::load::{Outcome, Target, closed_loop, open_loop};
+use tests::load::{CLIENTS, Outcome, Target, closed_loop, open_loop};
 use tests::queries::queries;
 use tests::report::{cpu_s, cpu_s_of, cpu_s_of_threads, machine};
 use tests::server::Server;
 use tokio::process::Command;
 
-/// Clients of the saturated runs.
-const CLIENTS: usize = 32;
 /// How replicas' threads are named.
 const REPLICAS: &str = "replica";
 

@@ -23,6 +23,8 @@ pub const STEP: Duration = Duration::from_micros(250);
 /// Connections of open-loop arrivals, as a load balancer keeps them: a request that finds none idle waits for one. Were
 /// one opened for each, a server that stalled would have thousands to accept as soon as it went on.
 pub const CONNECTIONS: usize = 256;
+/// Clients of a closed loop that saturates a server.
+pub const CLIENTS: usize = 32;
 /// Longest head and body of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const HEADERS_MAX: usize = 32;
