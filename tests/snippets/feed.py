@@ -37,11 +37,9 @@ def affected(record, model):
     if change["Keys"]["model"]["S"] != model:
         return []
     before, after = image(change, "OldImage"), image(change, "NewImage")
-    if state(before) == state(after):
-        # Only entries differ: theirs are the other sides.
-        ids = {id for id in before["pairs"].keys() | after["pairs"].keys()
-               if before["pairs"].get(id) != after["pairs"].get(id)}
-        return sorted(ids | {change["Keys"]["id"]["S"]}) if ids else []
+    if state(before) == state(after) and before["pairs"] == after["pairs"]:
+        return []
+    # One entry may contest the others, so that all other sides are looked at.
     return sorted({change["Keys"]["id"]["S"]} | before["pairs"].keys() | after["pairs"].keys())
 
 

@@ -11,6 +11,8 @@ from boto3.dynamodb.types import TypeDeserializer
 
 PREFIX = "catalog-labels-"
 ROUNDS_MAX = 4
+# From this score on two products are more likely the same than not.
+RATHER_SAME = 0.5
 
 dynamodb = boto3.client("dynamodb")
 plain = TypeDeserializer().deserialize
@@ -53,11 +55,22 @@ def intent_for(query):
 
 
 def verdict(a, b):
-    """duplicate, review, or None: what the newer of both sides says."""
+    """duplicate, review, or None: what the newer of both sides says. A contested duplicate is for review."""
     entries = [entry for entry in (current_entry(a, b), current_entry(b, a)) if entry]
     # Without the Z, so that a time with fractions comes after the one without.
     newest = max(entries, key=lambda entry: entry["labelled_at"].rstrip("Z"), default=None)
+    if newest and newest["verdict"] == "duplicate" and is_contested(a, b, newest["score"]):
+        return "review"
     return newest and newest["verdict"]
+
+
+def is_contested(a, b, score):
+    """Whether one of the two is more surely the same as a third product, which the other rather is not."""
+    return any(
+        third != other["id"] and entry["score"] > score and other["pairs"].get(third, {"score": 0})["score"] < RATHER_SAME
+        for own, other in ((a, b), (b, a))
+        for third, entry in own["pairs"].items()
+    )
 
 
 def current_entry(own, other):

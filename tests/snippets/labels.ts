@@ -11,6 +11,8 @@ import {
 
 const PREFIX = "catalog-labels-";
 const ROUNDS_MAX = 4;
+// From this score on two products are more likely the same than not.
+const RATHER_SAME = 0.5;
 const dynamodb = new DynamoDBClient({});
 
 type Item = Record<string, AttributeValue>;
@@ -49,13 +51,23 @@ async function activeModel(): Promise<string> {
   return item.model.S!;
 }
 
-/** What the newer of both sides says. */
+/** What the newer of both sides says. A contested duplicate is for review. */
 function verdict(a?: Item, b?: Item): Verdict | undefined {
   // Without the Z, so that a time with fractions comes after the one without.
   const time = (entry: Item) => entry.labelled_at.S!.replace("Z", "");
   const entries = [currentEntry(a, b), currentEntry(b, a)].filter((entry) => entry !== undefined);
   entries.sort((x, y) => (time(x) < time(y) ? 1 : -1));
-  return entries[0]?.verdict.S as Verdict | undefined;
+  const [newest] = entries;
+  if (newest?.verdict.S === "duplicate" && isContested(a!, b!, Number(newest.score.N))) return "review";
+  return newest?.verdict.S as Verdict | undefined;
+}
+
+/** Whether one of the two is more surely the same as a third product, which the other rather is not. */
+function isContested(a: Item, b: Item, score: number): boolean {
+  const scoreOf = (item: Item, third: string) => Number(item.pairs.M![third]?.M!.score.N ?? 0);
+  const contests = (own: Item, other: Item) => (third: string) =>
+    third !== other.id.S && scoreOf(own, third) > score && scoreOf(other, third) < RATHER_SAME;
+  return Object.keys(a.pairs.M!).some(contests(a, b)) || Object.keys(b.pairs.M!).some(contests(b, a));
 }
 
 /** What `own` says of `other`, unless one of the two is gone or has another text now. */

@@ -117,6 +117,7 @@ async fn expected(store: &Store) -> Vec<Row> {
             ("second", pair.second.to_string()),
             ("score", pair.score.to_string()),
             ("verdict", pair.verdict.as_str().to_owned()),
+            ("contested_by", pair.contested_by.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("stage", pair.stage.as_str().to_owned()),
             ("first_text_hash", first.text_hash.to_hex()),
             ("second_text_hash", second.text_hash.to_hex()),
@@ -138,6 +139,7 @@ async fn an_export_is_what_a_reader_would_return() {
     let expected = expected(&store).await;
     engine.stop().await.expect("stops");
     assert!(expected.len() > 30, "the fixture has pairs");
+    assert!(expected.iter().any(|row| !row["contested_by"].is_empty()), "and some are contested");
 
     for file in ["pairs.ndjson", "pairs.parquet"] {
         let out = folder.path().join(file);

@@ -120,6 +120,39 @@ async fn groups_collapse_only_into_a_kept_direct_duplicate() {
     assert_eq!(groups(&fixture.page("X Y").await), ["X", "Y"], "products without labels stay");
 }
 
+/// A is B more surely than C, and B is no C: of two labels that exclude each other the surer holds, on every page and
+/// for each product, and the other one says what contests it.
+#[tokio::test]
+async fn promise_12_a_duplicate_that_a_surer_one_contests_is_for_review() {
+    let fixture = Fixture::new().await;
+    let scored = |name: &str, text: &str, entries: &[(&str, &str, f32)]| {
+        let labels: Vec<_> = entries.iter().map(|(other, text, _)| (*other, *text, Verdict::Duplicate)).collect();
+        let mut item = item(name, text, &labels);
+        for (other, _, score) in entries {
+            item.pairs.get_mut(&id(other)).expect("an entry").score = *score;
+        }
+        item
+    };
+    fixture.put(scored("A", "a", &[("B", "b", 0.9), ("C", "c", 0.6)])).await;
+    fixture.put(scored("B", "b", &[("A", "a", 0.9)])).await;
+    fixture.put(scored("C", "c", &[("A", "a", 0.6)])).await;
+    let page = fixture.page("C A B").await;
+    assert_eq!(pairs(&page), [("C", "A", Verdict::Review), ("A", "B", Verdict::Duplicate)]);
+    assert_eq!(page.pairs[0].contested_by, Some(id("B")));
+    assert_eq!(groups(&page), ["C", "A>B"]);
+    assert_eq!(groups(&fixture.page("C A").await), ["C", "A"], "the third product need not be on the page");
+
+    let reader = fixture.reader(patient());
+    let labels = reader.duplicates_of(&id("C")).await.expect("reads").expect("labelled");
+    assert_eq!(labels.item.pairs[&id("A")].verdict, Verdict::Review);
+    assert_eq!(labels.contested_by, BTreeMap::from([(id("A"), id("B"))]));
+
+    // Once B is C as well, all three are one.
+    fixture.put(LabelItem { revision: 2, ..scored("B", "b", &[("A", "a", 0.9), ("C", "c", 0.5)]) }).await;
+    fixture.put(LabelItem { revision: 2, ..scored("C", "c", &[("A", "a", 0.6), ("B", "b", 0.5)]) }).await;
+    assert_eq!(groups(&fixture.page("C A B").await), ["C>AB"]);
+}
+
 #[tokio::test]
 async fn a_page_is_one_batch_of_100_products() {
     let fixture = Fixture::new().await;

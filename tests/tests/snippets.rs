@@ -9,13 +9,12 @@ use consumer::store::{Embedded, Store};
 use jiff::Timestamp;
 use reader::{LabelReader, Options};
 use serde_json::{Value, json};
-use shared::ProductId;
-use shared::item::{IntentItem, LabelItem};
+use shared::item::{IntentItem, LabelItem, PairEntry};
 use shared::table::PREFIX_DEFAULT;
-use shared::{Intent, Stage, Verdict};
+use shared::{Intent, ModelId, ProductId, Stage, TextHash, Verdict};
 use tests::events::{delete, upsert};
 use tests::fleet::{TextModel, pipeline};
-use tests::items::id;
+use tests::items::{id, label};
 use tests::table_stub::{Answer, TableStub};
 use tests::worker::repository;
 
@@ -76,7 +75,20 @@ async fn process(store: &Store, model: &TextModel, event: &Value) {
     pipeline(store.clone(), model).process(&event.to_string(), 1).await.expect("labelled");
 }
 
-const PAGE: &str = "C B A X L D A";
+/// Label items of Q, R and S: Q is R and, less surely, S; R may be S.
+fn contested(model: &ModelId) -> [LabelItem; 3] {
+    let item = |name: &str, entries: [(&str, f32); 2]| {
+        let entries = entries.map(|(other, score)| {
+            let verdict = if score < 0.5 { Verdict::Review } else { Verdict::Duplicate };
+            let other_hash = TextHash::of(1, "b");
+            (id(other), PairEntry { other_hash, score, verdict, ..label(name, 1).pairs[&id("B")].clone() })
+        });
+        LabelItem { model: model.clone(), text_hash: TextHash::of(1, "b"), pairs: entries.into(), ..label(name, 1) }
+    };
+    [item("Q", [("R", 0.9), ("S", 0.6)]), item("R", [("Q", 0.9), ("S", 0.4)]), item("S", [("Q", 0.6), ("R", 0.4)])]
+}
+
+const PAGE: &str = "C B A X L D A S R Q";
 const QUERIES: [&str; 4] = [" ΟΔΟΣ  ｋettle", "dead", "unknown", ""];
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,6 +120,10 @@ async fn snippets_read_what_the_reader_reads() {
         store.put_intent(&item).await.expect("writes");
     }
 
+    for item in contested(&model.id) {
+        store.put_label_item(&item).await.expect("writes");
+    }
+
     let reader = reader(&store);
     let ids: Vec<ProductId> = PAGE.split(' ').map(id).collect();
     let page = reader.labels_for_page(&ids).await.expect("reads");
@@ -118,7 +134,10 @@ async fn snippets_read_what_the_reader_reads() {
     }
     let groups: Vec<Value> = page.groups().iter().map(group).collect();
     let expected = json!({"page": {"groups": groups, "missing": page.missing}, "intents": intents});
-    assert_eq!(expected["page"], json!({"groups": [["C"], ["B", "A"], ["X"], ["L"], ["D"]], "missing": ["X"]}));
+    assert_eq!(
+        expected["page"],
+        json!({"groups": [["C"], ["B", "A"], ["X"], ["L"], ["D"], ["S"], ["R", "Q"]], "missing": ["X"]})
+    );
     assert_eq!(expected["intents"], json!(["help", null, null, null]));
 
     let engine = engine.endpoint_url();

@@ -124,7 +124,7 @@ fn to_json(answer: &Answer) -> Value {
                 .map(|(id, entry, other)| {
                     json!({
                         "other": id, "title": other.map(|other| &other.title), "verdict": entry.verdict,
-                        "score": entry.score, "stage": entry.stage, "other_text_hash": entry.other_hash,
+                        "contested_by": labels.contested_by.get(id), "score": entry.score, "stage": entry.stage, "other_text_hash": entry.other_hash,
                         "other_version": entry.other_version, "labelled_at": entry.labelled_at,
                         "why": why(state, labels, entry, other),
                     })
@@ -163,7 +163,7 @@ fn product_text(state: &ProductItem, labels: &ProductLabels, others: &[ProductIt
             let why = why(state, labels, entry, other);
             table.add_row([
                 format!("{id}\n{}", other.map_or("", |other| other.title.as_str())),
-                entry.verdict.as_str().to_owned(),
+                verdict_text(entry, labels.contested_by.get(id)),
                 format!("{:.3}", entry.score),
                 entry.stage.as_str().to_owned(),
                 format!("{}\nversion {}", short(entry.other_hash), entry.other_version),
@@ -181,6 +181,12 @@ fn product_text(state: &ProductItem, labels: &ProductLabels, others: &[ProductIt
         lines.push(format!("{} left out: the other product has changed or is gone", labels.outdated));
     }
     lines.join("\n")
+}
+
+/// A contested pair says by which product.
+fn verdict_text(entry: &PairEntry, contested_by: Option<&ProductId>) -> String {
+    let verdict = entry.verdict.as_str();
+    contested_by.map_or_else(|| verdict.to_owned(), |rival| format!("{verdict}\nsurer: {rival}"))
 }
 
 fn query_text(intent: &IntentItem) -> String {

@@ -13,11 +13,13 @@
 //! ```
 
 mod cache;
+mod contest;
 mod error;
 mod page;
 mod reader;
 mod table;
 
+pub use contest::{RATHER_SAME, Said, rival, said};
 pub use error::ReaderError;
-pub use page::{Group, PageLabels, PagePair, newest_entry};
+pub use page::{Group, PageLabels, PagePair};
 pub use reader::{LabelReader, Options, PAGE_PRODUCTS_MAX, ProductLabels};

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use jiff::Timestamp;
-use shared::item::{LabelItem, PairEntry};
 use shared::{ModelId, ProductId, Stage, Verdict};
 
+use crate::contest::said;
 use crate::table::LabelItems;
 
 /// What is known about the products of one results page.
@@ -34,6 +34,9 @@ pub struct PagePair {
     pub score: f32,
     /// Duplicate or review.
     pub verdict: Verdict,
+    /// Where a duplicate is for review since one of the two is more surely the same as this product, and the
+    /// other is not.
+    pub contested_by: Option<ProductId>,
     pub stage: Stage,
     /// When the pair was scored.
     pub labelled_at: Timestamp,
@@ -55,14 +58,15 @@ impl PageLabels {
         for (rank, first) in products.iter().enumerate() {
             let Some(own) = item(first) else { continue };
             for second in &products[rank + 1..] {
-                let Some(entry) = item(second).and_then(|other| newest_entry(own, other)) else { continue };
+                let Some(said) = item(second).and_then(|other| said(own, other)) else { continue };
                 pairs.push(PagePair {
                     first: first.clone(),
                     second: second.clone(),
-                    score: entry.score,
-                    verdict: entry.verdict,
-                    stage: entry.stage,
-                    labelled_at: entry.labelled_at,
+                    score: said.entry.score,
+                    verdict: said.verdict(),
+                    contested_by: said.contested_by.cloned(),
+                    stage: said.entry.stage,
+                    labelled_at: said.entry.labelled_at,
                 });
             }
         }
@@ -90,23 +94,4 @@ impl PageLabels {
         }
         groups
     }
-}
-
-/// What either side says of the pair now; the later word where both do. One side is
-/// enough: the other may have dropped the entry to stay small.
-pub fn newest_entry<'a>(a: &'a LabelItem, b: &'a LabelItem) -> Option<&'a PairEntry> {
-    let entries = [current_entry(a, b), current_entry(b, a)];
-    entries.into_iter().flatten().max_by_key(|entry| entry.labelled_at)
-}
-
-/// `own`'s entry about `other`, unless it is about another text of `other`, or one of the
-/// two is gone.
-pub(crate) fn current_entry<'a>(own: &'a LabelItem, other: &LabelItem) -> Option<&'a PairEntry> {
-    if own.deleted || other.deleted {
-        return None;
-    }
-    own.pairs
-        .get(&other.id)
-        .filter(|entry| entry.other_hash == other.text_hash)
-        .filter(|entry| entry.verdict != Verdict::Distinct)
 }

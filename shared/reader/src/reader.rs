@@ -1,4 +1,4 @@
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,8 +12,9 @@ use shared::{ModelId, ProductId};
 use tokio::time::Instant;
 
 use crate::cache::{Answers, Cache, Landing};
+use crate::contest::said;
 use crate::error::ReaderError;
-use crate::page::{PageLabels, current_entry};
+use crate::page::PageLabels;
 use crate::table::{LabelItems, Tables};
 
 /// Most products of one page: the limit of BatchGetItem, so that a page is one round trip.
@@ -76,8 +77,10 @@ type LabelCache = Cache<(ModelId, ProductId), Option<Arc<LabelItem>>>;
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProductLabels {
     /// The product's label item with only those pairs that are still about the current
-    /// texts of both sides.
+    /// texts of both sides, and review as the verdict of those that are contested.
     pub item: LabelItem,
+    /// By the other product of a contested pair: the one that contests it.
+    pub contested_by: BTreeMap<ProductId, ProductId>,
     /// Pairs that were left out because the other side has changed or is gone.
     pub outdated: usize,
 }
@@ -123,16 +126,24 @@ impl LabelReader {
         let own = self.all_label_items(std::slice::from_ref(id), &model, until).await?.remove(id).flatten();
         let Some(own) = own.filter(|item| !item.deleted) else { return Ok(None) };
         let others: Vec<ProductId> = own.pairs.keys().cloned().collect();
-        let mut current = HashSet::new();
+        let (mut verdicts, mut contested_by) = (HashMap::new(), BTreeMap::new());
         for chunk in others.chunks(PAGE_PRODUCTS_MAX) {
-            let items = self.all_label_items(chunk, &model, until).await?;
-            let items = items.into_values().flatten().filter(|other| current_entry(&own, other).is_some());
-            current.extend(items.map(|other| other.id.clone()));
+            for other in self.all_label_items(chunk, &model, until).await?.into_values().flatten() {
+                let Some(said) = said(&own, &other) else { continue };
+                verdicts.insert(other.id.clone(), said.verdict());
+                contested_by.extend(said.contested_by.map(|rival| (other.id.clone(), rival.clone())));
+            }
         }
         let mut item = (*own).clone();
-        item.pairs.retain(|other, _| current.contains(other));
+        item.pairs.retain(|other, entry| match verdicts.get(other) {
+            Some(verdict) => {
+                entry.verdict = *verdict;
+                true
+            }
+            None => false,
+        });
         let outdated = others.len() - item.pairs.len();
-        Ok(Some(ProductLabels { item, outdated }))
+        Ok(Some(ProductLabels { item, contested_by, outdated }))
     }
 
     /// The intent of a query as a shopper typed it; none if it is unknown under this model

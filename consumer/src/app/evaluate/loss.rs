@@ -21,12 +21,15 @@ pub enum Loss {
     Cascade,
     /// The cross-encoder left it for review.
     Review,
+    /// Another product contests the duplicate label, which is for review therefore.
+    Contest,
     /// The cross-encoder called it distinct.
     Model,
 }
 
 impl Loss {
-    pub const ALL: [Self; 6] = [Self::Unlabelled, Self::Blocking, Self::Cap, Self::Cascade, Self::Review, Self::Model];
+    pub const ALL: [Self; 7] =
+        [Self::Unlabelled, Self::Blocking, Self::Cap, Self::Cascade, Self::Review, Self::Contest, Self::Model];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -35,6 +38,7 @@ impl Loss {
             Self::Cap => "cap",
             Self::Cascade => "cascade",
             Self::Review => "review",
+            Self::Contest => "contest",
             Self::Model => "model",
         }
     }
@@ -65,13 +69,14 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Where a pair was last seen; none where the stored labels call it a duplicate. `epoch` is
+/// Where a pair was last seen; none where readers of the labels take it for a duplicate. `epoch` is
 /// the one that look-ups read.
 pub fn loss(left: Option<Side<'_>>, right: Option<Side<'_>>, epoch: &KeyEpoch, limits: &Limits) -> Option<Loss> {
     let (Some(left), Some(right)) = (left, right) else { return Some(Loss::Unlabelled) };
-    if let Some(entry) = reader::newest_entry(left.item, right.item) {
-        return match (entry.verdict, entry.stage) {
+    if let Some(said) = reader::said(left.item, right.item) {
+        return match (said.verdict(), said.entry.stage) {
             (Verdict::Duplicate, _) => None,
+            _ if said.contested_by.is_some() => Some(Loss::Contest),
             (_, Stage::Cascade) => Some(Loss::Cascade),
             (_, Stage::CrossEncoder) => Some(Loss::Review),
         };

@@ -37,6 +37,10 @@ pub struct PairRow {
     pub score: f32,
     /// Duplicate or review.
     pub verdict: Verdict,
+    /// Empty but where a duplicate is for review since one of the two is more surely the same as this product, and
+    /// the other is not.
+    #[serde(serialize_with = "or_empty")]
+    pub contested_by: Option<ProductId>,
     pub stage: Stage,
     pub first_text_hash: TextHash,
     pub second_text_hash: TextHash,
@@ -69,6 +73,7 @@ impl Row for PairRow {
         Column { name: "second", value: Value::Text(|row| row.second.to_string()) },
         Column { name: "score", value: Value::Share(|row| row.score) },
         Column { name: "verdict", value: Value::Text(|row| row.verdict.as_str().to_owned()) },
+        Column { name: "contested_by", value: Value::Text(|row| text_or_empty(row.contested_by.as_ref())) },
         Column { name: "stage", value: Value::Text(|row| row.stage.as_str().to_owned()) },
         Column { name: "first_text_hash", value: Value::Text(|row| row.first_text_hash.to_hex()) },
         Column { name: "second_text_hash", value: Value::Text(|row| row.second_text_hash.to_hex()) },
@@ -92,6 +97,15 @@ impl Row for IntentRow {
         Column { name: "labelled_at", value: Value::Time(|row| row.labelled_at) },
         Column { name: "expires_at", value: Value::Time(|row| row.expires_at) },
     ];
+}
+
+fn text_or_empty(id: Option<&ProductId>) -> String {
+    id.map(ToString::to_string).unwrap_or_default()
+}
+
+/// As the Parquet column has it, in which every row has a value.
+fn or_empty<S: serde::Serializer>(id: &Option<ProductId>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text_or_empty(id.as_ref()))
 }
 
 impl From<IntentItem> for IntentRow {
@@ -125,19 +139,20 @@ pub fn pairs_of(items: &[LabelItem], others: &[LabelItem]) -> Vec<PairRow> {
         for other in item.pairs.keys().filter_map(|id| others.get(id)) {
             let (first, second) = if item.id < other.id { (item, *other) } else { (*other, item) };
             let exports = if first.pairs.contains_key(&second.id) { first } else { second };
-            let Some(entry) = reader::newest_entry(first, second).filter(|_| exports.id == item.id) else { continue };
+            let Some(said) = reader::said(first, second).filter(|_| exports.id == item.id) else { continue };
             rows.push(PairRow {
                 model: item.model.clone(),
                 first: first.id.clone(),
                 second: second.id.clone(),
-                score: entry.score,
-                verdict: entry.verdict,
-                stage: entry.stage,
+                score: said.entry.score,
+                verdict: said.verdict(),
+                contested_by: said.contested_by.cloned(),
+                stage: said.entry.stage,
                 first_text_hash: first.text_hash,
                 second_text_hash: second.text_hash,
                 first_version: first.version,
                 second_version: second.version,
-                labelled_at: entry.labelled_at,
+                labelled_at: said.entry.labelled_at,
             });
         }
     }
@@ -178,6 +193,7 @@ mod tests {
             second: id("B"),
             score: 0.5,
             verdict: Verdict::Review,
+            contested_by: None,
             stage: Stage::CrossEncoder,
             first_text_hash: TextHash::of(1, "a"),
             second_text_hash: TextHash::of(1, "b"),
