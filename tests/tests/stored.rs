@@ -1,4 +1,4 @@
-//! `evaluate stored` as people run it: tables filled by `backfill`, judged by what they say.
+//! `evaluate stored` and `evaluate pairs` as people run them: what labels say, judged by known pairs.
 
 use std::path::Path;
 use std::process::Command;
@@ -84,4 +84,42 @@ async fn what_is_stored_is_judged_and_each_loss_is_placed() {
         .expect("the report is JSON");
     let expected = json!({"blocking": 1, "cap": 1, "model": 1, "unlabelled": 2});
     assert_eq!(report["sets"][0]["lost"], expected, "what is black shares a key now, and nobody scored it");
+}
+
+/// The puppy's food would be a duplicate of the right one, were the adult's not more surely the same.
+#[test]
+fn pairs_of_two_tables_are_judged_as_readers_take_them() {
+    let folder = TempDir::new().expect("a folder");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("written");
+        folder.path().join(name)
+    };
+    let left = write(
+        "a.csv",
+        "id,title,brand,description\n1,Pawfield Puppy Dry Food Chicken & Rice 12 kg,Pawfield,Complete food for puppies to 12 months\n\
+         2,Pawfield Adult Dog Dry Food Chicken & Rice 12 kg,Pawfield,Complete food for adult dogs of medium breeds\n",
+    );
+    let right =
+        write("b.csv", "id,title\n1,\"PAWFIELD ADULT complete dry dog food with chicken and rice, 12kg bag\"\n");
+    let pairs = write("pairs.csv", "ltable_id,rtable_id,label\n1,1,0\n2,1,1\n");
+    let verdicts = folder.path().join("verdicts.csv");
+    let judge = |options: &[&str]| -> (Value, Vec<String>) {
+        let mut command = Command::new(binary());
+        command.args(["evaluate", "pairs", "--json", "--numeric", "fp32", "--artifact"]).arg(artifact());
+        command.arg("--left").arg(&left).arg("--right").arg(&right).arg("--pairs").arg(&pairs);
+        let output = command.arg("--verdicts").arg(&verdicts).args(options).output().expect("the binary starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = std::fs::read_to_string(&verdicts).expect("written");
+        (serde_json::from_slice(&output.stdout).expect("JSON"), rows.lines().map(str::to_owned).collect())
+    };
+    let (report, rows) = judge(&[]);
+    assert_eq!((&report["precision"], &report["recall"], &report["contested"]), (&json!(1.0), &json!(1.0), &json!(1)));
+    assert!(report["f1_alone"].as_f64().expect("a number") < 1.0, "{report}");
+    assert_eq!(rows[0], "label,probability,verdict,stage,rival");
+    assert!(rows[1].starts_with("0,") && rows[1].contains(",review,cross_encoder,0."), "{rows:?}");
+    assert!(rows[2].starts_with("1,") && rows[2].ends_with(",duplicate,cross_encoder,"), "{rows:?}");
+
+    let (alone, rows) = judge(&["--alone"]);
+    assert_eq!((&alone["f1"], &alone["contested"]), (&report["f1_alone"], &Value::Null));
+    assert!(rows[1].ends_with(",duplicate,cross_encoder,"), "{rows:?}");
 }

@@ -1,23 +1,21 @@
 //! `evaluate blocking`: how many known duplicates the worker's own look-ups find, and
 //! what they cost.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::rc::Rc;
-use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use serde::Serialize;
 use shared::item::ProductItem;
-use shared::product::BadProductId;
-use shared::{Product, ProductId, ProductText, TextHash};
+use shared::{ProductId, TextHash};
 
 use super::dataset::{self, DatasetError};
+use super::index::{Index, LEFT, LookUp, Pair, Planner, ProductsError, RIGHT, Texts, of_table, ordered, read_products};
 use crate::app::CommandResult;
-use crate::decide::blocking::{KeyEpoch, KeyEpochs, Limits, posting_keys, query_keys, rank, sketch};
+use crate::decide::blocking::{KeyEpoch, KeyEpochs, Limits};
 use crate::flow::candidates;
 use crate::store::{Embedded, EmbeddedError, StoreError, TablesError};
 
@@ -61,9 +59,9 @@ pub struct Args {
 #[derive(Debug, thiserror::Error)]
 enum InputError {
     #[error(transparent)]
+    Products(#[from] ProductsError),
+    #[error(transparent)]
     Dataset(#[from] DatasetError),
-    #[error("{}, product {id:?}", path.display())]
-    Id { path: PathBuf, id: String, source: BadProductId },
     #[error("--candidates {} cannot be written", path.display())]
     Candidates { path: PathBuf, source: csv::Error },
     #[error("no row of --matches has label 1, so there is nothing to measure")]
@@ -123,14 +121,12 @@ struct Report {
     key_epoch: u32,
 }
 
-type Pair = (ProductId, ProductId);
-
 pub fn run(args: Args) -> CommandResult {
-    let left = read_products(&args.left, "l:")?;
-    let right = read_products(&args.right, "r:")?;
+    let left = read_products(&args.left, LEFT)?;
+    let right = read_products(&args.right, RIGHT)?;
     let matches = read_matches(&args)?;
-    let planner =
-        Planner { epoch: KeyEpoch::shipped(), limits: Limits { candidates_max: args.limit, ..Limits::default() } };
+    let limits = Limits { candidates_max: args.limit, ..Limits::default() };
+    let planner = Planner { epoch: KeyEpoch::shipped(), limits };
     let case_a = right_indexed(&planner, &left, &right);
     if let Some(path) = &args.candidates {
         let failed = |source| InputError::Candidates { path: path.clone(), source };
@@ -157,7 +153,7 @@ pub fn run(args: Args) -> CommandResult {
 fn right_indexed(planner: &Planner, left: &Texts, right: &Texts) -> Run {
     let mut run = Run::default();
     for (id, text) in right {
-        run.index(planner, id, text);
+        run.index.put(planner, id, text);
     }
     for (id, text) in left {
         run.look_up(planner, id, text);
@@ -219,24 +215,16 @@ fn one_catalog(planner: &Planner, left: &Texts, right: &Texts, matches: &HashSet
     fastrand::Rng::with_seed(seed).shuffle(&mut arrivals);
     let mut run = Run::default();
     for (id, text) in arrivals {
-        run.index(planner, id, text);
+        run.index.put(planner, id, text);
         run.look_up(planner, id, text);
     }
     run.measured(matches)
 }
 
-struct Planner {
-    epoch: &'static Arc<KeyEpoch>,
-    limits: Limits,
-}
-
 /// The postings table, and what look-ups in it gave.
 #[derive(Default)]
 struct Run {
-    /// By key, then by id, as DynamoDB sorts them.
-    postings: HashMap<String, BTreeMap<ProductId, Rc<[u8]>>>,
-    indexed: usize,
-    keys_written: usize,
+    index: Index,
     proposed: HashSet<Pair>,
     candidates: Series,
     requests: Series,
@@ -244,29 +232,11 @@ struct Run {
 }
 
 impl Run {
-    fn index(&mut self, planner: &Planner, id: &ProductId, text: &str) {
-        let sketch: Rc<[u8]> = sketch(text, planner.epoch).into();
-        self.indexed += 1;
-        for key in posting_keys(text, planner.epoch) {
-            self.keys_written += 1;
-            self.postings.entry(key).or_default().insert(id.clone(), Rc::clone(&sketch));
-        }
-    }
-
     fn look_up(&mut self, planner: &Planner, id: &ProductId, text: &str) {
-        let keys = query_keys(text, planner.epoch, &planner.limits);
-        let limit = planner.limits.limit_per_key(keys.len());
-        let found: Vec<(ProductId, &Rc<[u8]>)> = keys
-            .iter()
-            .filter_map(|key| self.postings.get(key))
-            .flat_map(|postings| postings.iter().take(limit))
-            .map(|(id, sketch)| (id.clone(), sketch))
-            .collect();
-        let postings_read = found.len();
-        let candidates = rank(id, text, planner.epoch, found, &planner.limits);
+        let LookUp { candidates, keys, postings } = self.index.look_up(planner, id, text);
         // The candidates' texts come by one BatchGetItem.
-        self.requests.push(keys.len() + usize::from(!candidates.is_empty()));
-        self.items.push(postings_read + candidates.len());
+        self.requests.push(keys + usize::from(!candidates.is_empty()));
+        self.items.push(postings + candidates.len());
         self.candidates.push(candidates.len());
         self.proposed.extend(candidates.into_iter().map(|candidate| ordered(id.clone(), candidate)));
     }
@@ -288,7 +258,7 @@ impl Run {
 
     fn measured(self, matches: &HashSet<Pair>) -> Measured {
         let found = matches.iter().filter(|pair| self.proposed.contains(pair)).count();
-        let mut sizes: Vec<(usize, &str)> = self.postings.iter().map(|(key, p)| (p.len(), key.as_str())).collect();
+        let mut sizes: Vec<(usize, &str)> = self.index.sizes().collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let (postings_per_key_max, commonest_key) = sizes.first().copied().unwrap_or_default();
         let of_largest: usize = sizes.iter().take(100).map(|(size, _)| size).sum();
@@ -302,10 +272,10 @@ impl Run {
             requests_max: self.requests.max,
             items_read_per_product: self.items.mean(),
             items_read_max: self.items.max,
-            keys_written_per_product: self.keys_written as f64 / self.indexed.max(1) as f64,
+            keys_written_per_product: self.index.keys_written as f64 / self.index.products.max(1) as f64,
             postings_per_key_max,
             commonest_key: commonest_key.to_owned(),
-            largest_100_keys_share: of_largest as f64 / self.keys_written.max(1) as f64,
+            largest_100_keys_share: of_largest as f64 / self.index.keys_written.max(1) as f64,
         }
     }
 }
@@ -327,10 +297,6 @@ impl Series {
     fn mean(&self) -> f64 {
         self.sum as f64 / self.count.max(1) as f64
     }
-}
-
-fn ordered(a: ProductId, b: ProductId) -> Pair {
-    if a <= b { (a, b) } else { (b, a) }
 }
 
 fn table(report: &Report) -> comfy_table::Table {
@@ -364,24 +330,11 @@ fn table(report: &Report) -> comfy_table::Table {
     table
 }
 
-type Texts = BTreeMap<ProductId, String>;
-
-/// Product texts by id; `prefix` keeps the ids of two tables apart.
-fn read_products(path: &Path, prefix: &str) -> Result<Texts, InputError> {
-    let with_prefix = |(id, product): (String, Product)| {
-        let bad = |source| InputError::Id { path: path.to_owned(), id: id.clone(), source };
-        Ok((ProductId::new(format!("{prefix}{id}")).map_err(bad)?, ProductText::of(&product).text))
-    };
-    dataset::read_table(path)?.into_iter().map(with_prefix).collect()
-}
-
 fn read_matches(args: &Args) -> Result<HashSet<Pair>, InputError> {
     let mut matches = HashSet::new();
     for path in &args.matches {
         for (left, right) in dataset::read_matches(&args.left, &args.right, path)? {
-            let bad = |source| InputError::Id { path: path.clone(), id: format!("{left}, {right}"), source };
-            let ids = (ProductId::new(format!("l:{left}")), ProductId::new(format!("r:{right}")));
-            matches.insert(ordered(ids.0.map_err(bad)?, ids.1.map_err(bad)?));
+            matches.insert(ordered(of_table(path, LEFT, &left)?, of_table(path, RIGHT, &right)?));
         }
     }
     if matches.is_empty() { Err(InputError::NoMatches) } else { Ok(matches) }

@@ -1,8 +1,10 @@
 //! `evaluate`: judges the shipped model on labelled data.
 
 mod blocking;
+mod catalog;
 pub mod dataset;
 mod grid;
+mod index;
 mod loss;
 pub mod metrics;
 mod pairs;

@@ -22,14 +22,27 @@ pub fn json(report: &impl Serialize) -> serde_json::Result<()> {
 
 pub fn pairs(report: &Report, model: &ModelId) {
     println!("model {model}");
-    let columns =
-        ["pairs", "precision", "recall", "f1", "threshold", "settled", "left_early", "read_twice", "pairs_per_second"];
+    let columns = [
+        "pairs",
+        "precision",
+        "recall",
+        "f1",
+        "contested",
+        "f1_alone",
+        "threshold",
+        "settled",
+        "left_early",
+        "read_twice",
+        "pairs_per_second",
+    ];
     let mut table = table(&columns);
     table.add_row([
         report.pairs.to_string(),
         share(report.precision),
         share(report.recall),
         share(report.f1),
+        report.contested.map_or_else(String::new, |contested| contested.to_string()),
+        share(report.f1_alone),
         format!("{:.3}", report.threshold),
         report.settled.to_string(),
         report.left_early.to_string(),
