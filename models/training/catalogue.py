@@ -262,3 +262,31 @@ def pairs(count: int, seed: str, types: list = TYPES_TRAIN) -> list:
         if a["title"].strip() and b["title"].strip() and not (label == 0 and a == b):
             made.append((a, b, label))
     return made
+
+
+def family(types: list, rng: random.Random) -> tuple:
+    """Listings of one product in two tables, and of a near miss of it in one of them: (left, right)."""
+    it = item(types, rng)
+    if it.parts and rng.random() < 0.08:
+        it = part_for(it, rng)
+    seeds = rng.random(), rng.random()
+    it, other, keep = near_miss(it, rng) if it.values or it.code else (it, replace(it, whole=f"{it.whole} {rng.randint(2, 9)}"), set())
+    # Variants of one product are mostly listed by one seller in one way.
+    third = rng.choice(seeds) if rng.random() < 0.55 else rng.random()
+    one, two, near = (listing(of, keep, random.Random(seed)) for of, seed in ((it, seeds[0]), (it, seeds[1]), (other, third)))
+    if "code" in keep:
+        one, two, near = ({**p, "model_number": full_code(of)} for p, of in ((one, it), (two, it), (near, other)))
+    return ([one, near], [two]) if rng.random() < 0.5 else ([one], [two, near])
+
+
+def tables(count: int, seed: str, types: list = TYPES_VALID) -> tuple:
+    """Two tables of `count` families, and the labelled pairs across them by their places: (left, right, label)."""
+    rng = random.Random(seed)
+    left, right, pairs = [], [], []
+    while len(pairs) < 2 * count:
+        of_left, of_right = family(types, rng)
+        if not all(listed["title"].strip() for listed in of_left + of_right):
+            continue
+        pairs += [(len(left) + i, len(right) + j, int(i == j == 0)) for i in range(len(of_left)) for j in range(len(of_right))]
+        left, right = left + of_left, right + of_right
+    return left, right, pairs

@@ -1,14 +1,17 @@
 """Prints the model card's figures: precision, recall and F1 of each validation set of
 pairs at the manifest's threshold, with a 95% bootstrap interval over rows, and at the
-threshold that other folds choose; expected calibration error, also on what blocking
-proposes; intents by source."""
+threshold that other folds choose; first as readers take the labels (as_read.py), by the binary with all stages, then of
+the network alone, each pair by its two texts; expected calibration error, also on what blocking proposes; intents by
+source."""
 
 import json
 import random
+import tempfile
 from pathlib import Path
 
 import torch
 
+import as_read
 from export import NAME, THRESHOLDS, load_weights
 from judge import f1_at, intents, macro_f1, pair_probabilities, recall
 from model import INTENTS
@@ -58,6 +61,27 @@ def unseen(folder: Path) -> list:
     return [a not in left and b not in right for a, b in valid]
 
 
+def judged_line(name: str, rows: list, threshold: float, by_other_folds: float) -> str:
+    """Of rows (probability, label)."""
+    hit = sum(s >= threshold and y == 1 for s, y in rows)
+    precision, recall = hit / max(sum(s >= threshold for s, _ in rows), 1), hit / sum(y for _, y in rows)
+    f1 = interval(lambda drawn: f1_at(*zip(*drawn), threshold), rows)
+    return (f"{name:36} {len(rows):5} pairs  precision {precision:.4f}  recall {recall:.4f}  F1 {f1}  "
+            f"threshold by other folds {by_other_folds:.4f}")
+
+
+def report_as_read(args, threshold: float):
+    with tempfile.TemporaryDirectory() as own:
+        as_read.own_catalog(Path(own))
+        folders = {**{name: args.data / "pairs" / name for name in TARGETS}, "our own catalog": Path(own)}
+        found = {name: as_read.read(folder, args) for name, folder in folders.items()}
+    # What is contested is no duplicate at any threshold.
+    judged = {name: list(zip((of.probabilities * ~of.contested).tolist(), of.labels.astype(int).tolist())) for name, of in found.items()}
+    folds = cross_validated_f1(judged)
+    for name, rows in judged.items():
+        print("as read: " + judged_line(name, rows, threshold, folds[name]), flush=True)
+
+
 def report_pairs(judge, prepared: Path, data: Path, binary: str, threshold: float):
     """`judge` gives the probability of each row."""
     sets = {name: read(prepared, f"{name}.valid") for name in TARGETS + ["wdc-products-medium"]}
@@ -67,11 +91,7 @@ def report_pairs(judge, prepared: Path, data: Path, binary: str, threshold: floa
     for name in TARGETS:
         judged[f"{name}, new products"] = [row for row, new in zip(judged[name], unseen(data / "pairs" / name)) if new]
     for name, rows in judged.items():
-        hit = sum(s >= threshold and y == 1 for s, y in rows)
-        precision, recall = hit / max(sum(s >= threshold for s, _ in rows), 1), hit / sum(y for _, y in rows)
-        f1 = interval(lambda drawn: f1_at(*zip(*drawn), threshold), rows)
-        print(f"{name:36} {len(rows):5} pairs  precision {precision:.4f}  recall {recall:.4f}  F1 {f1}  "
-              f"threshold by other folds {folds.get(name, float('nan')):.4f}  "
+        print(f"{judged_line(name, rows, threshold, folds.get(name, float('nan')))}  "
               f"calibration error {calibration_error([(s, y, 1.0) for s, y in rows]):.4f}", flush=True)
     for name in CANDIDATE_SETS:
         rows = read(prepared, f"candidates-{name}.valid")
@@ -109,6 +129,7 @@ def main():
     def judge(rows: list) -> list:
         return pair_probabilities(model, rows, tokens, manifest).tolist()
 
+    report_as_read(args, manifest["thresholds"]["duplicate"])
     report_pairs(judge, args.prepared, args.data, args.binary, manifest["thresholds"]["duplicate"])
     queries = read(args.prepared, "intent.valid")
     report_queries(intents(model, queries, tokens), queries)

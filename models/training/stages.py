@@ -40,10 +40,27 @@ def put(artifact: Path, manifest: dict, stage: str, entry: dict, content: dict):
     manifest[stage] = {**entry, "of": of}
     manifest["files"][f"{stage}.json"] = {"sha256": digest, "bytes": len(text.encode())}
     manifest["schema_version"] = max(manifest["schema_version"], SCHEMA_VERSIONS[stage])
+    manifest["model_id"] = named_with_stages(of, manifest)
+    (artifact / f"{stage}.json").write_text(text, encoding="utf-8")
+    write_manifest(artifact, manifest)
+
+
+def named_with_stages(of: str, manifest: dict) -> str:
+    """The name of the model `of` with the manifest's stages, which it has some of."""
     stages = [[name, manifest[name], manifest["files"][f"{name}.json"]["sha256"]]
               for name in SCHEMA_VERSIONS if name in manifest]
-    manifest["model_id"] = named(of, stages)
-    (artifact / f"{stage}.json").write_text(text, encoding="utf-8")
+    return named(of, stages)
+
+
+def choose(artifact: Path, manifest: dict, choices: dict):
+    """Puts `choices` into the manifest under a name of their own. The stages stay: whoever calls has judged them by
+    these choices."""
+    of = named(base(manifest), choices)
+    stages = [stage for stage in SCHEMA_VERSIONS if stage in manifest]
+    for stage in stages:
+        manifest[stage]["of"] = of
+    manifest.update(choices)
+    manifest["model_id"] = named_with_stages(of, manifest) if stages else of
     write_manifest(artifact, manifest)
 
 
