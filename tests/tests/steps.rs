@@ -9,7 +9,7 @@ use std::time::Duration;
 use consumer::flow::{FlowError, Outcome, Pipeline, Processed};
 use consumer::store::{Embedded, Store};
 use reader::{LabelReader, Options};
-use shared::{CatalogEvent, ProductId, ProductText};
+use shared::{CatalogEvent, ProductId, ProductText, Verdict};
 use tests::converged::{assert_converged, neighbours};
 use tests::deliveries::{body, tables};
 use tests::fleet::{TextModel, pipeline};
@@ -119,8 +119,8 @@ async fn repaired(case: &Case, death: Death, others: Others) -> (Written, i64) {
     (written, scored)
 }
 
-/// Promise 2a while nobody has repaired anything yet: each pair that a reader is given is one of
-/// the table before the event or of the one after it.
+/// Promise 2a while nobody has repaired anything yet: each label that a reader is given is one of
+/// the table before the event or of the one after it, whether another one contests it or not.
 async fn assert_safe(store: &Store, model: &TextModel, case: &Case) {
     let (history, ids) = (case.history(), newest(&case.history()).into_keys().collect::<Vec<ProductId>>());
     let mut right = BTreeSet::new();
@@ -138,7 +138,8 @@ async fn assert_safe(store: &Store, model: &TextModel, case: &Case) {
     let reader = LabelReader::new(store.client().clone(), store.prefix(), options);
     let page = reader.labels_for_page(&ids).await.expect("the table answers");
     for pair in page.pairs {
-        let read = (pair.first, pair.second, pair.score.to_bits(), pair.verdict);
+        let verdict = if pair.contested_by.is_some() { Verdict::Duplicate } else { pair.verdict };
+        let read = (pair.first, pair.second, pair.score.to_bits(), verdict);
         assert!(right.contains(&read), "{}: {read:?} is in neither table", case.name);
     }
 }
