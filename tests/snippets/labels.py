@@ -13,6 +13,8 @@ PREFIX = "catalog-labels-"
 ROUNDS_MAX = 4
 # From this score on two products are more likely the same than not.
 RATHER_SAME = 0.5
+# Of so many look-alikes, some were never compared: that there is no label says nothing.
+CROWDED_FROM = 10
 
 dynamodb = boto3.client("dynamodb")
 plain = TypeDeserializer().deserialize
@@ -67,10 +69,16 @@ def verdict(a, b):
 def is_contested(a, b, score):
     """Whether one of the two is more surely the same as a third product, which the other rather is not."""
     return any(
-        third != other["id"] and entry["score"] > score and other["pairs"].get(third, {"score": 0})["score"] < RATHER_SAME
+        third != other["id"] and entry["score"] > score and is_told_apart(other["pairs"], third)
         for own, other in ((a, b), (b, a))
         for third, entry in own["pairs"].items()
     )
+
+
+def is_told_apart(pairs, third):
+    if third not in pairs:
+        return len(pairs) < CROWDED_FROM
+    return pairs[third]["score"] < RATHER_SAME
 
 
 def current_entry(own, other):

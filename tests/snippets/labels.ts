@@ -13,6 +13,8 @@ const PREFIX = "catalog-labels-";
 const ROUNDS_MAX = 4;
 // From this score on two products are more likely the same than not.
 const RATHER_SAME = 0.5;
+// Of so many look-alikes, some were never compared: that there is no label says nothing.
+const CROWDED_FROM = 10;
 const dynamodb = new DynamoDBClient({});
 
 type Item = Record<string, AttributeValue>;
@@ -64,9 +66,11 @@ function verdict(a?: Item, b?: Item): Verdict | undefined {
 
 /** Whether one of the two is more surely the same as a third product, which the other rather is not. */
 function isContested(a: Item, b: Item, score: number): boolean {
-  const scoreOf = (item: Item, third: string) => Number(item.pairs.M![third]?.M!.score.N ?? 0);
+  const scoreOf = (item: Item, third: string) => Number(item.pairs.M![third].M!.score.N);
+  const isToldApart = (item: Item, third: string) =>
+    third in item.pairs.M! ? scoreOf(item, third) < RATHER_SAME : Object.keys(item.pairs.M!).length < CROWDED_FROM;
   const contests = (own: Item, other: Item) => (third: string) =>
-    third !== other.id.S && scoreOf(own, third) > score && scoreOf(other, third) < RATHER_SAME;
+    third !== other.id.S && scoreOf(own, third) > score && isToldApart(other, third);
   return Object.keys(a.pairs.M!).some(contests(a, b)) || Object.keys(b.pairs.M!).some(contests(b, a));
 }
 

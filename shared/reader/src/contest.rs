@@ -12,6 +12,10 @@ use shared::{ProductId, Verdict};
 /// lower: what is for a person to decide takes away from no other label that it contradicts it.
 pub const RATHER_SAME: f32 = 0.5;
 
+/// A product of so many look-alikes is not told apart from a third by having no label of it. Look-ups read 12 postings of
+/// a key: of a larger group of listings some are never compared, and would contest each other's labels.
+pub const CROWDED_FROM: usize = 10;
+
 /// A pair as a reader is to take it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Said<'a> {
@@ -58,8 +62,11 @@ type Side<'a> = (&'a ProductId, &'a BTreeMap<ProductId, PairEntry>);
 pub fn rival<'a>(a: Side<'a>, b: Side<'a>, score: f32) -> Option<&'a ProductId> {
     let surer = |(_, own): Side<'a>, (other, of_other): Side<'a>| {
         own.iter().filter(move |(third, entry)| {
-            let is_both = of_other.get(*third).is_some_and(|entry| entry.score >= RATHER_SAME);
-            *third != other && entry.score > score && !is_both
+            let may_be_both = match of_other.get(*third) {
+                Some(entry) => entry.score >= RATHER_SAME,
+                None => of_other.len() >= CROWDED_FROM,
+            };
+            *third != other && entry.score > score && !may_be_both
         })
     };
     let rivals = surer(a, b).chain(surer(b, a));
@@ -133,6 +140,20 @@ mod tests {
         for (a, b) in [(&one, &two), (&two, &three), (&one, &three)] {
             assert_eq!(verdict_and_rival(a, b), Some((Verdict::Duplicate, None)));
         }
+    }
+
+    #[test]
+    fn of_many_listings_some_were_never_compared_and_silence_says_nothing() {
+        let names: Vec<String> = (0..CROWDED_FROM - 1).map(|n| format!("listing-{n}")).collect();
+        let others: Vec<(&str, f32)> = names.iter().map(|name| (name.as_str(), 0.55)).collect();
+        let one = item("one", &[("two", 0.6), ("three", 0.9)]);
+        let two = item("two", &[&others[..], &[("one", 0.6)]].concat());
+        assert_eq!(verdict_and_rival(&one, &two), Some((Verdict::Duplicate, None)));
+        // That it rather is not "three" is said, not left out.
+        let two = item("two", &[&others[..], &[("one", 0.6), ("three", 0.2)]].concat());
+        assert_eq!(verdict_and_rival(&one, &two), Some((Verdict::Review, Some("three".to_owned()))));
+        let two = item("two", &[&others[1..], &[("one", 0.6)]].concat());
+        assert_eq!(verdict_and_rival(&one, &two), Some((Verdict::Review, Some("three".to_owned()))));
     }
 
     #[test]

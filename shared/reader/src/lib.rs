@@ -19,7 +19,7 @@ mod page;
 mod reader;
 mod table;
 
-pub use contest::{RATHER_SAME, Said, rival, said};
+pub use contest::{CROWDED_FROM, RATHER_SAME, Said, rival, said};
 pub use error::ReaderError;
 pub use page::{Group, PageLabels, PagePair};
 pub use reader::{LabelReader, Options, PAGE_PRODUCTS_MAX, ProductLabels};
