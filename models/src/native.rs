@@ -19,6 +19,7 @@ mod network;
 mod outputs;
 mod rows;
 mod simd;
+mod values;
 mod ymm;
 mod zmm;
 

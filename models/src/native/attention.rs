@@ -4,8 +4,10 @@
 use super::buffer::Buffer;
 use super::math::exp2;
 use super::multiply::{Block, COLUMNS, ROWS_MAX};
+use super::outputs::At;
 use super::rows::Rows;
 use super::simd::{LANES, Simd};
+use super::values::{self, Row, Values};
 
 /// Width of a head; that of MiniLM-L6. A register of bf16, and a row of a tile.
 pub const HEAD: usize = 32;
@@ -60,13 +62,23 @@ pub fn attend<S: Simd>(qkv: &Rows, span: Span, heads: usize, simd: &S, context: 
                 *scale = weigh::<S>(products, i, span.length, &mut weights[i * padded..][..padded]);
             }
             simd.multiply_exact(weights, padded, count, &values.numbers()[..padded * HEAD], mixed);
-            for (i, (mixed, scale)) in mixed.0.iter().zip(scales).enumerate().take(count) {
-                for half in [0, LANES] {
-                    let value = S::mul(S::load(&mixed[half..]), S::splat(scale));
-                    context.put::<S>(span.start + first + i, column + half, value);
-                }
-            }
+            context.put::<S>(At { row: span.start + first, column }, count, Divided { mixed, scales: &scales });
         }
+    }
+    context.end_rows::<S>(span.start..span.start + span.length);
+}
+
+/// Mixed values, and for each row one over the sum of its weights.
+struct Divided<'b> {
+    mixed: &'b Block<f32>,
+    scales: &'b [f32; ROWS_MAX],
+}
+
+impl<S: Simd> Values<S> for Divided<'_> {
+    #[inline(always)]
+    fn row(&self, i: usize) -> Row<S> {
+        let (row, scale) = (values::load::<S>(&self.mixed.0[i]), S::splat(self.scales[i]));
+        [S::mul(row[0], scale), S::mul(row[1], scale)]
     }
 }
 

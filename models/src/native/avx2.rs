@@ -156,15 +156,15 @@ fn tile_fp32<const ROWS: usize, const REGISTERS: usize>(
     }
 }
 
-/// `totals += rows · panel`, both within [`INT8`].
+/// `totals = rows · panel + bias`, both within [`INT8`].
 #[target_feature(enable = "avx2,fma")]
-pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
+pub fn block_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
     let (count, ahead) = (rows.count, panel.ahead);
     for_each_tile!(count, INT8_TILE_ROWS, ahead, tile_int8[], &rows, &panel, totals);
 }
 
 /// Two products fit into 16 bits, and so do four, as weights and inputs are bounded: two groups of four inputs
-/// are added there, before the sum goes on in 32 bits. What a span adds up to is scaled and added to the totals.
+/// are added there, before the sum goes on in 32 bits. What a span adds up to is scaled and added to the totals, which begin with the bias.
 #[target_feature(enable = "avx2,fma")]
 fn tile_int8<const ROWS: usize>(
     row: usize,
@@ -184,6 +184,11 @@ fn tile_int8<const ROWS: usize>(
     assert!(panel.scales.len().min(panel.sums.len()) >= spans * COLUMNS, "and of a panel");
     let (values, of_rows) = (&rows.values[row * stride..], &rows.scales[row * spans..]);
     let totals = &mut totals.0[row..row + ROWS];
+    // SAFETY: the bias is four registers, of which these are two.
+    let bias = unsafe {
+        let at = panel.bias.as_ptr().add(column);
+        [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(WIDTH))]
+    };
     let ones = _mm256_set1_epi16(1);
     let (mut step, steps) = (0, inputs / STEP_INPUTS);
     for span in 0..spans {
@@ -235,7 +240,8 @@ fn tile_int8<const ROWS: usize>(
                 // SAFETY: a row of a block is four registers.
                 unsafe {
                     let to = to.as_mut_ptr().add(column + half * WIDTH);
-                    _mm256_storeu_ps(to, _mm256_fmadd_ps(scaled, step, _mm256_loadu_ps(to)));
+                    let base = if span == 0 { bias[half] } else { _mm256_loadu_ps(to) };
+                    _mm256_storeu_ps(to, _mm256_fmadd_ps(scaled, step, base));
                 }
             }
         }

@@ -5,15 +5,15 @@
 #![allow(unsafe_code, reason = "intrinsics that load and store take pointers")]
 
 use std::arch::x86_64::{
-    __cpuid, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepi32_ps,
+    __cpuid, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps,
     _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_storeu_ps,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_ps,
+    _mm512_storeu_si512,
 };
 
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
-use super::simd::{Ahead, Bytes, INT8_GROUP, Int8, LANES, Panel, Scale};
+use super::simd::{Ahead, INT8_GROUP, Int8, LANES, LINE_BYTES};
 
 /// Proof that this CPU has every instruction that the kernels for fp32 and int8 are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -212,74 +212,48 @@ fn tile_fp32<const ROWS: usize>(
 /// finely and cost more: with 128 inputs, a tenth of all time.
 pub const INT8: Int8 = Int8 { input_max: 255.0, span: 384, lane_max: None };
 
-/// `totals += rows · panel`, both within [`INT8`].
+/// Products of `count` rows of bytes, `stride` apart, with a panel of one span.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
-pub fn add_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
-    for_each_tile!(rows.count, panel.ahead, tile_int8, &rows, &panel, totals);
+pub fn block_int8(rows: &[u8], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>) {
+    for_each_tile!(count, ahead, tile_int8, rows, stride, panel, sums);
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
 fn tile_int8<const ROWS: usize>(
     row: usize,
     ahead: Ahead,
-    rows: &Bytes<'_>,
-    panel: &Panel<'_>,
-    totals: &mut Block<f32>,
+    rows: &[u8],
+    stride: usize,
+    panel: &[i8],
+    sums: &mut Block<i32>,
 ) {
-    let (inputs, spans, stride) = (panel.weights.len() / COLUMNS, rows.spans, rows.stride);
-    assert_eq!(spans, inputs.div_ceil(INT8.span), "each input is of a span");
+    let inputs = panel.len() / COLUMNS;
     assert!(inputs.is_multiple_of(INT8_GROUP), "groups are whole");
-    assert!(rows.values.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
-    assert!(rows.scales.len() >= (row + ROWS) * spans, "each span of a row has a scale");
-    assert!(panel.scales.len().min(panel.sums.len()) >= spans * COLUMNS, "and of a panel");
-    let of_rows = &rows.scales[row * spans..];
-    let first = rows.values[row * stride..].as_ptr();
+    assert!(rows.len() >= (row + ROWS - 1) * stride + inputs, "rows are whole");
+    let first = rows[row * stride..].as_ptr();
     // One for each three rows: from a single one, LLVM adds up the addresses row by row, each waiting for the one
     // before it, and the additions take turns from products. Those beyond the last row are never followed.
     let mut values: [*const u8; TILE_ROWS / 3] = std::array::from_fn(|i| first.wrapping_add(3 * i * stride));
-    let mut weights = panel.weights.as_ptr();
-    let totals = &mut totals.0[row..row + ROWS];
-    let (mut group, groups) = (0, inputs / INT8_GROUP);
-    for span in 0..spans {
-        let end = groups.min(group + INT8.span / INT8_GROUP);
-        // SAFETY: a span has 32 sums and as many scales; two registers are 32.
-        let (sums, scales) = unsafe {
-            let at = span * COLUMNS;
-            (
-                two_registers(panel.sums.as_ptr().add(at)).map(|sums| _mm512_cvtepi32_ps(sums)),
-                [0, LANES].map(|half| _mm512_loadu_ps(panel.scales.as_ptr().add(at + half))),
-            )
-        };
-        // SAFETY: each row has a scale for each span.
-        let scale_of = |i: usize| unsafe { *of_rows.as_ptr().add(i * spans + span) };
-        let mut tile = [[_mm512_setzero_si512(); 2]; ROWS];
-        // In two loops, so that the question is not asked where there is nothing more to ask for.
-        let asked = end.min(ahead.lines().div_ceil(2)).max(group);
-        while group < asked {
-            ahead.ask(2 * group);
-            ahead.ask(2 * group + 1);
-            // SAFETY: as below.
-            unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
-            group += 1;
-        }
-        while group < end {
-            // SAFETY: row i of ROWS has `inputs` bytes, and a panel 128 weights for each four of them.
-            unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
-            group += 1;
-        }
-        for (i, (tile, to)) in tile.iter().zip(totals.iter_mut()).enumerate() {
-            let Scale { step, zero } = scale_of(i);
-            let zero = _mm512_cvtepi32_ps(_mm512_set1_epi32(zero));
-            for half in 0..2 {
-                // Whole numbers, all exact in fp32: none is above 384 * 255 * 127, which is less than 2^24.
-                let centred = _mm512_fmadd_ps(zero, sums[half], _mm512_cvtepi32_ps(tile[half]));
-                let scaled = _mm512_mul_ps(centred, scales[half]);
-                // SAFETY: a row of a block is two registers.
-                unsafe {
-                    let to = to.as_mut_ptr().add(half * LANES);
-                    _mm512_storeu_ps(to, _mm512_fmadd_ps(scaled, _mm512_set1_ps(step), _mm512_loadu_ps(to)));
-                }
-            }
+    let mut weights = panel.as_ptr();
+    let mut tile = [[_mm512_setzero_si512(); 2]; ROWS];
+    // In two loops, so that the question is not asked where there is nothing more to ask for.
+    let groups = inputs / INT8_GROUP;
+    let asked = groups.min(ahead.lines().div_ceil(2));
+    for group in 0..asked {
+        ahead.ask(2 * group);
+        ahead.ask(2 * group + 1);
+        // SAFETY: as below.
+        unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
+    }
+    for _ in asked..groups {
+        // SAFETY: row i of ROWS has `inputs` bytes, and a panel 128 weights for each four of them.
+        unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
+    }
+    for (tile, to) in tile.iter().zip(&mut sums.0[row..row + ROWS]) {
+        // SAFETY: a row of a block is two registers.
+        unsafe {
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), tile[0]);
+            _mm512_storeu_si512(to.as_mut_ptr().add(LANES).cast(), tile[1]);
         }
     }
 }
@@ -297,7 +271,7 @@ unsafe fn add_group<const ROWS: usize>(
     weights: &mut *const i8,
 ) {
     // SAFETY: two registers are 128 weights.
-    let [left, right] = unsafe { two_registers(weights.cast()) };
+    let [left, right] = unsafe { two_registers(*weights) };
     for (i, sum) in tile.iter_mut().enumerate() {
         // SAFETY: as the caller promises.
         let values = _mm512_set1_epi32(unsafe { values[i / 3].add(i % 3 * stride).cast::<i32>().read_unaligned() });
@@ -309,10 +283,10 @@ unsafe fn add_group<const ROWS: usize>(
 }
 
 /// # Safety
-/// 32 numbers are readable.
+/// 128 weights are readable.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn two_registers(from: *const i32) -> [__m512i; 2] {
+unsafe fn two_registers(from: *const i8) -> [__m512i; 2] {
     // SAFETY: as the caller promises.
-    unsafe { [_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(LANES).cast())] }
+    unsafe { [_mm512_loadu_si512(from.cast()), _mm512_loadu_si512(from.add(LINE_BYTES).cast())] }
 }

@@ -1,10 +1,11 @@
 //! The heads of the network.
 
-use super::linear::{Linear, Outputs};
-use super::math;
+use super::linear::Linear;
 use super::network::{Parameter, Parameters};
+use super::outputs::{Activated, At, Outputs};
 use super::rows::Rows;
 use super::simd::Simd;
+use super::values::{self, Values};
 use crate::early_exit::EarlyExit;
 use crate::engine::RowLogits;
 use crate::golden::Kind;
@@ -43,8 +44,12 @@ struct Hidden<'h> {
 
 impl Outputs for Hidden<'_> {
     #[inline(always)]
-    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
-        S::store(math::gelu::<S>(values), &mut self.to[row * self.width + column..]);
+    fn take<S: Simd>(&mut self, at: At, count: usize, values: impl Values<S>) {
+        let values = Activated(values);
+        for (i, row) in self.to[at.row * self.width..].chunks_exact_mut(self.width).enumerate().take(count) {
+            let to = row[at.column..].first_chunk_mut().expect("a block's columns are of the row");
+            values::store::<S>(values.row(i), to);
+        }
     }
 }
 

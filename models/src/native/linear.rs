@@ -2,8 +2,10 @@
 
 use super::buffer::Buffer;
 use super::multiply::{Block, COLUMNS, Instructions};
+use super::outputs::{At, Outputs};
 use super::rows::{Precision, Rows, STEP};
-use super::simd::{INT8_GROUP, Int8, LANE_INPUTS, LANES, Panel, Simd, Sums};
+use super::simd::{INT8_GROUP, Int8, LANE_INPUTS, Panel, Simd, Sums};
+use super::values::{self, Biased};
 
 /// Panels of 32 columns; in each, for every group of inputs, the weights of each column side
 /// by side. Inputs of int8 go on with zeros to a multiple of 64 bytes.
@@ -22,13 +24,6 @@ struct Spans {
     scales: Vec<f32>,
     /// As `scales`: the sum of a column's weights, negative.
     sums: Vec<i32>,
-}
-
-/// Where a layer's outputs go. No closure: one is compiled apart from the instructions, unless
-/// it happens to be inlined.
-pub trait Outputs {
-    /// Takes sixteen outputs of `row` from `column` on. To be `inline(always)`.
-    fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats);
 }
 
 /// `y = x · Wᵀ + b`.
@@ -72,42 +67,40 @@ impl Linear {
 
     #[inline(always)]
     fn apply_exact<S: Simd>(&self, panels: &[u16], simd: &S, rows: &Rows, mut outputs: impl Outputs) {
-        let (stride, mut block) = (rows.stride(), Block::default());
+        let (stride, mut sums) = (rows.stride(), Block::default());
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
-            for first in (0..rows.count()).step_by(simd.rows()) {
-                let count = simd.rows().min(rows.count() - first);
-                let ahead = share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                simd.multiply(&rows.exact::<S>()[first * stride..], stride, count, weights, ahead, &mut block);
-                for half in [0, LANES] {
-                    let column = panel * COLUMNS + half;
-                    let bias = S::load(&self.bias[column..]);
-                    for (i, sums) in block.0.iter().enumerate().take(count) {
-                        outputs.put::<S>(first + i, column, S::add(S::load(&sums[half..]), bias));
-                    }
-                }
+            let column = panel * COLUMNS;
+            let bias = values::load::<S>(self.bias_of(column));
+            for row in (0..rows.count()).step_by(simd.rows()) {
+                let count = simd.rows().min(rows.count() - row);
+                let ahead = share(panels, panel + 1, self.inputs, row, rows.count(), count);
+                simd.multiply(&rows.exact::<S>()[row * stride..], stride, count, weights, ahead, &mut sums);
+                outputs.take::<S>(At { row, column }, count, Biased { sums: &sums, bias });
             }
+            outputs.end_at::<S>(column + COLUMNS);
         }
     }
 
     #[inline(always)]
     fn apply_int8<S: Simd>(&self, spans: &Spans, simd: &S, rows: &Rows, mut outputs: impl Outputs) {
-        let panels = spans.panels.numbers::<i8>();
-        let mut sums = Sums::default();
+        let (panels, mut sums) = (spans.panels.numbers::<i8>(), Sums::default());
         for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
-            for first in (0..rows.count()).step_by(simd.rows()) {
-                let count = simd.rows().min(rows.count() - first);
-                for total in &mut sums.total.0[..count] {
-                    total.copy_from_slice(&self.bias[panel * COLUMNS..][..COLUMNS]);
-                }
-                let ahead = share(panels, panel + 1, self.inputs, first, rows.count(), count);
-                simd.add_int8(rows.bytes(first, count), spans.panel(panel, weights, ahead), &mut sums);
-                for half in [0, LANES] {
-                    for (i, total) in sums.total.0.iter().enumerate().take(count) {
-                        outputs.put::<S>(first + i, panel * COLUMNS + half, S::load(&total[half..]));
-                    }
-                }
+            let column = panel * COLUMNS;
+            let bias = self.bias_of(column);
+            for row in (0..rows.count()).step_by(simd.rows()) {
+                let count = simd.rows().min(rows.count() - row);
+                let ahead = share(panels, panel + 1, self.inputs, row, rows.count(), count);
+                let panel = spans.panel(panel, weights, bias, ahead);
+                simd.multiply_int8(rows.bytes(row, count), panel, &mut sums, At { row, column }, &mut outputs);
             }
+            outputs.end_at::<S>(column + COLUMNS);
         }
+    }
+
+    /// Of a panel's columns.
+    #[inline(always)]
+    fn bias_of(&self, column: usize) -> &[f32; COLUMNS] {
+        self.bias[column..].first_chunk().expect("outputs are whole panels")
     }
 }
 
@@ -136,10 +129,16 @@ impl Spans {
 
     /// Number `panel` of all, whose weights these are.
     #[inline(always)]
-    fn panel<'p>(&'p self, panel: usize, weights: &'p [i8], ahead: &'p [i8]) -> Panel<'p> {
+    fn panel<'p>(
+        &'p self,
+        panel: usize,
+        weights: &'p [i8],
+        bias: &'p [f32; COLUMNS],
+        ahead: &'p [i8],
+    ) -> Panel<'p> {
         let cells = COLUMNS * (weights.len() / COLUMNS).div_ceil(self.inputs);
         let (scales, sums) = (&self.scales[panel * cells..], &self.sums[panel * cells..]);
-        Panel { weights, scales: &scales[..cells], sums: &sums[..cells], ahead }
+        Panel { weights, scales: &scales[..cells], sums: &sums[..cells], bias, ahead }
     }
 }
 

@@ -62,14 +62,13 @@ pub fn norm<S: Simd>(x: &mut [f32], weight: &[f32], bias: &[f32], rows: &mut Row
         let squares = squares::<S>(row, mean);
         let scale = S::splat(1.0 / (squares / width as f32 + NORM_EPSILON).sqrt());
         let parameters = weight.chunks_exact(LANES).zip(bias.chunks_exact(LANES));
-        for (column, (values, (weight, bias))) in row.chunks_exact_mut(LANES).zip(parameters).enumerate() {
+        for (values, (weight, bias)) in row.chunks_exact_mut(LANES).zip(parameters) {
             let away = S::mul(S::sub(S::load(values), mean), scale);
             let value = S::mul_add(away, S::load(weight), S::load(bias));
             S::store(value, values);
-            rows.put::<S>(i, column * LANES, value);
         }
+        rows.put_row::<S>(i, row);
     }
-    rows.end::<S>();
 }
 
 /// The sum of all values; four sums at a time, since each waits for the one before.

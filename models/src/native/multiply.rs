@@ -116,6 +116,7 @@ mod tests {
     use super::*;
     use crate::native::buffer::{Buffer, Number};
     use crate::native::linear::to_bf16;
+    use crate::native::outputs::{Add, At};
     use crate::native::simd::{Bytes, INT8_GROUP, LANE_INPUTS, LANES, Panel, Scale, Sums};
 
     /// A span of AVX-512, and a part of one.
@@ -158,9 +159,10 @@ mod tests {
             values[..STRIDE].fill(S::INT8.input_max as u8);
             let mut rows = Buffer::default();
             rows.grow::<u8>(values.len());
-            for (to, from) in rows.numbers_mut::<u8>().chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
-                let from: [f32; LANES] = std::array::from_fn(|i| f32::from(from[i]));
-                S::store_bytes(S::load(&from), to);
+            const LINE: usize = 4 * LANES;
+            for (to, from) in rows.numbers_mut::<u8>().chunks_exact_mut(LINE).zip(values.chunks_exact(LINE)) {
+                let from: [f32; LINE] = std::array::from_fn(|i| f32::from(from[i]));
+                S::store_bytes(std::array::from_fn(|i| S::load(&from[i * LANES..])), to);
             }
             let mut panel = Buffer::default();
             panel.grow::<i8>(weights.len());
@@ -182,11 +184,13 @@ mod tests {
             let sum = |at| of_column(at).map(|weight| -i32::from(*weight)).sum();
             let column_sums: Vec<i32> = (0..spans * COLUMNS).map(sum).collect();
             let panel =
-                Panel { weights: panel.numbers(), scales: &vec![4.0; spans * COLUMNS], sums: &column_sums, ahead: &[] };
+                Panel { weights: panel.numbers(), scales: &vec![4.0; spans * COLUMNS], sums: &column_sums, bias: &[0.0; COLUMNS], ahead: &[] };
             for count in 1..=simd.rows() {
-                let (mut sums, values) = (Sums::default(), rows.numbers());
-                simd.add_int8(Bytes { values, stride: STRIDE, count, scales: &scales, spans }, panel, &mut sums);
-                assert_eq!(sums.total.0[..count], expected[..count], "{count} rows");
+                let (mut sums, mut found, values) = (Sums::default(), vec![0.0; count * COLUMNS], rows.numbers());
+                let rows = Bytes { values, stride: STRIDE, count, scales: &scales, spans };
+                let mut outputs = Add { to: &mut found, width: COLUMNS };
+                simd.multiply_int8(rows, panel, &mut sums, At { row: 0, column: 0 }, &mut outputs);
+                assert_eq!(found.as_chunks().0, &expected[..count], "{count} rows");
             }
         }
     }

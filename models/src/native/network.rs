@@ -85,6 +85,8 @@ struct Activations {
     context: Rows,
     wide: Rows,
     pooled: Rows,
+    /// A row of `pooled` as it is computed.
+    both: Vec<f32>,
     /// A head's hidden layer.
     head: Vec<f32>,
     /// Number and tokens of each row that has not left.
@@ -256,14 +258,12 @@ impl Network {
         for span in spans {
             attend(qkv, *span, hidden / HEAD, simd, context, attention);
         }
-        context.end::<S>();
         layer.out.apply(simd, context, Add { to: x, width: hidden });
         normed.begin::<S>(tokens, hidden, precision);
         math::norm::<S>(x, &layer.norm1.weight, &layer.norm1.bias, normed);
         wide.begin::<S>(tokens, layer.up.outputs(), precision);
         yield_now();
         layer.up.apply(simd, normed, Gelu { to: wide });
-        wide.end::<S>();
         yield_now();
         layer.down.apply(simd, wide, Add { to: x, width: hidden });
         yield_now();
@@ -340,7 +340,8 @@ impl Network {
     #[inline(always)]
     fn pool<S: Simd>(&self, activations: &mut Activations) {
         let hidden = self.hidden;
-        let Activations { x, pooled, spans, .. } = activations;
+        let Activations { x, pooled, both, spans, .. } = activations;
+        both.resize(2 * hidden, 0.0);
         pooled.begin::<S>(spans.len(), 2 * hidden, Precision::Exact);
         for (row, span) in spans.iter().enumerate() {
             let tokens = &x[span.start * hidden..][..span.length * hidden];
@@ -351,9 +352,10 @@ impl Network {
                 for token in tokens.chunks_exact(hidden).skip(1) {
                     sum = S::add(sum, S::load(&token[column..]));
                 }
-                pooled.put::<S>(row, column, first);
-                pooled.put::<S>(row, hidden + column, S::mul(sum, scale));
+                S::store(first, &mut both[column..]);
+                S::store(S::mul(sum, scale), &mut both[hidden + column..]);
             }
+            pooled.put_row::<S>(row, both);
         }
     }
 }

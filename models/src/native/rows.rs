@@ -1,8 +1,12 @@
 //! Activations as the next layer multiplies them.
 
+use std::ops::Range;
+
 use super::buffer::Buffer;
 use super::multiply::ROWS_MAX;
+use super::outputs::At;
 use super::simd::{Bytes, LANES, Scale, Simd};
+use super::values::{self, Values};
 
 /// In which type a layer multiplies; it adds in fp32, or in int32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,7 +33,7 @@ pub struct Rows {
     scales: Vec<Scale>,
     /// Spans of a row.
     spans: usize,
-    /// What becomes of bytes once a row is whole.
+    /// What is put and becomes bytes later.
     values: Buffer,
     precision: Precision,
     count: usize,
@@ -40,6 +44,7 @@ impl Rows {
     /// From now on holds `count` rows of `width`, a multiple of 32, which are yet to be put.
     pub fn begin<S: Simd>(&mut self, count: usize, width: usize, precision: Precision) {
         (self.count, self.width, self.precision) = (count, width, precision);
+        self.spans = width.div_ceil(self.span::<S>());
         // A block reads on to its last row.
         let cells = (count + ROWS_MAX) * self.stride();
         match precision {
@@ -47,6 +52,7 @@ impl Rows {
             Precision::Int8 => {
                 self.bytes.grow::<u8>(cells);
                 self.values.grow::<f32>(cells);
+                self.scales.resize(count * self.spans, Scale::default());
             }
         }
     }
@@ -75,13 +81,45 @@ impl Rows {
         }
     }
 
-    /// Sixteen values from `column` on.
+    /// The first `count` rows of a block.
     #[inline(always)]
-    pub fn put<S: Simd>(&mut self, row: usize, column: usize, values: S::Floats) {
-        let at = row * self.stride() + column;
+    pub fn put<S: Simd>(&mut self, at: At, count: usize, values: impl Values<S>) {
+        let (stride, start) = (self.stride(), at.row * self.stride() + at.column);
         match self.precision {
-            Precision::Exact => S::store_exact(values, &mut self.exact.numbers_mut()[at..]),
-            Precision::Int8 => S::store(values, &mut self.values.numbers_mut()[at..]),
+            Precision::Exact => {
+                for (i, to) in self.exact.numbers_mut()[start..].chunks_mut(stride).enumerate().take(count) {
+                    let row = values.row(i);
+                    S::store_exact(row[0], to);
+                    S::store_exact(row[1], &mut to[LANES..]);
+                }
+            }
+            Precision::Int8 => {
+                for (i, to) in self.values.numbers_mut()[start..].chunks_mut(stride).enumerate().take(count) {
+                    values::store::<S>(values.row(i), to.first_chunk_mut().expect("a block's columns are of the row"));
+                }
+            }
+        }
+    }
+
+    /// A whole row.
+    #[inline(always)]
+    pub fn put_row<S: Simd>(&mut self, row: usize, values: &[f32]) {
+        let start = row * self.stride();
+        match self.precision {
+            Precision::Exact => {
+                let to = &mut self.exact.numbers_mut::<S::Exact>()[start..][..values.len()];
+                for (to, values) in to.chunks_exact_mut(LANES).zip(values.chunks_exact(LANES)) {
+                    S::store_exact(S::load(values), to);
+                }
+            }
+            Precision::Int8 => {
+                let (stride, span) = (self.stride(), self.span::<S>());
+                let bytes = &mut self.bytes.numbers_mut()[start..][..stride];
+                let scales = &mut self.scales[row * self.spans..];
+                for (i, (values, scale)) in values.chunks(span).zip(scales).enumerate() {
+                    *scale = quantise::<S>(values, &mut bytes[i * span..]);
+                }
+            }
         }
     }
 
@@ -90,34 +128,55 @@ impl Rows {
     pub fn fill<S: Simd>(&mut self, x: &[f32], width: usize, precision: Precision) {
         self.begin::<S>(x.len() / width, width, precision);
         for (row, values) in x.chunks_exact(width).enumerate() {
-            for (column, values) in values.chunks_exact(LANES).enumerate() {
-                self.put::<S>(row, column * LANES, S::load(values));
-            }
+            self.put_row::<S>(row, values);
         }
-        self.end::<S>();
     }
 
-    /// Every value has been put.
+    /// All rows of the columns up to `column` were put: those of a span become bytes while they are near.
     #[inline(always)]
-    pub fn end<S: Simd>(&mut self) {
-        if self.precision == Precision::Exact {
-            return;
+    pub fn end_at<S: Simd>(&mut self, column: usize) {
+        let span = self.span::<S>();
+        if self.precision == Precision::Int8 && (column.is_multiple_of(span) || column == self.width) {
+            let first = (column - 1) / span * span;
+            self.quantise_put::<S>(0..self.count, first..column);
         }
-        let (stride, span) = (self.stride(), S::INT8.span.min(self.width));
-        self.spans = self.width.div_ceil(span);
-        self.scales.clear();
-        for row in 0..self.count {
-            let values = &self.values.numbers()[row * stride..][..self.width];
-            let bytes = &mut self.bytes.numbers_mut()[row * stride..][..self.width];
+    }
+
+    /// All columns of some rows were put.
+    #[inline(always)]
+    pub fn end_rows<S: Simd>(&mut self, rows: Range<usize>) {
+        if self.precision == Precision::Int8 {
+            let span = self.span::<S>();
             for first in (0..self.width).step_by(span) {
-                let of_span = first..self.width.min(first + span);
-                self.scales.push(quantise::<S>(&values[of_span.clone()], &mut bytes[of_span]));
+                self.quantise_put::<S>(rows.clone(), first..self.width.min(first + span));
             }
         }
+    }
+
+    /// What was put in the columns of a span becomes bytes.
+    #[inline(always)]
+    fn quantise_put<S: Simd>(&mut self, rows: Range<usize>, columns: Range<usize>) {
+        let (stride, span) = (self.stride(), columns.start / self.span::<S>());
+        for row in rows {
+            let values = &self.values.numbers()[row * stride..][columns.clone()];
+            // Bytes go on to a multiple of 64, and so may be written there.
+            let bytes = &mut self.bytes.numbers_mut()[row * stride..][columns.start..stride];
+            self.scales[row * self.spans + span] = quantise::<S>(values, bytes);
+        }
+    }
+
+    /// Inputs of a span.
+    #[inline(always)]
+    fn span<S: Simd>(&self) -> usize {
+        S::INT8.span.min(self.width)
     }
 }
 
+/// Values of a line of bytes.
+const LINE: usize = 4 * LANES;
+
 /// Maps values to 0..=`input_max` of [`Simd::INT8`], between the least and the largest of them, zero always among them.
+/// `bytes` are as many, or go on to the next multiple of 64 and are overwritten there.
 #[inline(always)]
 fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     let (least, most) = range::<S>(values);
@@ -125,13 +184,29 @@ fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     let step = ((most - least) / input_max).max(f32::MIN_POSITIVE);
     let zero = (-least / step).round_ties_even();
     let (inverse, shift) = (S::splat(1.0 / step), S::splat(zero));
-    let (values, _) = values.as_chunks::<LANES>();
-    let (bytes, _) = bytes.as_chunks_mut::<LANES>();
-    for (bytes, values) in bytes.iter_mut().zip(values) {
-        let shifted = S::mul_add(S::load(values), inverse, shift);
-        S::store_bytes(S::min(S::splat(input_max), S::max(S::splat(0.0), shifted)), bytes);
+    let (lines, rest) = values.as_chunks::<LINE>();
+    for (bytes, values) in bytes.chunks_mut(LINE).zip(lines) {
+        store_line::<S>(values, inverse, shift, bytes);
+    }
+    if !rest.is_empty() {
+        let mut line = [0.0; LINE];
+        line[..rest.len()].copy_from_slice(rest);
+        store_line::<S>(&line, inverse, shift, &mut bytes[LINE * lines.len()..]);
     }
     Scale { step, zero: zero as i32 }
+}
+
+#[inline(always)]
+fn store_line<S: Simd>(values: &[f32; LINE], inverse: S::Floats, shift: S::Floats, bytes: &mut [u8]) {
+    let mut shifted = [shift; 4];
+    for (i, to) in shifted.iter_mut().enumerate() {
+        *to = S::mul_add(S::load(&values[i * LANES..]), inverse, shift);
+        // Rounding may go one step beyond the most, which bytes do not have.
+        if S::INT8.input_max < f32::from(u8::MAX) {
+            *to = S::min(S::splat(S::INT8.input_max), *to);
+        }
+    }
+    S::store_bytes(shifted, bytes);
 }
 
 /// The least and the largest of `values` and 0.

@@ -11,6 +11,7 @@ use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use super::attention::HEAD;
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
+use super::outputs::{At, Outputs};
 
 /// Numbers that are loaded, stored and computed at once.
 pub const LANES: usize = 16;
@@ -38,7 +39,7 @@ pub struct Int8 {
 pub const LANE_INPUTS: [usize; 4] = [0, 1, INT8_GROUP, INT8_GROUP + 1];
 
 /// What a byte of a span stands for: `(byte - zero) * step`.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Scale {
     pub step: f32,
     /// 0 to 255.
@@ -68,14 +69,15 @@ pub struct Panel<'p> {
     pub scales: &'p [f32],
     /// (spans, 32): the sum of a column's weights, negative. An input's zero is taken out with it.
     pub sums: &'p [i32],
+    /// Of each column.
+    pub bias: &'p [f32; COLUMNS],
     /// To be asked for meanwhile.
     pub ahead: &'p [i8],
 }
 
-/// Of a block.
+/// Of a block, where they are not kept in registers.
 #[derive(Default)]
 pub struct Sums {
-    /// Of a span, where it is not kept in registers.
     pub span: Block<i32>,
     pub total: Block<f32>,
 }
@@ -132,8 +134,8 @@ pub trait Simd: Sized {
         sums: &mut Block<f32>,
     );
 
-    /// `sums.total += rows · panel`, both within [`Simd::INT8`]. The sum of a span is exact.
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums);
+    /// Gives `rows · panel + bias` to `outputs`, both within [`Simd::INT8`]. The sum of a span is exact.
+    fn multiply_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums, at: At, outputs: &mut impl Outputs);
 
     /// Transposes `length` keys of a head, `stride` apart, into panels of 32 of them. The last
     /// panel goes on with whatever follows the last key.
@@ -150,8 +152,8 @@ pub trait Simd: Sized {
     fn store(value: Self::Floats, to: &mut [f32]);
     /// The nearest activations.
     fn store_exact(value: Self::Floats, to: &mut [Self::Exact]);
-    /// Values of 0 to 255, to the nearest whole ones.
-    fn store_bytes(value: Self::Floats, to: &mut [u8]);
+    /// 64 values to the nearest whole ones of 0 to 255; 0 for what is no number.
+    fn store_bytes(values: [Self::Floats; 4], to: &mut [u8]);
 
     fn add(a: Self::Floats, b: Self::Floats) -> Self::Floats;
     fn sub(a: Self::Floats, b: Self::Floats) -> Self::Floats;

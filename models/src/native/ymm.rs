@@ -3,17 +3,18 @@
 #![allow(unsafe_code, reason = "intrinsics of instructions that a value of the type proves")]
 
 use std::arch::x86_64::{
-    __m256, _mm_add_ps, _mm_cvtss_f32, _mm_max_ps, _mm_min_ps, _mm_movehl_ps, _mm_packus_epi16, _mm_shuffle_ps,
-    _mm_storeu_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_blendv_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
-    _mm256_castsi256_si128, _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extractf128_ps,
-    _mm256_extracti128_si256, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps,
-    _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32, _mm256_permute4x64_epi64, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setr_epi32, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_sub_epi32, _mm256_sub_ps,
+    __m256, _mm_add_ps, _mm_cvtss_f32, _mm_max_ps, _mm_min_ps, _mm_movehl_ps, _mm_shuffle_ps,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_blendv_ps, _mm256_castps256_ps128, _mm256_castsi256_ps,
+    _mm256_cmpgt_epi32, _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extractf128_ps,
+    _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_loadu_ps, _mm256_loadu_si256, _mm256_max_ps,
+    _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32, _mm256_packus_epi16, _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_slli_epi32, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_epi32, _mm256_sub_ps,
 };
 
 use super::attention::HEAD;
 use super::avx2::{self, Avx2, Weight};
 use super::multiply::{Block, COLUMNS};
+use super::outputs::{At, Outputs};
 use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work, copy_values};
 
 /// Numbers of one register.
@@ -82,8 +83,9 @@ impl Simd for Ymm {
     }
 
     #[inline(always)]
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        unsafe { avx2::add_int8(rows, panel, &mut sums.total) }
+    fn multiply_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums, at: At, outputs: &mut impl Outputs) {
+        unsafe { avx2::block_int8(rows, panel, &mut sums.total) };
+        outputs.take::<Self>(at, rows.count, &sums.total);
     }
 
     #[inline(always)]
@@ -140,14 +142,15 @@ impl Simd for Ymm {
     }
 
     #[inline(always)]
-    fn store_bytes(value: [__m256; 2], to: &mut [u8]) {
-        let to = to[..LANES].as_mut_ptr();
-        unsafe {
-            let packed = _mm256_packs_epi32(_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[1]));
-            // Packing takes quarters of both in turn: 0, 2, 1, 3 is their order.
-            let whole = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
-            let bytes = _mm_packus_epi16(_mm256_castsi256_si128(whole), _mm256_extracti128_si256::<1>(whole));
-            _mm_storeu_si128(to.cast(), bytes);
+    fn store_bytes(values: [[__m256; 2]; 4], to: &mut [u8]) {
+        for (values, to) in values.as_chunks::<2>().0.iter().zip(to[..4 * LANES].chunks_exact_mut(2 * LANES)) {
+            unsafe {
+                let [[a, b], [c, d]] = values.map(|two| two.map(|eight| _mm256_cvtps_epi32(eight)));
+                let packed = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+                // Packing takes halves of all four in turn, which go to where they belong.
+                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+                _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(packed, order));
+            }
         }
     }
 

@@ -3,11 +3,11 @@
 #![allow(unsafe_code, reason = "intrinsics of instructions that a value of the type proves")]
 
 use std::arch::x86_64::{
-    __m256i, __m512, __m512i, _CMP_NLE_UQ, _mm_storeu_si128, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
-    _mm512_cvtepi32_epi8, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtps_epi32, _mm512_fmadd_ps,
+    __m256i, __m512, __m512i, _CMP_NLE_UQ, _mm512_add_ps, _mm512_castsi512_ps, _mm512_cmp_ps_mask,
+    _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_cvtps_epi32, _mm512_fmadd_ps,
     _mm512_fmsub_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_mov_ps, _mm512_maskz_scalef_ps, _mm512_max_ps,
-    _mm512_min_ps, _mm512_mul_ps, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_ps,
-    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_sub_ps, _mm512_unpackhi_epi32,
+    _mm512_min_ps, _mm512_mul_ps, _mm512_packs_epi32, _mm512_packus_epi16, _mm512_permutexvar_epi32, _mm512_reduce_add_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_ps,
+    _mm512_shuffle_i32x4, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512, _mm512_sub_ps, _mm512_unpackhi_epi32,
     _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
 };
 
@@ -15,8 +15,10 @@ mod bf16;
 mod fp32;
 
 use super::buffer::Number;
-use super::multiply::Block;
-use super::simd::{Bytes, Int8, LANES, Panel, Simd, Sums, Work};
+use super::multiply::{Block, COLUMNS};
+use super::outputs::{At, Outputs};
+use super::simd::{Bytes, Int8, LANES, LINE_BYTES, Panel, Simd, Sums, Work};
+use super::values::{self, Scaled, Whole};
 
 /// AVX-512 computes; `M` multiplies.
 pub struct Zmm<M>(M);
@@ -47,7 +49,8 @@ pub trait Multiplier: Sized {
         panel: &[Self::Exact],
         sums: &mut Block<f32>,
     );
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums);
+    /// `sums = rows · panel` of one span, as [`Multiplier::multiply`].
+    fn block_int8(&self, rows: &[u8], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>);
 }
 
 /// How a type of [`Simd::Exact`] is stored and packed. To be called only where a [`Multiplier`] of it is.
@@ -110,8 +113,24 @@ impl<M: Multiplier> Simd for Zmm<M> {
     }
 
     #[inline(always)]
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        self.0.add_int8(rows, panel, sums);
+    fn multiply_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums, at: At, outputs: &mut impl Outputs) {
+        let Bytes { values, stride, count, spans, .. } = rows;
+        let inputs = panel.weights.len() / COLUMNS;
+        let (span_inputs, ahead_each) = (M::INT8.span.min(inputs), panel.ahead.len().div_ceil(spans).max(1));
+        let bias = values::load::<Self>(panel.bias);
+        for (span, weights) in panel.weights.chunks(span_inputs * COLUMNS).enumerate() {
+            let ahead = panel.ahead.chunks(ahead_each).nth(span).unwrap_or_default();
+            self.0.block_int8(&values[span * span_inputs..], stride, count, weights, ahead, &mut sums.span);
+            let scaled = Scaled::<Self>::new(&sums.span, rows, &panel, span);
+            if spans == 1 {
+                return outputs.take(at, count, Whole { scaled, bias });
+            }
+            for (i, total) in sums.total.0.iter_mut().enumerate().take(count) {
+                let base = if span == 0 { bias } else { values::load::<Self>(total) };
+                values::store::<Self>(scaled.on(i, base), total);
+            }
+        }
+        outputs.take::<Self>(at, count, &sums.total);
     }
 
     #[inline(always)]
@@ -162,9 +181,16 @@ impl<M: Multiplier> Simd for Zmm<M> {
     }
 
     #[inline(always)]
-    fn store_bytes(value: __m512, to: &mut [u8]) {
-        let to = &mut to[..LANES];
-        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(value))) }
+    fn store_bytes(values: [__m512; 4], to: &mut [u8]) {
+        // Packing takes quarters of all four in turn, which go to where they belong.
+        const ORDER: [i32; LANES] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
+        let to = &mut to[..LINE_BYTES];
+        unsafe {
+            let [a, b, c, d] = values.map(|values| _mm512_cvtps_epi32(values));
+            let packed = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
+            let bytes = _mm512_permutexvar_epi32(_mm512_loadu_si512(ORDER.as_ptr().cast()), packed);
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
+        }
     }
 
     #[inline(always)]

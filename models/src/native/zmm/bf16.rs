@@ -12,7 +12,7 @@ use crate::native::amx::{self, Tiles};
 use crate::native::attention::HEAD;
 use crate::native::avx512::{self, Avx512Bf16};
 use crate::native::multiply::{Block, COLUMNS};
-use crate::native::simd::{Bytes, Int8, LANES, Panel, Scale, Simd, Sums, Work};
+use crate::native::simd::{Int8, LANES, Work};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx512vnni,fma")]
 fn compiled<M: Multiplier, W: Work>(simd: &Zmm<M>, work: W) -> W::Output {
@@ -45,8 +45,8 @@ impl Multiplier for Avx512Bf16 {
     }
 
     #[inline(always)]
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        unsafe { avx512::add_int8(rows, panel, &mut sums.total) }
+    fn block_int8(&self, rows: &[u8], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>) {
+        unsafe { avx512::block_int8(rows, stride, count, panel, ahead, sums) }
     }
 }
 
@@ -76,19 +76,8 @@ impl Multiplier for Tiles {
     }
 
     #[inline(always)]
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        type S = Zmm<Tiles>;
-        let Bytes { values, stride, count, scales, spans } = rows;
-        self.block_int8(values, stride, count, panel.weights, panel.ahead, &mut sums.span);
-        for half in [0, LANES] {
-            let (scale, weights) = (S::load(&panel.scales[half..]), S::load_i32(&panel.sums[half..]));
-            for i in 0..count {
-                let Scale { step, zero } = scales[i * spans];
-                let total = &mut sums.total.0[i][half..];
-                let centred = S::mul_add(S::splat(zero as f32), weights, S::load_i32(&sums.span.0[i][half..]));
-                S::store(S::mul_add(centred, S::mul(S::splat(step), scale), S::load(total)), total);
-            }
-        }
+    fn block_int8(&self, rows: &[u8], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>) {
+        Tiles::block_int8(self, rows, stride, count, panel, ahead, sums);
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Activation, Multiplier, Zmm, transpose};
 use crate::native::attention::HEAD;
 use crate::native::avx512::{self, Avx512};
 use crate::native::multiply::{Block, COLUMNS};
-use crate::native::simd::{Bytes, Int8, LANES, Panel, Sums, Work, copy_values};
+use crate::native::simd::{Int8, LANES, Work, copy_values};
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,fma")]
 fn compiled<W: Work>(simd: &Zmm<Avx512>, work: W) -> W::Output {
@@ -42,8 +42,8 @@ impl Multiplier for Avx512 {
     }
 
     #[inline(always)]
-    fn add_int8(&self, rows: Bytes<'_>, panel: Panel<'_>, sums: &mut Sums) {
-        unsafe { avx512::add_int8(rows, panel, &mut sums.total) }
+    fn block_int8(&self, rows: &[u8], stride: usize, count: usize, panel: &[i8], ahead: &[i8], sums: &mut Block<i32>) {
+        unsafe { avx512::block_int8(rows, stride, count, panel, ahead, sums) }
     }
 }
 
