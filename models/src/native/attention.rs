@@ -64,8 +64,8 @@ pub fn attend<S: Simd>(qkv: &Rows, span: Span, heads: usize, simd: &S, context: 
             simd.multiply_exact(weights, padded, count, &values.numbers()[..padded * HEAD], mixed);
             context.put::<S>(At { row: span.start + first, column }, count, Divided { mixed, scales: &scales });
         }
+        context.end::<S>(span.start..span.start + span.length, column + HEAD);
     }
-    context.end_rows::<S>(span.start..span.start + span.length);
 }
 
 /// Mixed values, and for each row one over the sum of its weights.

@@ -5,15 +5,14 @@
 #![allow(unsafe_code, reason = "intrinsics that load and store take pointers")]
 
 use std::arch::x86_64::{
-    __cpuid, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps,
-    _mm512_cvtepu16_epi32, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_ps,
-    _mm512_storeu_si512,
+    __cpuid, __m512, __m512bh, __m512i, _mm256_loadu_si256, _mm512_castsi512_ps, _mm512_cvtepu16_epi32,
+    _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_ps, _mm512_storeu_si512,
 };
 
 use super::buffer::Number;
 use super::multiply::{Block, COLUMNS};
-use super::simd::{Ahead, INT8_GROUP, Int8, LANES, LINE_BYTES};
+use super::simd::{Ahead, INT8_GROUP, Int8, LANES, LINE_BYTES, prefetch_near};
 
 /// Proof that this CPU has every instruction that the kernels for fp32 and int8 are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +47,9 @@ impl Avx512Bf16 {
         [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).concat() == b"AuthenticAMD"
     }
 }
+
+/// How far before its use a weight of a byte is asked for, which the cache of the second level holds: four groups.
+const NEAR_BYTES: usize = 512;
 
 /// Rows of a full tile.
 const TILE_ROWS: usize = 12;
@@ -246,6 +248,8 @@ fn tile_int8<const ROWS: usize>(
         unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
     }
     for _ in asked..groups {
+        prefetch_near(weights.wrapping_add(NEAR_BYTES));
+        prefetch_near(weights.wrapping_add(NEAR_BYTES + LINE_BYTES));
         // SAFETY: row i of ROWS has `inputs` bytes, and a panel 128 weights for each four of them.
         unsafe { add_group(&mut tile, &mut values, stride, &mut weights) };
     }

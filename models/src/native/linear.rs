@@ -3,7 +3,7 @@
 use super::buffer::Buffer;
 use super::multiply::{Block, COLUMNS, Instructions};
 use super::outputs::{At, Outputs};
-use super::rows::{Precision, Rows, STEP};
+use super::rows::{GROUP, Precision, Rows, STEP};
 use super::simd::{INT8_GROUP, Int8, LANE_INPUTS, Panel, Simd, Sums};
 use super::values::{self, Biased};
 
@@ -65,35 +65,41 @@ impl Linear {
         }
     }
 
+    /// Each panel with all rows: it is twice as long as one of bytes, and loading it anew for each block of rows costs more
+    /// than outputs that are not near.
     #[inline(always)]
     fn apply_exact<S: Simd>(&self, panels: &[u16], simd: &S, rows: &Rows, mut outputs: impl Outputs) {
-        let (stride, mut sums) = (rows.stride(), Block::default());
-        for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
-            let column = panel * COLUMNS;
+        let (stride, count, cells, mut sums) = (rows.stride(), rows.count(), COLUMNS * self.inputs, Block::default());
+        for column in (0..self.outputs()).step_by(COLUMNS) {
+            let (weights, next) = with_next(panels, column / COLUMNS * cells, cells);
             let bias = values::load::<S>(self.bias_of(column));
-            for row in (0..rows.count()).step_by(simd.rows()) {
-                let count = simd.rows().min(rows.count() - row);
-                let ahead = share(panels, panel + 1, self.inputs, row, rows.count(), count);
-                simd.multiply(&rows.exact::<S>()[row * stride..], stride, count, weights, ahead, &mut sums);
-                outputs.take::<S>(At { row, column }, count, Biased { sums: &sums, bias });
+            for row in (0..count).step_by(simd.rows()) {
+                let rows_now = simd.rows().min(count - row);
+                let ahead = &next[next.len() * row / count..next.len() * (row + rows_now) / count];
+                simd.multiply(&rows.exact::<S>()[row * stride..], stride, rows_now, weights, ahead, &mut sums);
+                outputs.take::<S>(At { row, column }, rows_now, Biased { sums: &sums, bias });
             }
-            outputs.end_at::<S>(column + COLUMNS);
+            outputs.end::<S>(0..count, column + COLUMNS);
         }
     }
 
+    /// Each block of rows with a group of panels, which stay near for the next block as the outputs do until they are bytes.
     #[inline(always)]
     fn apply_int8<S: Simd>(&self, spans: &Spans, simd: &S, rows: &Rows, mut outputs: impl Outputs) {
-        let (panels, mut sums) = (spans.panels.numbers::<i8>(), Sums::default());
-        for (panel, weights) in panels.chunks_exact(COLUMNS * self.inputs).enumerate() {
-            let column = panel * COLUMNS;
-            let bias = self.bias_of(column);
+        let (panels, cells, mut sums) = (spans.panels.numbers::<i8>(), COLUMNS * self.inputs, Sums::default());
+        for first in (0..self.outputs()).step_by(GROUP) {
+            let end = self.outputs().min(first + GROUP);
             for row in (0..rows.count()).step_by(simd.rows()) {
                 let count = simd.rows().min(rows.count() - row);
-                let ahead = share(panels, panel + 1, self.inputs, row, rows.count(), count);
-                let panel = spans.panel(panel, weights, bias, ahead);
-                simd.multiply_int8(rows.bytes(row, count), panel, &mut sums, At { row, column }, &mut outputs);
+                for column in (first..end).step_by(COLUMNS) {
+                    let (weights, next) = with_next(panels, column / COLUMNS * cells, cells);
+                    // For other rows than the first ones it is there by then.
+                    let ahead = if row == 0 { next } else { &[] };
+                    let panel = spans.panel(column / COLUMNS, weights, self.bias_of(column), ahead);
+                    simd.multiply_int8(rows.bytes(row, count), panel, &mut sums, At { row, column }, &mut outputs);
+                }
+                outputs.end::<S>(row..row + count, end);
             }
-            outputs.end_at::<S>(column + COLUMNS);
         }
     }
 
@@ -129,13 +135,7 @@ impl Spans {
 
     /// Number `panel` of all, whose weights these are.
     #[inline(always)]
-    fn panel<'p>(
-        &'p self,
-        panel: usize,
-        weights: &'p [i8],
-        bias: &'p [f32; COLUMNS],
-        ahead: &'p [i8],
-    ) -> Panel<'p> {
+    fn panel<'p>(&'p self, panel: usize, weights: &'p [i8], bias: &'p [f32; COLUMNS], ahead: &'p [i8]) -> Panel<'p> {
         let cells = COLUMNS * (weights.len() / COLUMNS).div_ceil(self.inputs);
         let (scales, sums) = (&self.scales[panel * cells..], &self.sums[panel * cells..]);
         Panel { weights, scales: &scales[..cells], sums: &sums[..cells], bias, ahead }
@@ -159,13 +159,12 @@ fn scale(weights: &[f32], lane_max: Option<f32>) -> f32 {
     lanes.fold(largest / 127.0, |most, lane| most.max(lane / room))
 }
 
-/// The part of a panel to be asked for while `count` of `rows` rows are multiplied with the one
-/// before it: all weights together are larger than what stays near a core.
+/// The panel at `cell`, and the next one, which is to be asked for meanwhile: all weights together are larger than what stays
+/// near a core.
 #[inline(always)]
-fn share<T>(panels: &[T], panel: usize, inputs: usize, first: usize, rows: usize, count: usize) -> &[T] {
-    let cells = COLUMNS * inputs;
-    let Some(next) = panels.get(panel * cells..(panel + 1) * cells) else { return &[] };
-    &next[cells * first / rows..cells * (first + count) / rows]
+fn with_next<T>(panels: &[T], cell: usize, cells: usize) -> (&[T], &[T]) {
+    let (panel, rest) = panels[cell..].split_at(cells);
+    (panel, &rest[..rest.len().min(cells)])
 }
 
 /// (output, input) of each packed weight, `group` inputs of a column side by side.

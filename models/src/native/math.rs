@@ -1,6 +1,7 @@
 //! Element-wise functions on registers.
 
 use std::f32::consts::LN_2;
+use std::ops::Range;
 
 use super::rows::Rows;
 use super::simd::{LANES, Simd};
@@ -53,21 +54,32 @@ pub fn gelu<S: Simd>(x: S::Floats) -> S::Floats {
     S::mul(x, S::mul_add(inside, odd, S::splat(0.5)))
 }
 
-/// Layer norm of each row of `x`, (n, width), in place and into `rows`.
-#[inline(always)]
-pub fn norm<S: Simd>(x: &mut [f32], weight: &[f32], bias: &[f32], rows: &mut Rows) {
-    let width = weight.len();
-    for (i, row) in x.chunks_exact_mut(width).enumerate() {
-        let mean = S::splat(total::<S>(row) / width as f32);
-        let squares = squares::<S>(row, mean);
-        let scale = S::splat(1.0 / (squares / width as f32 + NORM_EPSILON).sqrt());
-        let parameters = weight.chunks_exact(LANES).zip(bias.chunks_exact(LANES));
-        for (values, (weight, bias)) in row.chunks_exact_mut(LANES).zip(parameters) {
-            let away = S::mul(S::sub(S::load(values), mean), scale);
-            let value = S::mul_add(away, S::load(weight), S::load(bias));
-            S::store(value, values);
+/// A layer norm.
+pub struct Norm {
+    pub weight: Vec<f32>,
+    pub bias: Vec<f32>,
+}
+
+impl Norm {
+    pub fn width(&self) -> usize {
+        self.weight.len()
+    }
+
+    /// Of some rows of `x`, (n, width), in place and into `to`.
+    #[inline(always)]
+    pub fn apply<S: Simd>(&self, x: &mut [f32], rows: Range<usize>, to: &mut Rows) {
+        let width = self.width();
+        for (i, row) in rows.clone().zip(x[rows.start * width..].chunks_exact_mut(width)) {
+            let mean = S::splat(total::<S>(row) / width as f32);
+            let squares = squares::<S>(row, mean);
+            let scale = S::splat(1.0 / (squares / width as f32 + NORM_EPSILON).sqrt());
+            let parameters = self.weight.chunks_exact(LANES).zip(self.bias.chunks_exact(LANES));
+            for (values, (weight, bias)) in row.chunks_exact_mut(LANES).zip(parameters) {
+                let away = S::mul(S::sub(S::load(values), mean), scale);
+                S::store(S::mul_add(away, S::load(weight), S::load(bias)), values);
+            }
+            to.put_row::<S>(i, row);
         }
-        rows.put_row::<S>(i, row);
     }
 }
 
@@ -75,8 +87,14 @@ pub fn norm<S: Simd>(x: &mut [f32], weight: &[f32], bias: &[f32], rows: &mut Row
 #[inline(always)]
 fn total<S: Simd>(row: &[f32]) -> f32 {
     let mut sums = [S::splat(0.0); 4];
-    for (i, values) in row.chunks_exact(LANES).enumerate() {
-        sums[i % 4] = S::add(sums[i % 4], S::load(values));
+    let (lines, rest) = row.as_chunks::<{ 4 * LANES }>();
+    for line in lines {
+        for i in 0..4 {
+            sums[i] = S::add(sums[i], S::load(&line[i * LANES..]));
+        }
+    }
+    for values in rest.as_chunks::<LANES>().0 {
+        sums[0] = S::add(sums[0], S::load(values));
     }
     of_four::<S>(sums)
 }
@@ -85,9 +103,16 @@ fn total<S: Simd>(row: &[f32]) -> f32 {
 #[inline(always)]
 fn squares<S: Simd>(row: &[f32], mean: S::Floats) -> f32 {
     let mut sums = [S::splat(0.0); 4];
-    for (i, values) in row.chunks_exact(LANES).enumerate() {
+    let (lines, rest) = row.as_chunks::<{ 4 * LANES }>();
+    for line in lines {
+        for i in 0..4 {
+            let away = S::sub(S::load(&line[i * LANES..]), mean);
+            sums[i] = S::mul_add(away, away, sums[i]);
+        }
+    }
+    for values in rest.as_chunks::<LANES>().0 {
         let away = S::sub(S::load(values), mean);
-        sums[i % 4] = S::mul_add(away, away, sums[i % 4]);
+        sums[0] = S::mul_add(away, away, sums[0]);
     }
     of_four::<S>(sums)
 }

@@ -73,11 +73,6 @@ impl Instructions {
         }
     }
 
-    /// Most inputs that int8 may multiply with one scale: the sum of more products of bytes could exceed an int32.
-    pub fn int8_span_max(self) -> usize {
-        i32::MAX as usize / (i8::MAX as usize * self.int8().input_max as usize)
-    }
-
     /// Tokens that go through the layers together: the more of them, the more often each load of weights
     /// serves; the fewer, the closer their activations stay to the core. Cores with AVX2 alone have
     /// caches of 256 KiB to 1 MiB, where int8 is a tenth faster with 192 than with 512 (Zen 3). With 2 MiB it
@@ -116,8 +111,9 @@ mod tests {
     use super::*;
     use crate::native::buffer::{Buffer, Number};
     use crate::native::linear::to_bf16;
-    use crate::native::outputs::{Add, At};
+    use crate::native::outputs::{At, Outputs};
     use crate::native::simd::{Bytes, INT8_GROUP, LANE_INPUTS, LANES, Panel, Scale, Sums};
+    use crate::native::values::{self, Values};
 
     /// A span of AVX-512, and a part of one.
     const INPUTS: usize = 448;
@@ -137,6 +133,15 @@ mod tests {
     fn products(product: impl Fn(usize, usize, usize) -> f32) -> Vec<[f32; COLUMNS]> {
         let sum = |row, column| (0..INPUTS).map(|input| product(row, input, column)).sum();
         (0..ROWS_MAX).map(|row| std::array::from_fn(|column| sum(row, column))).collect()
+    }
+
+    struct Found<'f>(&'f mut [[f32; COLUMNS]]);
+
+    impl Outputs for Found<'_> {
+        #[inline(always)]
+        fn take<S: Simd>(&mut self, _at: At, count: usize, values: impl Values<S>) {
+            self.0[..count].iter_mut().enumerate().for_each(|(i, to)| values::store::<S>(values.row(i), to));
+        }
     }
 
     struct OfBytes;
@@ -183,14 +188,19 @@ mod tests {
                 |at: usize| weights[at / COLUMNS * span * COLUMNS + at % COLUMNS..].iter().step_by(COLUMNS).take(span);
             let sum = |at| of_column(at).map(|weight| -i32::from(*weight)).sum();
             let column_sums: Vec<i32> = (0..spans * COLUMNS).map(sum).collect();
-            let panel =
-                Panel { weights: panel.numbers(), scales: &vec![4.0; spans * COLUMNS], sums: &column_sums, bias: &[0.0; COLUMNS], ahead: &[] };
+            let panel = Panel {
+                weights: panel.numbers(),
+                scales: &vec![4.0; spans * COLUMNS],
+                sums: &column_sums,
+                bias: &[0.0; COLUMNS],
+                ahead: &[],
+            };
             for count in 1..=simd.rows() {
-                let (mut sums, mut found, values) = (Sums::default(), vec![0.0; count * COLUMNS], rows.numbers());
+                let (mut sums, mut found, values) = (Sums::default(), vec![[0.0; COLUMNS]; count], rows.numbers());
                 let rows = Bytes { values, stride: STRIDE, count, scales: &scales, spans };
-                let mut outputs = Add { to: &mut found, width: COLUMNS };
+                let mut outputs = Found(&mut found);
                 simd.multiply_int8(rows, panel, &mut sums, At { row: 0, column: 0 }, &mut outputs);
-                assert_eq!(found.as_chunks().0, &expected[..count], "{count} rows");
+                assert_eq!(found, expected[..count], "{count} rows");
             }
         }
     }

@@ -6,9 +6,9 @@ use std::thread::yield_now;
 use super::attention::{self, HEAD, Span, attend};
 use super::head::{Exit, ExitParameters, Head};
 use super::linear::Linear;
-use super::math;
+use super::math::Norm;
 use super::multiply::{COLUMNS, Instructions};
-use super::outputs::{Add, Gelu, Plain};
+use super::outputs::{Gelu, Plain, Residual};
 use super::rows::{Precision, Rows};
 use super::simd::{LANES, Simd, Work};
 use crate::early_exit::EarlyExits;
@@ -43,15 +43,7 @@ pub struct OtherNetwork {
     reason: String,
 }
 
-struct Norm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
 struct Layer {
-    precision: Precision,
-    /// Of what comes after it.
-    next_precision: Precision,
     qkv: Linear,
     out: Linear,
     norm1: Norm,
@@ -62,6 +54,8 @@ struct Layer {
 
 pub struct Network {
     instructions: Instructions,
+    /// Of the layers.
+    precision: Precision,
     /// Bits of bf16, (vocabulary, hidden): half of all weights, and read one row a token.
     words: Vec<u16>,
     positions: Vec<f32>,
@@ -101,7 +95,6 @@ thread_local! {
 
 impl Network {
     /// Packs the weights for `precision`. The heads stay exact under int8: they decide, and cost little.
-    /// So does the last layer where one scale would have to serve a whole row, which changes verdicts.
     pub fn new(
         weights: &mut dyn Parameters,
         precision: Precision,
@@ -121,18 +114,27 @@ impl Network {
         let mut layers = Vec::new();
         let count = take.layers();
         for i in 0..count {
-            let of_layer =
-                |i| if i + 1 >= count && instructions.int8().span > hidden { Precision::Exact } else { precision };
-            let (precision, next_precision) = (of_layer(i), of_layer(i + 1));
             let mut linear = |name, inputs| take.linear(&format!("layers.{i}.{name}"), inputs, precision);
             let (qkv, out, up) = (linear("qkv", hidden)?, linear("out", hidden)?, linear("up", hidden)?);
             let down = linear("down", up.outputs())?;
             let (norm1, norm2) =
                 (take.norm(&format!("layers.{i}.norm1"), hidden)?, take.norm(&format!("layers.{i}.norm2"), hidden)?);
-            layers.push(Layer { precision, next_precision, qkv, out, norm1, up, down, norm2 });
+            layers.push(Layer { qkv, out, norm1, up, down, norm2 });
         }
         let (pair, intent) = (take.head("pair", hidden)?, take.head("intent", hidden)?);
-        Ok(Self { instructions, words, positions, types, norm, layers, pair, intent, exits: Vec::new(), hidden })
+        Ok(Self {
+            instructions,
+            precision,
+            words,
+            positions,
+            types,
+            norm,
+            layers,
+            pair,
+            intent,
+            exits: Vec::new(),
+            hidden,
+        })
     }
 
     /// Lets rows leave after some of the layers. Pair logits are to be divided by `temperature`.
@@ -235,13 +237,9 @@ impl Network {
                 }
             }
         }
-        normed.begin::<S>(x.len() / hidden, hidden, self.first_precision());
-        math::norm::<S>(x, &self.norm.weight, &self.norm.bias, normed);
-    }
-
-    /// What the first layer multiplies in.
-    fn first_precision(&self) -> Precision {
-        self.layers.first().map(|layer| layer.precision).unwrap_or_default()
+        let tokens = x.len() / hidden;
+        normed.begin::<S>(tokens, hidden, self.precision);
+        self.norm.apply::<S>(x, 0..tokens, normed);
     }
 
     /// `normed` is what the layer takes, and becomes what the next one does. Between its products, threads that wait
@@ -250,7 +248,7 @@ impl Network {
     #[inline(always)]
     fn run_layer<S: Simd>(&self, layer: &Layer, simd: &S, activations: &mut Activations) {
         let Activations { x, normed, qkv, context, wide, spans, attention, .. } = activations;
-        let (hidden, tokens, precision) = (self.hidden, normed.count(), layer.precision);
+        let (hidden, tokens, precision) = (self.hidden, normed.count(), self.precision);
         qkv.begin::<S>(tokens, 3 * hidden, Precision::Exact);
         layer.qkv.apply(simd, normed, Plain { to: qkv });
         yield_now();
@@ -258,17 +256,15 @@ impl Network {
         for span in spans {
             attend(qkv, *span, hidden / HEAD, simd, context, attention);
         }
-        layer.out.apply(simd, context, Add { to: x, width: hidden });
         normed.begin::<S>(tokens, hidden, precision);
-        math::norm::<S>(x, &layer.norm1.weight, &layer.norm1.bias, normed);
+        layer.out.apply(simd, context, Residual { x, norm: &layer.norm1, normed });
         wide.begin::<S>(tokens, layer.up.outputs(), precision);
         yield_now();
         layer.up.apply(simd, normed, Gelu { to: wide });
         yield_now();
-        layer.down.apply(simd, wide, Add { to: x, width: hidden });
+        normed.begin::<S>(tokens, hidden, precision);
+        layer.down.apply(simd, wide, Residual { x, norm: &layer.norm2, normed });
         yield_now();
-        normed.begin::<S>(tokens, hidden, layer.next_precision);
-        math::norm::<S>(x, &layer.norm2.weight, &layer.norm2.bias, normed);
     }
 
     /// Answers the rows that may leave after `done` layers and of which an exit is sure; the others close up.
@@ -300,7 +296,7 @@ impl Network {
                 (kept, tokens) = (kept + 1, tokens + length);
             }
             if kept < open.len() {
-                self.close_up::<S>(kept, tokens, done, activations);
+                self.close_up::<S>(kept, tokens, activations);
             }
         }
     }
@@ -326,14 +322,14 @@ impl Network {
         }
     }
 
-    /// Goes on to layer `next` with the first so many rows and tokens.
+    /// Goes on with the first so many rows and tokens.
     #[inline(always)]
-    fn close_up<S: Simd>(&self, rows: usize, tokens: usize, next: usize, activations: &mut Activations) {
+    fn close_up<S: Simd>(&self, rows: usize, tokens: usize, activations: &mut Activations) {
         let Activations { x, normed, open, spans, .. } = activations;
         open.truncate(rows);
         spans.truncate(rows);
         x.truncate(tokens * self.hidden);
-        normed.fill::<S>(x, self.hidden, self.layers[next].precision);
+        normed.fill::<S>(x, self.hidden, self.precision);
     }
 
     /// The first token and the mean of all, of each row: (rows, 2 hidden).
@@ -448,11 +444,6 @@ impl Take<'_> {
         let bias = self.vector(&format!("{name}.bias"), outputs)?;
         if !outputs.is_multiple_of(COLUMNS) {
             let reason = format!("has {outputs} outputs; a multiple of {} is due", COLUMNS);
-            return Err(OtherNetwork { name: name.to_owned(), reason });
-        }
-        let inputs_max = self.instructions.int8_span_max();
-        if precision == Precision::Int8 && inputs.min(self.instructions.int8().span) > inputs_max {
-            let reason = format!("has {inputs} inputs; int8 takes at most {inputs_max}");
             return Err(OtherNetwork { name: name.to_owned(), reason });
         }
         Ok(Linear::pack(&weight, &bias, precision, self.instructions))

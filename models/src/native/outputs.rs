@@ -1,6 +1,8 @@
 //! What becomes of a linear layer's outputs.
 
-use super::math;
+use std::ops::Range;
+
+use super::math::{self, Norm};
 use super::rows::Rows;
 use super::simd::Simd;
 use super::values::{self, Row, Values};
@@ -17,9 +19,9 @@ pub trait Outputs {
     /// Takes the first `count` rows of a block. To be `inline(always)`.
     fn take<S: Simd>(&mut self, at: At, count: usize, values: impl Values<S>);
 
-    /// All rows of the columns up to `column` were taken.
+    /// All columns of these rows up to `column` were taken. To be `inline(always)`.
     #[inline(always)]
-    fn end_at<S: Simd>(&mut self, _column: usize) {}
+    fn end<S: Simd>(&mut self, _rows: Range<usize>, _column: usize) {}
 }
 
 /// Outputs as they are.
@@ -34,8 +36,8 @@ impl Outputs for Plain<'_> {
     }
 
     #[inline(always)]
-    fn end_at<S: Simd>(&mut self, column: usize) {
-        self.to.end_at::<S>(column);
+    fn end<S: Simd>(&mut self, rows: Range<usize>, column: usize) {
+        self.to.end::<S>(rows, column);
     }
 }
 
@@ -51,8 +53,8 @@ impl Outputs for Gelu<'_> {
     }
 
     #[inline(always)]
-    fn end_at<S: Simd>(&mut self, column: usize) {
-        self.to.end_at::<S>(column);
+    fn end<S: Simd>(&mut self, rows: Range<usize>, column: usize) {
+        self.to.end::<S>(rows, column);
     }
 }
 
@@ -67,18 +69,28 @@ impl<S: Simd, V: Values<S>> Values<S> for Activated<V> {
     }
 }
 
-/// Outputs are added to what is there, (rows, width).
-pub struct Add<'x> {
-    pub to: &'x mut [f32],
-    pub width: usize,
+/// Outputs are added to what is there, (rows, width); the layer norm of a row that is whole takes its place.
+pub struct Residual<'x> {
+    pub x: &'x mut [f32],
+    pub norm: &'x Norm,
+    /// The rows as the next layer takes them.
+    pub normed: &'x mut Rows,
 }
 
-impl Outputs for Add<'_> {
+impl Outputs for Residual<'_> {
     #[inline(always)]
     fn take<S: Simd>(&mut self, at: At, count: usize, values: impl Values<S>) {
-        for (i, row) in self.to[at.row * self.width..].chunks_exact_mut(self.width).enumerate().take(count) {
+        let width = self.norm.width();
+        for (i, row) in self.x[at.row * width..].chunks_exact_mut(width).enumerate().take(count) {
             let to = row[at.column..].first_chunk_mut().expect("a block's columns are of the row");
             values::store::<S>(values::add::<S>(values::load::<S>(to), values.row(i)), to);
+        }
+    }
+
+    #[inline(always)]
+    fn end<S: Simd>(&mut self, rows: Range<usize>, column: usize) {
+        if column == self.norm.width() {
+            self.norm.apply::<S>(self.x, rows, self.normed);
         }
     }
 }

@@ -23,6 +23,10 @@ pub enum Precision {
 /// Values of a row that a multiplication takes whole: a tile's row of int8.
 pub const STEP: usize = 64;
 
+/// Columns whose outputs become bytes together: a whole number of spans, or less than one. A block of 24 or 32 rows of them
+/// and its inputs stay in a cache of 48 KiB or 1 MiB with their weights.
+pub const GROUP: usize = 384;
+
 /// Rows of one width in [`Simd::Exact`], or in bytes: `value = (byte - zero) * scale`.
 /// Kept, so that no call allocates.
 #[derive(Default)]
@@ -33,7 +37,7 @@ pub struct Rows {
     scales: Vec<Scale>,
     /// Spans of a row.
     spans: usize,
-    /// What is put and becomes bytes later.
+    /// What was put of a group of columns, and is yet to become bytes.
     values: Buffer,
     precision: Precision,
     count: usize,
@@ -51,7 +55,7 @@ impl Rows {
             Precision::Exact => self.exact.grow::<S::Exact>(cells),
             Precision::Int8 => {
                 self.bytes.grow::<u8>(cells);
-                self.values.grow::<f32>(cells);
+                self.values.grow::<f32>(count * self.near());
                 self.scales.resize(count * self.spans, Scale::default());
             }
         }
@@ -94,7 +98,9 @@ impl Rows {
                 }
             }
             Precision::Int8 => {
-                for (i, to) in self.values.numbers_mut()[start..].chunks_mut(stride).enumerate().take(count) {
+                let near = self.near();
+                let start = at.row * near + at.column % GROUP;
+                for (i, to) in self.values.numbers_mut()[start..].chunks_mut(near).enumerate().take(count) {
                     values::store::<S>(values.row(i), to.first_chunk_mut().expect("a block's columns are of the row"));
                 }
             }
@@ -115,10 +121,7 @@ impl Rows {
             Precision::Int8 => {
                 let (stride, span) = (self.stride(), self.span::<S>());
                 let bytes = &mut self.bytes.numbers_mut()[start..][..stride];
-                let scales = &mut self.scales[row * self.spans..];
-                for (i, (values, scale)) in values.chunks(span).zip(scales).enumerate() {
-                    *scale = quantise::<S>(values, &mut bytes[i * span..]);
-                }
+                quantise_spans::<S>(values, span, bytes, &mut self.scales[row * self.spans..]);
             }
         }
     }
@@ -132,37 +135,27 @@ impl Rows {
         }
     }
 
-    /// All rows of the columns up to `column` were put: those of a span become bytes while they are near.
+    /// All columns of some rows up to `column` were put: what is not yet bytes becomes bytes where a group of columns is whole.
     #[inline(always)]
-    pub fn end_at<S: Simd>(&mut self, column: usize) {
-        let span = self.span::<S>();
-        if self.precision == Precision::Int8 && (column.is_multiple_of(span) || column == self.width) {
-            let first = (column - 1) / span * span;
-            self.quantise_put::<S>(0..self.count, first..column);
+    pub fn end<S: Simd>(&mut self, rows: Range<usize>, column: usize) {
+        if self.precision == Precision::Exact || !(column.is_multiple_of(GROUP) || column == self.width) {
+            return;
         }
-    }
-
-    /// All columns of some rows were put.
-    #[inline(always)]
-    pub fn end_rows<S: Simd>(&mut self, rows: Range<usize>) {
-        if self.precision == Precision::Int8 {
-            let span = self.span::<S>();
-            for first in (0..self.width).step_by(span) {
-                self.quantise_put::<S>(rows.clone(), first..self.width.min(first + span));
-            }
-        }
-    }
-
-    /// What was put in the columns of a span becomes bytes.
-    #[inline(always)]
-    fn quantise_put<S: Simd>(&mut self, rows: Range<usize>, columns: Range<usize>) {
-        let (stride, span) = (self.stride(), columns.start / self.span::<S>());
+        let (stride, near, span) = (self.stride(), self.near(), self.span::<S>());
+        let first = (column - 1) / GROUP * GROUP;
         for row in rows {
-            let values = &self.values.numbers()[row * stride..][columns.clone()];
+            let values = &self.values.numbers()[row * near..][..column - first];
             // Bytes go on to a multiple of 64, and so may be written there.
-            let bytes = &mut self.bytes.numbers_mut()[row * stride..][columns.start..stride];
-            self.scales[row * self.spans + span] = quantise::<S>(values, bytes);
+            let bytes = &mut self.bytes.numbers_mut()[row * stride + first..(row + 1) * stride];
+            let scales = &mut self.scales[row * self.spans + first / span..];
+            quantise_spans::<S>(values, span, bytes, scales);
         }
+    }
+
+    /// From one row to the next of what is not yet bytes. A line more than its columns, since otherwise rows would lie
+    /// in a few sets of the cache.
+    fn near(&self) -> usize {
+        self.width.min(GROUP) + LANES
     }
 
     /// Inputs of a span.
@@ -172,7 +165,15 @@ impl Rows {
     }
 }
 
-/// Values of a line of bytes.
+/// Each span of a row.
+#[inline(always)]
+fn quantise_spans<S: Simd>(values: &[f32], span: usize, bytes: &mut [u8], scales: &mut [Scale]) {
+    for (i, (values, scale)) in values.chunks(span).zip(scales).enumerate() {
+        *scale = quantise::<S>(values, &mut bytes[i * span..]);
+    }
+}
+
+/// Values of four registers, and so of a line of bytes.
 const LINE: usize = 4 * LANES;
 
 /// Maps values to 0..=`input_max` of [`Simd::INT8`], between the least and the largest of them, zero always among them.
@@ -185,13 +186,13 @@ fn quantise<S: Simd>(values: &[f32], bytes: &mut [u8]) -> Scale {
     let zero = (-least / step).round_ties_even();
     let (inverse, shift) = (S::splat(1.0 / step), S::splat(zero));
     let (lines, rest) = values.as_chunks::<LINE>();
-    for (bytes, values) in bytes.chunks_mut(LINE).zip(lines) {
-        store_line::<S>(values, inverse, shift, bytes);
+    for (i, values) in lines.iter().enumerate() {
+        store_line::<S>(values, inverse, shift, &mut bytes[i * LINE..]);
     }
     if !rest.is_empty() {
         let mut line = [0.0; LINE];
         line[..rest.len()].copy_from_slice(rest);
-        store_line::<S>(&line, inverse, shift, &mut bytes[LINE * lines.len()..]);
+        store_line::<S>(&line, inverse, shift, &mut bytes[lines.len() * LINE..]);
     }
     Scale { step, zero: zero as i32 }
 }
@@ -212,17 +213,20 @@ fn store_line<S: Simd>(values: &[f32; LINE], inverse: S::Floats, shift: S::Float
 /// The least and the largest of `values` and 0.
 #[inline(always)]
 fn range<S: Simd>(values: &[f32]) -> (f32, f32) {
-    // Each waits for the one before, so that a long span takes four at a time; a short one has others beside it.
-    let side_by_side = if S::INT8.span > 4 * LANES { 4 } else { 1 };
+    // Four registers each, since one would wait for the one before it.
     let (mut least, mut most) = ([S::splat(0.0); 4], [S::splat(0.0); 4]);
-    for (i, values) in values.as_chunks::<LANES>().0.iter().enumerate() {
+    let (lines, rest) = values.as_chunks::<LINE>();
+    for line in lines {
+        for i in 0..4 {
+            let values = S::load(&line[i * LANES..]);
+            (least[i], most[i]) = (S::min(values, least[i]), S::max(values, most[i]));
+        }
+    }
+    for values in rest.as_chunks::<LANES>().0 {
         let values = S::load(values);
-        least[i % side_by_side] = S::min(values, least[i % side_by_side]);
-        most[i % side_by_side] = S::max(values, most[i % side_by_side]);
+        (least[0], most[0]) = (S::min(values, least[0]), S::max(values, most[0]));
     }
-    for other in 1..side_by_side {
-        least[0] = S::min(least[other], least[0]);
-        most[0] = S::max(most[other], most[0]);
-    }
-    (S::least(least[0]), S::most(most[0]))
+    let (a, b) = (S::min(least[0], least[1]), S::min(least[2], least[3]));
+    let (c, d) = (S::max(most[0], most[1]), S::max(most[2], most[3]));
+    (S::least(S::min(a, b)), S::most(S::max(c, d)))
 }

@@ -6,7 +6,7 @@
 
 #![allow(unsafe_code, reason = "prefetching is an intrinsic without a safe form")]
 
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 
 use super::attention::HEAD;
 use super::buffer::Number;
@@ -180,6 +180,13 @@ pub trait Simd: Sized {
 pub fn prefetch<T>(from: *const T) {
     // SAFETY: it is a hint, which no address makes invalid.
     unsafe { _mm_prefetch::<_MM_HINT_T1>(from.cast()) };
+}
+
+/// As [`prefetch`], into that of the first level.
+#[inline(always)]
+pub fn prefetch_near<T>(from: *const T) {
+    // SAFETY: as above.
+    unsafe { _mm_prefetch::<_MM_HINT_T0>(from.cast()) };
 }
 
 /// Memory that is asked for in parts, a few lines at each step of a tile: many at once would hold the core up,

@@ -52,8 +52,7 @@ impl Multiplier for Avx512Bf16 {
 
 impl Multiplier for Tiles {
     type Exact = u16;
-    /// Tiles add the products of a whole row in 32 bits.
-    const INT8: Int8 = Int8 { input_max: 255.0, span: usize::MAX, lane_max: None };
+    const INT8: Int8 = avx512::INT8;
 
     #[inline]
     fn run<W: Work>(simd: Zmm<Self>, work: W) -> W::Output {
