@@ -18,24 +18,30 @@ from rows import Tokens, backbone_folder, read
 from stages import of_artifact
 
 SETS = ["abt-buy", "amazon-google"]
+# Inputs that share a scale, as by AVX-512 and AMX; AVX2 has 64 and coarser steps.
+SPAN = 384
 
 
 class Bytes(torch.nn.Module):
     """A linear layer of int8 weights, a scale for each output, and unsigned int8 inputs, a scale and a
-    zero point for each row. Sums of integers this small are nearly exact in float32."""
+    zero point for each row; both for each span of inputs. Sums of integers this small are nearly exact in float32."""
 
     def __init__(self, linear: torch.nn.Linear):
         super().__init__()
-        self.scale = linear.weight.detach().abs().amax(1).clamp(min=1e-38) / 127
-        self.weight = (linear.weight.detach() / self.scale[:, None]).round()
+        weights = linear.weight.detach().split(SPAN, dim=1)
+        self.scales = [weight.abs().amax(1).clamp(min=1e-38) / 127 for weight in weights]
+        self.weights = [(weight / scale[:, None]).round() for weight, scale in zip(weights, self.scales)]
         self.bias = linear.bias.detach()
 
     def forward(self, x):
-        least, most = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
-        scale = ((most - least) / 255).clamp(min=1e-38)
-        zero = (-least / scale).round()
-        centred = (x / scale + zero).clamp(0, 255).round() - zero
-        return F.linear(centred, self.weight) * scale * self.scale + self.bias
+        total = self.bias
+        for inputs, weight, scale in zip(x.split(SPAN, dim=-1), self.weights, self.scales):
+            least, most = inputs.amin(-1, keepdim=True).clamp(max=0), inputs.amax(-1, keepdim=True).clamp(min=0)
+            step = ((most - least) / 255).clamp(min=1e-38)
+            zero = (-least / step).round()
+            centred = (inputs / step + zero).clamp(0, 255).round() - zero
+            total = total + F.linear(centred, weight) * step * scale
+        return total
 
 
 class Rounded(torch.nn.Module):
@@ -50,11 +56,10 @@ class Rounded(torch.nn.Module):
 
 
 def quantised(model):
-    """The network with int8 layers; the last one and the heads stay bfloat16, as in the worker."""
-    for i, layer in enumerate(model.layers):
-        kind = Rounded if i + 1 == len(model.layers) else Bytes
+    """The network with int8 layers; the heads stay bfloat16, as in the worker."""
+    for layer in model.layers:
         for name in ("qkv", "out", "up", "down"):
-            setattr(layer, name, kind(getattr(layer, name)))
+            setattr(layer, name, Bytes(getattr(layer, name)))
     for name in ("pair_hidden", "pair_out", "intent_hidden", "intent_out"):
         setattr(model, name, Rounded(getattr(model, name)))
     return model

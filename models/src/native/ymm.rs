@@ -3,8 +3,8 @@
 #![allow(unsafe_code, reason = "intrinsics of instructions that a value of the type proves")]
 
 use std::arch::x86_64::{
-    __m256, _mm_add_ps, _mm_cvtss_f32, _mm_max_ps, _mm_min_ps, _mm_movehl_ps, _mm_shuffle_ps, _mm256_add_epi32,
-    _mm256_add_ps, _mm256_blendv_ps, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmpgt_epi32,
+    __m256, __m256i, _mm_add_ps, _mm_cvtss_f32, _mm_max_ps, _mm_min_ps, _mm_movehl_ps, _mm_shuffle_ps,
+    _mm256_add_epi32, _mm256_add_ps, _mm256_blendv_ps, _mm256_castps256_ps128, _mm256_castsi256_ps, _mm256_cmpgt_epi32,
     _mm256_cvtepi32_ps, _mm256_cvtps_epi32, _mm256_extractf128_ps, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_loadu_ps,
     _mm256_loadu_si256, _mm256_max_ps, _mm256_min_ps, _mm256_mul_ps, _mm256_packs_epi32, _mm256_packus_epi16,
     _mm256_permutevar8x32_epi32, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32, _mm256_slli_epi32,
@@ -143,14 +143,11 @@ impl Simd for Ymm {
 
     #[inline(always)]
     fn store_bytes(values: [[__m256; 2]; 4], to: &mut [u8]) {
-        for (values, to) in values.as_chunks::<2>().0.iter().zip(to[..4 * LANES].chunks_exact_mut(2 * LANES)) {
-            unsafe {
-                let [[a, b], [c, d]] = values.map(|two| two.map(|eight| _mm256_cvtps_epi32(eight)));
-                let packed = _mm256_packus_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
-                // Packing takes halves of all four in turn, which go to where they belong.
-                let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-                _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_permutevar8x32_epi32(packed, order));
-            }
+        let to = to[..4 * LANES].as_mut_ptr();
+        let [a, b, c, d] = values;
+        unsafe {
+            _mm256_storeu_si256(to.cast(), bytes(a, b));
+            _mm256_storeu_si256(to.add(2 * LANES).cast(), bytes(c, d));
         }
     }
 
@@ -220,6 +217,17 @@ impl Simd for Ymm {
     fn most(values: [__m256; 2]) -> f32 {
         reduce!(values, _mm256_max_ps, _mm_max_ps)
     }
+}
+
+/// 32 numbers, to the nearest whole ones of 0 to 255.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn bytes(a: [__m256; 2], b: [__m256; 2]) -> __m256i {
+    let a = _mm256_packs_epi32(_mm256_cvtps_epi32(a[0]), _mm256_cvtps_epi32(a[1]));
+    let b = _mm256_packs_epi32(_mm256_cvtps_epi32(b[0]), _mm256_cvtps_epi32(b[1]));
+    // Packing takes halves of all four in turn, which go to where they belong.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    _mm256_permutevar8x32_epi32(_mm256_packus_epi16(a, b), order)
 }
 
 /// 2^n by the bits of its exponent; 0 for -127.

@@ -185,10 +185,12 @@ impl<M: Multiplier> Simd for Zmm<M> {
         // Packing takes quarters of all four in turn, which go to where they belong.
         const ORDER: [i32; LANES] = [0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15];
         let to = &mut to[..LINE_BYTES];
+        let [a, b, c, d] = values;
         unsafe {
-            let [a, b, c, d] = values.map(|values| _mm512_cvtps_epi32(values));
-            let packed = _mm512_packus_epi16(_mm512_packs_epi32(a, b), _mm512_packs_epi32(c, d));
-            let bytes = _mm512_permutexvar_epi32(_mm512_loadu_si512(ORDER.as_ptr().cast()), packed);
+            let left = _mm512_packs_epi32(_mm512_cvtps_epi32(a), _mm512_cvtps_epi32(b));
+            let right = _mm512_packs_epi32(_mm512_cvtps_epi32(c), _mm512_cvtps_epi32(d));
+            let order = _mm512_loadu_si512(ORDER.as_ptr().cast());
+            let bytes = _mm512_permutexvar_epi32(order, _mm512_packus_epi16(left, right));
             _mm512_storeu_si512(to.as_mut_ptr().cast(), bytes);
         }
     }
