@@ -76,7 +76,7 @@ impl Instructions {
     /// Tokens that go through the layers together: the more of them, the more often each load of weights
     /// serves; the fewer, the closer their activations stay to the core. Cores with AVX2 alone have
     /// caches of 256 KiB to 1 MiB, where int8 is a tenth faster with 192 than with 512 (Zen 3). With 2 MiB it
-    /// is an eighth faster with 256 than with 512 by AVX-512, and fp32 is the same (Xeon of 2023); AMX was not asked.
+    /// was an eighth faster with 256 than with 512 by AVX-512, and fp32 is the same (Xeon of 2023); by AMX 192 to 512 are.
     pub fn tokens_at_once(self) -> usize {
         match self {
             Self::Amx(_) => 512,
@@ -183,6 +183,9 @@ mod tests {
                 let value = i32::from(values[row * STRIDE + input]) - zero(row);
                 (8 * value * i32::from(weights[input * COLUMNS + column])) as f32
             });
+            let bias: [f32; COLUMNS] = std::array::from_fn(|column| 8.0 * column as f32);
+            let expected: Vec<[f32; COLUMNS]> =
+                expected.iter().map(|sums| std::array::from_fn(|column| sums[column] + bias[column])).collect();
             let span = S::INT8.span.min(INPUTS);
             let of_column =
                 |at: usize| weights[at / COLUMNS * span * COLUMNS + at % COLUMNS..].iter().step_by(COLUMNS).take(span);
@@ -192,7 +195,7 @@ mod tests {
                 weights: panel.numbers(),
                 scales: &vec![4.0; spans * COLUMNS],
                 sums: &column_sums,
-                bias: &[0.0; COLUMNS],
+                bias: &bias,
                 ahead: &[],
             };
             for count in 1..=simd.rows() {
@@ -208,6 +211,27 @@ mod tests {
     #[test]
     fn products_of_bytes_are_exact_by_any_instructions() {
         Instructions::detect().for_each(|instructions| instructions.run(OfBytes));
+    }
+
+    struct Bounded;
+
+    impl Work for Bounded {
+        type Output = ();
+
+        #[inline(always)]
+        fn with<S: Simd>(self, _simd: &S) {
+            let mut values: [f32; 4 * LANES] = std::array::from_fn(|i| i as f32 + 0.25);
+            values[..6].copy_from_slice(&[-3.0, -1e9, 254.6, 300.0, 1e9, f32::NAN]);
+            let mut bytes = [7; 4 * LANES];
+            S::store_bytes(std::array::from_fn(|i| S::load(&values[i * LANES..])), &mut bytes);
+            assert_eq!(bytes[..6], [0, 0, 255, 255, 255, 0]);
+            assert!((6..).zip(&bytes[6..]).all(|(i, byte)| i == *byte), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_the_nearest_that_there_are() {
+        Instructions::detect().for_each(|instructions| instructions.run(Bounded));
     }
 
     struct Exact;
