@@ -164,7 +164,8 @@ pub fn block_int8(rows: Bytes<'_>, panel: Panel<'_>, totals: &mut Block<f32>) {
 }
 
 /// Two products fit into 16 bits, and so do four, as weights and inputs are bounded: two groups of four inputs
-/// are added there, before the sum goes on in 32 bits. What a span adds up to is scaled and added to the totals, which begin with the bias.
+/// are added there, before the sum goes on in 32 bits. What a span adds up to is scaled and added to the totals,
+/// which begin with the bias.
 #[target_feature(enable = "avx2,fma")]
 fn tile_int8<const ROWS: usize>(
     row: usize,
