@@ -79,18 +79,19 @@ impl ModelArgs {
     }
 
     /// As [`ModelArgs::start`], with an online lane beside the bulk one that the options
-    /// speak of; 0 online replicas mean one for each core.
+    /// speak of.
     pub fn start_lanes(&self, online_replicas: usize) -> Result<Lanes, LoadError> {
-        Scorer::start_lanes(&self.artifact, or_cores(online_replicas), self.options())
+        Scorer::start_lanes(&self.artifact, online_replicas, self.options())
     }
 
     fn options(&self) -> ScorerOptions {
-        ScorerOptions { replicas: or_cores(self.replicas), numeric: self.numeric, kernel: self.kernel }
+        ScorerOptions { replicas: given_or(self.replicas, cores()), numeric: self.numeric, kernel: self.kernel }
     }
 }
 
-fn or_cores(replicas: usize) -> usize {
-    if replicas > 0 { replicas } else { cores() }
+/// A number of threads, where 0 leaves it to us.
+pub(super) fn given_or(given: usize, ours: usize) -> usize {
+    if given > 0 { given } else { ours }
 }
 
 /// That this process may use.

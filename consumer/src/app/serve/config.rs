@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::request::DEADLINE_MAX_MS;
-use crate::app::config::{ConfigError, ModelArgs, TableArgs, check_replicas, cores, parse_address};
+use crate::app::config::{ConfigError, ModelArgs, TableArgs, check_replicas, cores, given_or, parse_address};
+
+/// A query costs an HTTP thread 17 us of CPU, and the copies of the model 24 to 105 (ADR 36).
+const HTTP_THREAD_CORES: usize = 4;
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
@@ -15,11 +18,11 @@ pub struct ServeArgs {
     pub without_tables: bool,
     #[command(flatten)]
     pub model: ModelArgs,
-    /// Copies of the model for queries, one thread each; 0 means one for each core. The
-    /// other replicas score pairs, and leave the CPU to these
+    /// Copies of the model for queries, one thread each; 0 means one for each core that the HTTP
+    /// threads leave. The other replicas score pairs, and leave the CPU to these
     #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_ONLINE_REPLICAS")]
     pub online_replicas: usize,
-    /// Threads that read and answer requests; 0 means one for every two cores, so that they leave
+    /// Threads that read and answer requests; 0 means one for every four cores, so that they leave
     /// the others to the copies of the model
     #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_HTTP_THREADS")]
     pub http_threads: usize,
@@ -40,6 +43,7 @@ pub struct ServeConfig {
     /// None: every query is scored.
     pub tables: Option<TableArgs>,
     pub model: ModelArgs,
+    /// At least 1.
     pub online_replicas: usize,
     /// At least 1.
     pub http_threads: usize,
@@ -55,6 +59,7 @@ impl ServeArgs {
         self.model.check(&mut problems);
         check_replicas("online-replicas", self.online_replicas, &mut problems);
         check_replicas("http-threads", self.http_threads, &mut problems);
+        let http_threads = given_or(self.http_threads, cores().div_ceil(HTTP_THREAD_CORES));
         let deadline_max = Duration::from_millis(DEADLINE_MAX_MS);
         if !(Duration::from_millis(1)..=deadline_max).contains(&self.deadline) {
             problems.push(format!("--deadline: {:?} is not between 1ms and {deadline_max:?}", self.deadline));
@@ -63,8 +68,8 @@ impl ServeArgs {
             Some(address) if problems.is_empty() => Ok(ServeConfig {
                 tables: (!self.without_tables).then_some(self.tables),
                 model: self.model,
-                online_replicas: self.online_replicas,
-                http_threads: if self.http_threads > 0 { self.http_threads } else { cores().div_ceil(2) },
+                online_replicas: given_or(self.online_replicas, cores().saturating_sub(http_threads).max(1)),
+                http_threads,
                 address,
                 deadline: self.deadline,
                 drain: self.drain,
@@ -89,14 +94,18 @@ mod tests {
     }
 
     #[test]
-    fn threads_are_half_as_many_as_cores_where_none_are_given() {
-        let threads = |argument| {
-            let arguments = ["serve", "--without-tables", "--artifact", ARTIFACT, argument];
+    fn http_and_copies_share_the_cores_where_nothing_else_is_given() {
+        let threads = |arguments: &[&str]| {
+            let arguments = [&["serve", "--without-tables", "--artifact", ARTIFACT], arguments].concat();
             let args = Cli::try_parse_from(arguments).expect("the arguments parse").args;
-            args.resolve().expect("the configuration is good").http_threads
+            let config = args.resolve().expect("the configuration is good");
+            (config.http_threads, config.online_replicas)
         };
-        assert_eq!(threads("--http-threads=0"), cores().div_ceil(2));
-        assert_eq!(threads("--http-threads=3"), 3);
+        let http_threads = cores().div_ceil(4);
+        assert_eq!(threads(&[]), (http_threads, (cores() - http_threads).max(1)));
+        // As many HTTP threads as cores, or more, leave one copy.
+        assert_eq!(threads(&["--http-threads=200"]), (200, 1));
+        assert_eq!(threads(&["--http-threads=3", "--online-replicas=5"]), (3, 5));
     }
 
     #[test]
