@@ -165,11 +165,15 @@ impl Rows {
     }
 }
 
-/// Each span of a row.
+/// Each span of a row. By hand: `zip` counts chunks first, by a call and a division for each row, which was 4 to 7% of all
+/// time by AVX-512 and AMX (ADR 16).
 #[inline(always)]
 fn quantise_spans<S: Simd>(values: &[f32], span: usize, bytes: &mut [u8], scales: &mut [Scale]) {
-    for (i, (values, scale)) in values.chunks(span).zip(scales).enumerate() {
-        *scale = quantise::<S>(values, &mut bytes[i * span..]);
+    let (mut start, mut i) = (0, 0);
+    while start < values.len() {
+        let end = values.len().min(start + span);
+        scales[i] = quantise::<S>(&values[start..end], &mut bytes[start..]);
+        (start, i) = (end, i + 1);
     }
 }
 
