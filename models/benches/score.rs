@@ -98,7 +98,10 @@ fn first_stages(criterion: &mut Criterion) {
     group.bench_function("queries", |bencher| bencher.iter(|| queries[..8].iter().map(settle).collect::<Vec<_>>()));
 }
 
-/// Registers that are multiplied without a load: the machine's limit.
+/// What is read over and over, so that it comes from that level of the caches of any server's core.
+const READ: [(&str, usize); 3] = [("L1", 24 << 10), ("L2", 256 << 10), ("L3", 8 << 20)];
+
+/// Registers that are multiplied without a load, and loaded without a product: the machine's limits.
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "a vector of bf16 has no constructor, and AMX no stable intrinsics")]
 mod peak {
@@ -107,8 +110,8 @@ mod peak {
         __m512bh, __m512i, _mm256_add_epi16, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtss_f32, _mm256_extract_epi32,
         _mm256_fmadd_ps, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps,
         _mm256_setzero_ps, _mm256_setzero_si256, _mm512_dpbf16_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-        _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_setzero_si512,
+        _mm512_loadu_si512, _mm512_reduce_add_epi32, _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps,
+        _mm512_setzero_ps, _mm512_setzero_si512, _mm512_xor_si512,
     };
 
     /// Sums in flight; enough to hide an instruction's latency.
@@ -248,6 +251,32 @@ mod peak {
         }
         total
     }
+
+    /// Of a cache.
+    #[derive(Clone)]
+    #[repr(C, align(64))]
+    pub struct Line([u8; 64]);
+
+    pub fn lines(bytes: usize) -> Vec<Line> {
+        vec![Line([1; 64]); bytes / 64]
+    }
+
+    /// Reads all of `lines`, by registers.
+    #[target_feature(enable = "avx512f,avx512vl")]
+    pub fn read(lines: &[Line]) -> i32 {
+        let mut all = [_mm512_setzero_si512(); 8];
+        for eight in lines.as_chunks::<8>().0 {
+            for i in 0..8 {
+                // SAFETY: a line is 64 readable bytes.
+                all[i] = _mm512_xor_si512(all[i], unsafe { _mm512_loadu_si512(eight[i].0.as_ptr().cast()) });
+            }
+        }
+        let mut total = 0i32;
+        for part in all {
+            total = total.wrapping_add(_mm512_reduce_add_epi32(part));
+        }
+        total
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -274,6 +303,14 @@ fn peaks(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(peak::INT8_MULTIPLICATIONS));
     // SAFETY: the features were detected.
     group.bench_function("int8", |bencher| bencher.iter(|| unsafe { peak::int8(black_box(1)) }));
+    for (level, bytes) in READ {
+        let lines = peak::lines(bytes);
+        group.throughput(Throughput::Bytes(bytes as u64));
+        // SAFETY: the features were detected.
+        group.bench_function(format!("read, {level}"), |bencher| {
+            bencher.iter(|| unsafe { peak::read(black_box(&lines)) });
+        });
+    }
     if !std::arch::is_x86_feature_detected!("avx512bf16") {
         return;
     }
