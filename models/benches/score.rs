@@ -99,6 +99,7 @@ fn first_stages(criterion: &mut Criterion) {
 }
 
 /// What is read over and over, so that it comes from that level of the caches of any server's core.
+#[cfg(target_arch = "x86_64")]
 const READ: [(&str, usize); 3] = [("L1", 24 << 10), ("L2", 256 << 10), ("L3", 8 << 20)];
 
 /// Registers that are multiplied without a load, and loaded without a product: the machine's limits.
