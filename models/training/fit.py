@@ -23,7 +23,7 @@ from folds import FOLDS
 from judge import device, validation, weights_of
 from model import load_backbone
 from mpnet import load_teacher
-from recipe import PHASES, drawn_sets, run_name
+from recipe import GIVEN, PHASES, drawn_sets, run_name, taught_name
 from rows import VALIDATED, backbone_folder
 
 # Rows of each set that are judged after each epoch; `report.py` judges all.
@@ -52,12 +52,14 @@ def loss_of(model, inputs: tuple, targets: torch.Tensor, query: bool, smoothing:
     return F.cross_entropy(pair, torch.stack([1 - targets, targets], dim=1))
 
 
-def targets_of(drawn: Drawn, phase: dict, taught: Path) -> np.ndarray:
+def targets_of(drawn: Drawn, phase: dict, folder: Path) -> np.ndarray:
     """What each row is trained towards, float32: a pair's label, smoothed, mixed with what the teachers
-    think of it in phases that learn from them, and theirs alone where it has no label; a query's intent."""
+    think of it, by their file in `folder`, in phases that learn from them, and theirs alone where it has no
+    label; a query's intent."""
     own = np.where(drawn.query, drawn.target, (1 - phase["smoothing"]) * drawn.target + phase["smoothing"] / 2).astype(np.float32)
     if not phase["taught_share"]:
         return own
+    taught = folder / taught_name(phase["taught_by"])
     if not taught.exists():
         raise SystemExit(f"{taught}: no such file; teach.py writes it, and this phase learns from it")
     given, asked = np.load(taught), drawn.judged != UNJUDGED
@@ -184,13 +186,15 @@ def main():
     torch.manual_seed(args.seed)
     phase, on = PHASES[args.phase], device()
     model = LOADERS[phase["network"]](args.backbone or backbone_of(phase["network"]))
+    if phase["start"] == GIVEN and not args.start:
+        parser.error(f"{args.phase} goes on from weights: name them by --start")
     start = args.start or phase["start"] and start_of(args.run, phase["start"], args.fold)
     if start:
         model.load_state_dict(weights_of(start))
-    names = [*VALIDATED, *(["intent"] if "intent" in drawn_sets(phase) else [])]
+    names = [name for name in VALIDATED if name in phase.get("judges", VALIDATED)] + [name for name in ["intent"] if name in drawn_sets(phase)]
     sets = {name: Drawn.load(args.drawn / f"valid-{name}.npz").first(VALIDATED_ROWS) for name in names}
     drawn = Drawn.load(args.drawn / f"{args.phase}.npz")
-    fit(model.to(on), drawn, targets_of(drawn, phase, args.drawn / "taught.npy"), phase,
+    fit(model.to(on), drawn, targets_of(drawn, phase, args.drawn), phase,
         args.run / run_name(args.phase, args.fold), lambda judged: validation(judged, sets), on, args.seed, args.fold)
 
 

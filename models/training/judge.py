@@ -22,17 +22,18 @@ def encoded(rows: list, tokens: Tokens) -> Drawn:
 
 
 @torch.no_grad()
-def logits(model, drawn: Drawn) -> tuple:
-    """Pair logits (rows, 2) and intent logits (rows, 4), float32 on the CPU, in the order of `drawn`."""
+def logits(model, drawn: Drawn, rows=None) -> tuple:
+    """Pair logits (rows, 2) and intent logits (rows, 4), float32 on the CPU, in the order of `drawn`; of `rows`
+    alone, which ascend, where they are named."""
     # A scripted module has no `device`, and no say in the mode it was saved in.
     on, training = next(model.parameters()).device, model.training
     model.eval()
     found = []
-    plan = batches(drawn, range(len(drawn)), BATCH_TOKENS)
-    for rows in plan:
+    plan = batches(drawn, range(len(drawn)) if rows is None else rows, BATCH_TOKENS)
+    for batch in plan:
         # Nothing that is chosen by them may depend on which CPU was asked.
         with torch.autocast(on.type, dtype=torch.bfloat16, enabled=on.type == "cuda"):
-            found.append([part.float().cpu() for part in model(*drawn.tensors(rows, on))])
+            found.append([part.float().cpu() for part in model(*drawn.tensors(batch, on))])
     model.train(training)
     order = np.argsort(np.concatenate(plan), kind="stable")
     return tuple(torch.cat(parts)[order] for parts in zip(*found))

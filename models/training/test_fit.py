@@ -150,17 +150,17 @@ class Fit(unittest.TestCase):
 
     def test_targets_are_labels_smoothed_and_mixed_with_what_teachers_think(self):
         drawn = Drawn.of([([1], [0])] * 5, [False] * 4 + [True], [1, 0, None, 0, 3], judged=[-1, 1, 0, -1, -1])
-        phase, path = {"smoothing": 0.1, "taught_share": 0.0}, self.scratch / "taught.npy"
-        own = fit.targets_of(drawn, phase, path)
+        phase, path = {"smoothing": 0.1, "taught_share": 0.0}, self.scratch / "taught-by-some.npy"
+        own = fit.targets_of(drawn, phase, self.scratch)
         np.testing.assert_allclose(own, [0.95, 0.05, np.nan, 0.05, 3], rtol=1e-6)
-        phase["taught_share"] = 0.7
-        with self.assertRaisesRegex(SystemExit, "taught.npy: no such file; teach.py"):
-            fit.targets_of(drawn, phase, path)
+        phase |= {"taught_share": 0.7, "taught_by": "some"}
+        with self.assertRaisesRegex(SystemExit, "taught-by-some.npy: no such file; teach.py"):
+            fit.targets_of(drawn, phase, self.scratch)
         np.save(path, np.array([0.4], dtype=np.float32))
         with self.assertRaisesRegex(SystemExit, "of fewer pairs"):
-            fit.targets_of(drawn, phase, path)
+            fit.targets_of(drawn, phase, self.scratch)
         np.save(path, np.array([0.4, 0.8], dtype=np.float32))
-        np.testing.assert_allclose(fit.targets_of(drawn, phase, path), [0.95, 0.3 * 0.05 + 0.7 * 0.8, 0.4, 0.05, 3], rtol=1e-6)
+        np.testing.assert_allclose(fit.targets_of(drawn, phase, self.scratch), [0.95, 0.3 * 0.05 + 0.7 * 0.8, 0.4, 0.05, 3], rtol=1e-6)
 
     def test_a_second_phase_starts_from_its_own_fold_if_there_is_one(self):
         (self.scratch / "broad").mkdir()

@@ -94,7 +94,7 @@ class Steps(unittest.TestCase):
         with mock.patch.object(subprocess, "Popen", side_effect=quiet):
             self.step(teacher, "--threads", "1", run="run", drawn="drawn", backbone="mpnet")
         self.step(fit, "broad", "--threads", "1", run="run", drawn="drawn", backbone="minilm")
-        with self.assertRaisesRegex(SystemExit, "taught.npy: no such file"):
+        with self.assertRaisesRegex(SystemExit, "taught-by-teacher.npy: no such file"):
             self.step(fit, "targets", "--threads", "1", run="run", drawn="drawn", backbone="minilm")
         report = self.step(teach, run="run", drawn="drawn")
         self.assertIn("abt-buy, not trained on                          12 pairs", report)
@@ -106,13 +106,33 @@ class Steps(unittest.TestCase):
             model.load_state_dict(weights)
         self.assertFalse(torch.equal(ends[0]["pair_out.weight"], ends[1]["pair_out.weight"]))
         self.check_what_teachers_taught()
+        self.go_on_from(self.folder / "run" / "targets" / "averaged.pt")
+
+    def go_on_from(self, weights: Path):
+        """Teachers of one set, and the network that goes on as the teacher of the others."""
+        quiet = functools.partial(subprocess.Popen, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with mock.patch.object(subprocess, "Popen", side_effect=quiet):
+            self.step(teacher, "--phase", "specialist", "--threads", "1", run="run", drawn="drawn", backbone="mpnet")
+        with self.assertRaisesRegex(SystemExit, "specialist does not judge all sets; name the network that goes on by --own"):
+            self.step(teach, "--phase", "specialist", run="run", drawn="drawn")
+        report = self.step(teach, "--phase", "specialist", run="run", drawn="drawn", backbone="minilm", own=weights)
+        self.assertEqual([line.split()[0].rstrip(",") for line in report.splitlines()],
+                         ["amazon-google", "amazon-google", "neighbours-amazon-google", "amazon-google"])
+        taught = np.load(self.folder / "drawn" / "taught-by-specialist.npy")
+        self.assertEqual(len(taught), 12 * len(rows.TAUGHT))
+        self.assertTrue(np.isfinite(taught).all())
+        with self.assertRaises(SystemExit):
+            self.step(fit, "again", "--threads", "1", run="run", drawn="drawn", backbone="minilm")
+        self.step(fit, "again", "--threads", "1", run="run", drawn="drawn", backbone="minilm", start=weights)
+        self.assertFalse(torch.equal(weights_of(weights)["pair_out.weight"],
+                                     weights_of(self.folder / "run" / "again" / "averaged.pt")["pair_out.weight"]))
 
     def check_what_teachers_taught(self):
         """A labelled pair has the word of the teachers that hold one of its products out, and the
         student's row leads to it."""
         judged, targets = (Drawn.load(self.folder / "drawn" / f"{name}.npz") for name in ("judged", "targets"))
         margins = [np.load(self.folder / "run" / f"teacher-without-{fold}" / "margins.npz")["judged"] for fold in range(FOLDS)]
-        taught = np.load(self.folder / "drawn" / "taught.npy")
+        taught = np.load(self.folder / "drawn" / "taught-by-teacher.npy")
         self.assertEqual(len(taught), 12 * len(rows.TAUGHT))
         for row, (p, label, folds) in enumerate(zip(taught, judged.target, judged.folds.tolist())):
             asked = range(FOLDS) if np.isnan(label) else set(folds)

@@ -126,9 +126,14 @@ class Folds(unittest.TestCase):
 
     def test_a_teacher_has_no_say_about_what_it_trained_on(self):
         margins = np.array([[1.0, 9.0, 4.0], [9.0, 3.0, 4.0], [9.0, 5.0, 4.0], [9.0, 9.0, 8.0]])
-        p = teach.taught(margins, np.array([[0, 0], [1, 2], [-1, -1]]))
-        for given, margin in zip(p, (1.0, 4.0, 5.0)):
-            self.assertAlmostEqual(given, 1 / (1 + math.exp(-margin)), places=12)
+        found = teach.unseen_mean(margins, np.array([[0, 0], [1, 2], [-1, -1]]))
+        self.assertEqual(found.tolist(), [1.0, 4.0, 5.0])
+        self.assertAlmostEqual(teach.probability(found)[0], 1 / (1 + math.exp(-1)), places=12)
+
+    def test_what_goes_on_speaks_of_what_no_teacher_judges_and_of_pairs_without_labels(self):
+        said, own = np.array([2.0, 2.0, np.nan, np.nan]), np.array([4.0, 4.0, 4.0, 4.0])
+        found = teach.with_own(said, own, np.array([1.0, np.nan, 0.0, np.nan]))
+        self.assertEqual(found.tolist(), [2.0, 3.0, 4.0, 4.0])
 
 
 class Draws(unittest.TestCase):
@@ -159,14 +164,15 @@ class Recipe(unittest.TestCase):
         written = rows.TARGETS + rows.WDC + rows.LSPC + rows.NEIGHBOURS + ["intent"]
         for name, phase in recipe.PHASES.items():
             self.assertLessEqual(set(recipe.drawn_sets(phase)), set(written), name)
-            self.assertIn(phase["start"], [None, *recipe.PHASES])
+            self.assertIn(phase["start"], [None, recipe.GIVEN, *recipe.PHASES])
+            self.assertIn(phase.get("taught_by", "teacher"), [of for of, other in recipe.PHASES.items() if "judges" in other])
             if any(source in rows.NEIGHBOURS for source in recipe.drawn_sets(phase)):
                 self.assertGreater(phase["taught_share"], 0, "pairs without labels need a teacher")
         self.assertEqual(rows.NEIGHBOURS, [f"neighbours-{name}" for name in [*candidates.SETS, "offers"]])
 
     def test_only_a_phase_that_reads_nothing_judged_is_trained_once_for_all_folds(self):
         self.assertEqual([teacher.chain(phase) for phase in ("teacher", "targets")], [["teacher-broad", "teacher"], ["broad", "targets"]])
-        self.assertEqual([teacher.folds_to_train(phase) for phase in recipe.PHASES], [[None], [0, 1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]])
+        self.assertEqual([teacher.folds_to_train(phase) for phase in recipe.PHASES], [[None]] + 5 * [[0, 1, 2, 3]])
 
     def test_offers_are_taken_by_whole_clusters(self):
         with tempfile.TemporaryDirectory() as folder:
