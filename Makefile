@@ -60,7 +60,7 @@ bench-serve: build bench-env ## latency against load over HTTP, beside a plain o
 
 # The build in this folder with one copy of the model and with two, unless SERVES says what to compare: options of the
 # example, such as --serve 'old=/tmp/old/catalog-labels serve --artifact A --without-tables' --rate 6000 --rounds 9.
-SERVE := $(BINARY) serve --artifact models/artifacts/minilm-l6-v5 --without-tables --deadline 60s
+SERVE := $(BINARY) serve --artifact models/artifacts/minilm-l6-v6 --without-tables --deadline 60s
 SERVES ?= --serve 'one=$(SERVE) --online-replicas 1' --serve 'two=$(SERVE) --online-replicas 2'
 compare-serve: build ## builds or settings of `serve` in turn: capacity, latency, and CPU a query
 	cargo build --profile bench --locked --workspace --example compare_serve

@@ -13,7 +13,7 @@ use models::{Artifact, Kernel, Numeric, Scorer, ScorerOptions, TextPair};
 use tokio::runtime::{Builder, Runtime};
 
 const ROWS: usize = 512;
-const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v5");
+const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/artifacts/minilm-l6-v6");
 
 /// Golden texts of the case called `name`, repeated until there are [`ROWS`].
 fn golden_texts(name: &str) -> Vec<Vec<String>> {

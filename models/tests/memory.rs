@@ -27,7 +27,7 @@ fn peak_kib(replicas: usize, numeric: Numeric) -> (u64, Kernel) {
 #[expect(clippy::print_stdout, reason = "what the parent reads, and a figure for people")]
 #[test]
 fn two_replicas_hold_one_copy_of_the_weights() {
-    let artifact = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v5");
+    let artifact = Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v6");
     let told = |name| std::env::var(name).ok();
     if let (Some(replicas), Some(numeric)) = (told(CHILD_REPLICAS), told(CHILD_NUMERIC)) {
         let (replicas, numeric) = (replicas.parse().expect("a number"), numeric.parse().expect("a numeric path"));

@@ -170,7 +170,8 @@ fn a_network_of_the_base_shape_passes_the_whole_path() {
     let parameters = fs::metadata(&torchscript).expect("it was written").len() / 2;
     assert!(parameters > 108_000_000, "{parameters} of two bytes each");
     stand_in::edit_manifest(host.artifact.path(), |manifest| {
-        manifest["second_reading"] = json!({"above": 1e-6, "below": 0.999_999})
+        manifest["schema_version"] = json!(7);
+        manifest["second_reading"] = json!({"above": 1e-6, "below": 0.999_999});
     });
     fs::write(host.folder.path().join(DUE), serde_json::to_string(&due).expect("JSON")).expect("writable");
     assert_eq!(host.outcome("due", 2), "as expected");

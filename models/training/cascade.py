@@ -136,7 +136,7 @@ def judge(model, args, manifest: dict, threshold: float) -> float:
 
 def main():
     parser = of_data(__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v6"))
     args = parser.parse_args()
     manifest = json.loads((args.artifact / "manifest.json").read_text(encoding="utf-8"))
     names = json.loads(subprocess.run([args.binary, "features", "--names"], stdout=subprocess.PIPE, check=True).stdout)

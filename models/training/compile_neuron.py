@@ -150,7 +150,7 @@ def write(artifact: Path, out: Path, modules: dict, cases: list, trace_only: boo
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v6"))
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--buckets", type=parse_bucket, nargs="+", default=BUCKETS, metavar="BATCHxLENGTH")
     parser.add_argument("--heads", type=int, default=12, help="attention heads, which weights do not tell")

@@ -21,7 +21,7 @@ from judge import margin, pair_logits, weights_of
 from model import INTENTS, MARKS, CatalogLabels
 from rows import (PAIR_TOKENS_MAX, QUERY_TOKENS_MAX, TARGETS, Tokens, backbone_folder, catalogue_valid, in_order, read)
 
-NAME = "minilm-l6-v5"
+NAME = "minilm-l6-v6"
 SCHEMA_VERSION = 2
 # Number of shared::text::TEXT_VERSION that the training texts were written with.
 TEXT_VERSION = 2
@@ -179,7 +179,7 @@ def model_id(weights: dict, chosen: dict) -> str:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/targets/averaged.pt")], help="several are averaged")
+    parser.add_argument("--weights", type=Path, nargs="+", default=[Path("models/training/runs/main/again/averaged.pt")], help="several are averaged")
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
     parser.add_argument("--out", type=Path, default=Path("models/artifacts") / NAME)

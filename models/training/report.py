@@ -112,7 +112,7 @@ def report_queries(predicted: list, rows: list):
 
 def report_hint3(predicted: list, rows: list):
     """Of the quarter of HINT3 that `prepare.py` keeps from training; weights that were trained before
-    it did (up to minilm-l6-v5) have seen these rows."""
+    it did (up to minilm-l6-v6) have seen these rows."""
     found = [(p, row["label"]) for p, row in zip(predicted, rows)]
     help_recall = interval(lambda drawn: recall(*zip(*drawn), INTENTS.index("help")), found)
     print(f"hint3, kept from training {len(rows):5} rows  help recall {help_recall}", flush=True)

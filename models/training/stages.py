@@ -12,7 +12,7 @@ SCHEMA_VERSIONS = {"cascade": 3, "query_cascade": 4, "early_exit": 6}
 def of_artifact(description: str) -> argparse.ArgumentParser:
     """The options of a step that judges or changes an artifact by what `prepare.py` made of the data."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v5"))
+    parser.add_argument("--artifact", type=Path, default=Path("models/artifacts/minilm-l6-v6"))
     parser.add_argument("--prepared", type=Path, default=Path("models/training/runs/prepared"))
     parser.add_argument("--binary", default="target/release/catalog-labels")
     return parser

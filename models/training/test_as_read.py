@@ -17,7 +17,7 @@ def rows(*judged) -> as_read.Read:
 class AsRead(unittest.TestCase):
     def test_a_contested_label_is_no_duplicate(self):
         found = rows(("1", 0.9, ""), ("0", 0.6, "0.9"), ("1", 0.2, ""))
-        self.assertEqual(found.measures(0.5), {"precision": 1.0, "recall": 0.5, "f1": 2 / 3})
+        self.assertEqual(found.measures(0.5), {"precision": 1.0, "recall": 0.5, "f1": 2 / 3, "error": 0.0})
         self.assertEqual(found.measures(0.1)["recall"], 1.0)
 
     def test_what_contests_gain_in_precision_is_spent_on_recall_and_no_more(self):
@@ -26,12 +26,28 @@ class AsRead(unittest.TestCase):
         # precise, and 0.1 is not.
         sure, doubtful, least = [("1", 0.6, "")] * 4 + [("0", 0.6, "0.9")], [("1", 0.35, "")] * 4 + [("0", 0.35, "")], [("0", 0.2, "")] * 6
         other = rows(*sure, *doubtful, *least)
-        self.assertEqual(as_read.best({"own": own, "other": rows(*sure)}, "own", 0.05), 0.06)
-        self.assertEqual(as_read.best({"own": own, "other": other}, "own", 0.05), 0.21)
+        self.assertEqual(as_read.best({"own": own, "other": rows(*sure)}, {"own": own}, "own", 0.05), 0.6)
+        self.assertEqual(as_read.best({"own": own, "other": other}, {"own": own}, "own", 0.05), 0.35)
+
+    def test_a_floor_is_no_sharper_than_the_set_that_gives_it(self):
+        own = rows(*[("1", 0.9, "")] * 9, ("0", 0.9, ""))
+        # Alone 16 of 20 are right from 0.6 on, give or take 0.09. From 0.3 on it is 19 of 25, but for what is contested.
+        sure, contested = [("1", 0.6, "")] * 16 + [("0", 0.6, "")] * 4, [("0", 0.3, "0.9")] * 10
+        within, beyond = [("1", 0.3, "")] * 3 + [("0", 0.3, "")] * 2, [("0", 0.2, "")] * 8
+        self.assertEqual(as_read.best({"own": own, "other": rows(*sure, *contested, *within, *beyond)}, {"own": own}, "own", 0.05), 0.3)
+        # Of ten times as many rows no less than 0.77 may be right.
+        self.assertEqual(as_read.best({"own": own, "other": rows(*10 * [*sure, *contested, *within, *beyond])}, {"own": own}, "own", 0.05), 0.6)
+
+    def test_no_threshold_is_taken_at_which_the_stages_cost_too_much(self):
+        own, pairs = rows(*[("1", 0.9, "")] * 9, ("0", 0.9, "")), [("1", 0.6, ""), ("1", 0.3, "")]
+        # The stages hide a match that the network gives 0.4.
+        found, whole = rows(*pairs, ("1", 0.0, "")), rows(*pairs, ("1", 0.4, ""))
+        self.assertEqual(as_read.best({"own": own, "other": found}, {"own": own}, "own", 0.05), 0.3)
+        self.assertEqual(as_read.best({"own": own, "other": found}, {"own": own, "other": whole}, "own", 0.05), 0.6)
 
     def test_where_our_own_catalog_is_never_precise_no_threshold_is_taken(self):
         imprecise = rows(("0", 0.99, ""), ("1", 0.99, ""))
-        self.assertIsNone(as_read.best({"own": imprecise}, "own", 0.05))
+        self.assertIsNone(as_read.best({"own": imprecise}, {"own": imprecise}, "own", 0.05))
 
     def test_each_product_of_our_own_catalog_is_listed_twice_beside_a_near_miss(self):
         left, right, pairs = catalogue.tables(50, "seed")

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use models::manifest::{MANIFEST_FILE, QUERY_CASCADE_FILE};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::worker::artifact;
@@ -23,15 +23,32 @@ pub fn network_alone() -> TempDir {
 /// # Panics
 /// When the artifact cannot be read.
 pub fn without(stages: &[&str]) -> TempDir {
+    changed(|manifest| {
+        for stage in stages {
+            manifest.as_object_mut().expect("an object").remove(*stage);
+        }
+    })
+}
+
+/// The shipped artifact, which also reads pairs in doubt with their texts in the other order.
+///
+/// # Panics
+/// When the artifact cannot be read.
+pub fn reading_twice() -> TempDir {
+    changed(|manifest| {
+        manifest["schema_version"] = json!(7);
+        manifest["second_reading"] = json!({"above": 0.1, "below": 0.9});
+    })
+}
+
+fn changed(change: impl FnOnce(&mut Value)) -> TempDir {
     let folder = TempDir::new().expect("a temporary folder");
     for entry in fs::read_dir(artifact()).expect("the artifact is there") {
         let entry = entry.expect("the artifact can be listed");
         symlink(entry.path(), folder.path().join(entry.file_name())).expect("the file is linked");
     }
     let mut manifest = manifest(folder.path());
-    for stage in stages {
-        manifest.as_object_mut().expect("an object").remove(*stage);
-    }
+    change(&mut manifest);
     let path = folder.path().join(MANIFEST_FILE);
     fs::remove_file(&path).expect("the link goes");
     fs::write(&path, manifest.to_string()).expect("writable");

@@ -208,5 +208,5 @@ pub fn repository() -> &'static Path {
 
 /// The shipped artifact.
 pub fn artifact() -> PathBuf {
-    repository().join("models/artifacts/minilm-l6-v5")
+    repository().join("models/artifacts/minilm-l6-v6")
 }

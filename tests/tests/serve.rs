@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use shared::item::IntentItem;
 use shared::{Intent, ModelId, Stage};
-use tests::artifacts::{give_first_stage, network_alone};
+use tests::artifacts::{give_first_stage, network_alone, reading_twice};
 use tests::faulty::faulty_artifact;
 use tests::http::Answer;
 use tests::server::Server;
@@ -43,7 +43,8 @@ async fn is_served(server: &Server) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn queries_and_pairs_are_answered() {
-    let server = Server::start(ALONE).await;
+    let artifact = reading_twice();
+    let server = Server::start_with(artifact.path(), ALONE).await;
     // The network reads the first and the last, and is sure of the last early.
     let queries = [
         "Red kettle",

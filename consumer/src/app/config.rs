@@ -53,7 +53,7 @@ impl TableArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ModelArgs {
     /// Folder with manifest.json and the files it names
-    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v5", env = "CATALOG_LABELS_ARTIFACT")]
+    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v6", env = "CATALOG_LABELS_ARTIFACT")]
     pub artifact: PathBuf,
     /// Copies of the model, one thread each; 0 means one for each core
     #[arg(long, default_value_t = 0, env = "CATALOG_LABELS_REPLICAS")]

@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn rows_of_both_kinds_keep_their_order() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/artifacts/minilm-l6-v5/tokenizer.json");
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/artifacts/minilm-l6-v6/tokenizer.json");
         let encoder = Encoder::new(&std::fs::read(file).expect("readable"), 128, 32).expect("the tokenizer is good");
         let pair = |a: &str, b: &str| Row::Pair { a: a.to_owned(), b: b.to_owned() };
         let rows = [pair("kettle", "lamp"), Row::Query { text: "zinc".to_owned() }, pair("lamp", "kettle")];

@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 const ONE_FP32: ScorerOptions = ScorerOptions { replicas: 1, numeric: Numeric::Fp32, kernel: Kernel::Auto };
 
 fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v5")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("artifacts/minilm-l6-v6")
 }
 
 /// The shipped model with two replicas, loaded once for all tests that only ask it.

@@ -167,6 +167,11 @@ fn a_second_reading_that_cannot_be_is_refused() {
     ];
     for (change, reason) in entries {
         let copy = Copy::new();
+        copy.change(MANIFEST_FILE, |manifest| {
+            manifest["schema_version"] = json!(7);
+            manifest["second_reading"] = json!({"above": 0.2, "below": 0.8});
+        });
+        Artifact::open(copy.folder.path()).expect("the bounds are good");
         copy.change(MANIFEST_FILE, change);
         assert!(copy.refusal().contains(reason), "{reason} is not in: {}", copy.refusal());
     }

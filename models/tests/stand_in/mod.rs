@@ -155,7 +155,7 @@ pub fn residue(ids: &[i64]) -> f32 {
 }
 
 pub fn shipped() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/artifacts/minilm-l6-v5")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/artifacts/minilm-l6-v6")
 }
 
 fn read(name: &str) -> Value {

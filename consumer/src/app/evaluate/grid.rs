@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "TSV")]
     queries: PathBuf,
     /// Folder whose tokenizer, limits and first stages are taken
-    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v5", env = "CATALOG_LABELS_ARTIFACT")]
+    #[arg(long, value_name = "DIR", default_value = "models/artifacts/minilm-l6-v6", env = "CATALOG_LABELS_ARTIFACT")]
     artifact: PathBuf,
     /// Events in work at once, as of `worker`
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]

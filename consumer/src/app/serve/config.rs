@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
 
-    const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/artifacts/minilm-l6-v5");
+    const ARTIFACT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/artifacts/minilm-l6-v6");
 
     #[derive(Parser)]
     struct Cli {
