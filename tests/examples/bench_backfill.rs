@@ -22,6 +22,11 @@ use shared::ModelId;
 use shared::table::PREFIX_DEFAULT;
 use tests::report::{cpu_s, machine};
 use tests::worker::{artifact, binary};
+use tikv_jemallocator::Jemalloc;
+
+/// As in the command that is measured (ADR 34).
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const ROUNDS: usize = 3;
 /// One core scores, and the others are left to the rest.

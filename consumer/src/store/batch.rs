@@ -104,16 +104,16 @@ impl Store {
             request = request.request_items(self.name(table), wanted);
         }
         tables.first().into_iter().for_each(|table| self.meter.read_request(table));
-        let answer = request.send().await.map_err(|error| StoreError::of(call.clone(), "", error))?;
+        let mut answer = request.send().await.map_err(|error| StoreError::of(call.clone(), "", error))?;
         let (mut found, mut left) = (Vec::new(), Vec::new());
         for table in tables {
             let name = self.name(&table);
-            let items = answer.responses().and_then(|tables| tables.get(&name)).cloned().unwrap_or_default();
+            let items = answer.responses.as_mut().and_then(|tables| tables.remove(&name)).unwrap_or_default();
             let capacity = answer.consumed_capacity().iter().find(|capacity| capacity.table_name() == Some(&name));
             self.meter.read(&table, items.len(), capacity);
             found.extend(items.into_iter().map(|item| (table, item)));
-            let undone = answer.unprocessed_keys().and_then(|tables| tables.get(&name));
-            left.extend(undone.into_iter().flat_map(|undone| undone.keys()).map(|key| (table, key.clone())));
+            let undone = answer.unprocessed_keys.as_mut().and_then(|tables| tables.remove(&name));
+            left.extend(undone.into_iter().flat_map(|undone| undone.keys).map(|key| (table, key)));
         }
         Ok((found, left))
     }
