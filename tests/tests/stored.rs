@@ -86,7 +86,7 @@ async fn what_is_stored_is_judged_and_each_loss_is_placed() {
     assert_eq!(report["sets"][0]["lost"], expected, "what is black shares a key now, and nobody scored it");
 }
 
-/// The puppy's food would be a duplicate of the right one, were the adult's not more surely the same.
+/// The hardcovers would be a duplicate of the right one, were the paperbacks not more surely the same.
 #[test]
 fn pairs_of_two_tables_are_judged_as_readers_take_them() {
     let folder = TempDir::new().expect("a folder");
@@ -96,11 +96,10 @@ fn pairs_of_two_tables_are_judged_as_readers_take_them() {
     };
     let left = write(
         "a.csv",
-        "id,title,brand,description\n1,Pawfield Puppy Dry Food Chicken & Rice 12 kg,Pawfield,Complete food for puppies to 12 months\n\
-         2,Pawfield Adult Dog Dry Food Chicken & Rice 12 kg,Pawfield,Complete food for adult dogs of medium breeds\n",
+        "id,title,brand\n1,\"The Saltmarsh Letters: The Complete Trilogy (3 book box set, hardcover) by Imogen Farrow\",Farrow\n\
+         2,\"The Saltmarsh Letters: The Complete Trilogy (3 book box set, paperback) by Imogen Farrow\",Farrow\n",
     );
-    let right =
-        write("b.csv", "id,title\n1,\"PAWFIELD ADULT complete dry dog food with chicken and rice, 12kg bag\"\n");
+    let right = write("b.csv", "id,title\n1,Imogen Farrow - Saltmarsh Letters Trilogy Boxed Set - 3 Paperbacks\n");
     let pairs = write("pairs.csv", "ltable_id,rtable_id,label\n1,1,0\n2,1,1\n");
     let verdicts = folder.path().join("verdicts.csv");
     let judge = |options: &[&str]| -> (Value, Vec<String>) {
