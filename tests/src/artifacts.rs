@@ -37,7 +37,7 @@ pub fn without(stages: &[&str]) -> TempDir {
 pub fn reading_twice() -> TempDir {
     changed(|manifest| {
         manifest["schema_version"] = json!(7);
-        manifest["second_reading"] = json!({"above": 0.1, "below": 0.9});
+        manifest["second_reading"] = json!({"above": 0.2, "below": 0.8});
     })
 }
 
