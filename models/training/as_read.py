@@ -95,7 +95,8 @@ def best(sets: dict, whole: dict, own: str, review: float) -> float | None:
         if not alone:
             precise = [t for t in precise if mean_cost(sets, whole, t) <= F1_COST_MAX]
         f1 = {t: np.mean([of_set.measures(t, alone)["f1"] for of_set in sets.values()]) for t in precise}
-        return max((t for t in f1 if f1[t] >= max(f1.values()) - F1_NEAR), default=None)
+        near = max(f1.values(), default=0.0) - (0.0 if alone else F1_NEAR)
+        return max((t for t in f1 if f1[t] >= near), default=None)
 
     alone = taken({own: PRECISION}, True)
     if alone is None:
